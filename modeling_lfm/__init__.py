@@ -1,0 +1,27 @@
+"""Balanced multimodal classification: models that `from_pretrained` loads, and (in subpackages) how to train them."""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "LfmConfig": "configuration_lfm",
+    "LfmModel": "modeling_lfm",
+    "LfmForMultimodalClassification": "modeling_lfm",
+    "LfmOutput": "modeling_lfm",
+    "LfmProcessor": "processing_lfm",
+}
+__all__ = [*_EXPORTS, "__version__"]
+
+if TYPE_CHECKING:
+    from .configuration_lfm import LfmConfig
+    from .modeling_lfm import LfmForMultimodalClassification, LfmModel, LfmOutput
+    from .processing_lfm import LfmProcessor
+
+
+def __getattr__(name):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)

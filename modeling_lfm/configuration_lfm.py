@@ -1,0 +1,171 @@
+"""Configuration of LFM models: which modalities there are, which tower reads each, and how they are fused."""
+
+import re
+from copy import deepcopy
+
+from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+_COMMON_KEYS = {"tower", "name", "pretrained", "frozen"}
+TOWER_KEYS = {
+    "timm": _COMMON_KEYS | {"in_chans", "num_frames", "model_args", "checkpoint"},
+    "transformers": _COMMON_KEYS | {"config", "pooling"},
+    "clip_vision": _COMMON_KEYS | {"config"},
+    "clip_text": _COMMON_KEYS | {"config"},
+}
+FUSION_NAMES = ("concat", "sum", "weight")
+POOLINGS = ("cls", "mean", "pooler")
+
+
+class LfmConfig(PreTrainedConfig):
+    """Configuration of [`LfmForMultimodalClassification`].
+
+    Args:
+        modalities (`dict[str, dict]`): an ordered mapping from the name of a modality (free, a Python identifier)
+            to its tower. Every tower has the keys `tower` (one of `timm`, `transformers`, `clip_vision`,
+            `clip_text`), `name` (timm architecture, or repository / folder of a pretrained model), `pretrained`
+            (`bool`, fetch weights in `from_towers`), and `frozen` (`bool`, never trained). Further keys:
+
+            - `timm`: `in_chans` (`int`, default 3), `num_frames` (`int`, frames of a clip; they share the tower
+              and are averaged), `model_args` (`dict`, passed to `timm.create_model`), `checkpoint` (`str`, a local
+              weights file that `from_towers` loads).
+            - `transformers`: `config` (`dict`, the nested configuration with its `model_type`, or with `name`
+              given, changes to that of the pretrained model), `pooling` (`"cls"`, `"mean"` or `"pooler"`).
+            - `clip_vision`, `clip_text`: `config` (`dict`, a CLIP vision or text configuration).
+        fusion (`str`, defaults to `"concat"`): `"concat"`, `"sum"` or `"weight"`.
+        hidden_size (`int`, defaults to 512): the common width d to which each tower's output is projected.
+        kwargs: those of `PreTrainedConfig`, among them `num_labels`, `id2label` and `problem_type`
+            (`"single_label_classification"`, the default here, or `"multi_label_classification"`).
+
+    Raises:
+        ValueError: an unknown tower, key, fusion or problem type, a name that cannot be one, a size out of range.
+    """
+
+    model_type = "lfm_multimodal"
+    keys_to_ignore_at_inference = ["features"]  # noqa: RUF012  (the name and type that transformers reads)
+
+    def __init__(
+        self,
+        modalities=None,
+        fusion="concat",
+        hidden_size=512,
+        problem_type="single_label_classification",
+        **kwargs,
+    ):
+        self.modalities = {} if modalities is None else deepcopy(dict(modalities))
+        self.fusion = fusion
+        self.hidden_size = hidden_size
+        for name, spec in self.modalities.items():
+            _check_modality(name, spec)
+        if fusion not in FUSION_NAMES:
+            raise ValueError(f"fusion={fusion!r} is unknown; choose one of {', '.join(FUSION_NAMES)}.")
+        if not (isinstance(hidden_size, int) and hidden_size > 0):
+            raise ValueError(f"hidden_size={hidden_size!r} must be a positive integer.")
+        if problem_type not in ("single_label_classification", "multi_label_classification"):
+            raise ValueError(
+                f"problem_type={problem_type!r} is not supported; choose single_label_classification or "
+                "multi_label_classification."
+            )
+        self._tower_configs = {
+            name: build_tower_config(spec) for name, spec in self.modalities.items() if "config" in spec
+        }
+        super().__init__(problem_type=problem_type, **kwargs)
+
+    @property
+    def modality_names(self):
+        """`tuple[str]`: the modalities in the order of every tuple that the model returns."""
+        return tuple(self.modalities)
+
+    def tower_config(self, modality):
+        """The nested `PreTrainedConfig` of a modality, or None for a timm tower or one not yet resolved."""
+        return self._tower_configs.get(modality)
+
+    def set_tower_config(self, modality, config):
+        """Keep `config` (`PreTrainedConfig`) as the nested configuration of `modality`."""
+        self._tower_configs[modality] = config
+        self.modalities[modality]["config"] = config.to_dict()
+
+    # An attention implementation asked of the model is asked of each tower; None leaves each its own default.
+    @property
+    def _attn_implementation(self):
+        return getattr(self, "_attn_implementation_internal", None)
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value):
+        self._attn_implementation_internal = value.get("") if isinstance(value, dict) else value
+        for name, config in self._tower_configs.items():
+            own = value.get(name) if isinstance(value, dict) else value
+            if own is not None:
+                config._attn_implementation = own
+
+    def to_dict(self):
+        output = super().to_dict()
+        output.pop("_tower_configs", None)
+        for name, config in self._tower_configs.items():
+            output["modalities"][name]["config"] = _without_run_time_keys(config.to_dict())
+        return output
+
+
+def _without_run_time_keys(nested):
+    for key in ("transformers_version", "_name_or_path", "name_or_path"):
+        nested.pop(key, None)
+    return nested
+
+
+def _check_modality(name, spec):
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", str(name)):
+        raise ValueError(f"modality name {name!r} must be letters, digits and underscores, a letter first.")
+    if hasattr(dict, str(name)) or name in ("labels", "fused"):
+        raise ValueError(f"modality name {name!r} is reserved; choose another.")
+    if not isinstance(spec, dict) or "tower" not in spec:
+        raise ValueError(f"modality {name!r} needs a mapping with the key 'tower', got {spec!r}.")
+    if spec["tower"] not in TOWER_KEYS:
+        raise ValueError(
+            f"modality {name!r} has the unknown tower {spec['tower']!r}; choose one of {', '.join(TOWER_KEYS)}."
+        )
+    unknown = set(spec) - TOWER_KEYS[spec["tower"]]
+    if unknown:
+        raise ValueError(
+            f"modality {name!r} (tower {spec['tower']!r}) has unknown keys {sorted(unknown)}; "
+            f"known are {sorted(TOWER_KEYS[spec['tower']])}."
+        )
+    if spec["tower"] == "timm" and "name" not in spec:
+        raise ValueError(f"modality {name!r} needs 'name', a timm architecture such as 'resnet18'.")
+    if "name" not in spec and "config" not in spec:
+        raise ValueError(
+            f"modality {name!r} needs 'name' (a pretrained model) or 'config' (its configuration)."
+        )
+    if spec.get("pooling", "cls") not in POOLINGS:
+        raise ValueError(
+            f"modality {name!r}: pooling={spec['pooling']!r} must be one of {', '.join(POOLINGS)}."
+        )
+
+
+def build_tower_config(spec):
+    """Nested configuration of a resolved spec; None for a spec whose `config` only changes a pretrained one.
+
+    Args:
+        spec (`dict`): a modality's entry with the key `config` (`dict` or `PreTrainedConfig`).
+
+    Raises:
+        ValueError: the `model_type` is not known to the installed transformers.
+    """
+    config = spec["config"]
+    if isinstance(config, PreTrainedConfig):
+        spec["config"] = config.to_dict()
+        return config
+    config = {key: value for key, value in config.items() if key != "model_type"}
+    if spec["tower"] == "clip_vision":
+        return CLIPVisionConfig(**config)
+    if spec["tower"] == "clip_text":
+        return CLIPTextConfig(**config)
+    model_type = spec["config"].get("model_type")
+    if model_type is None:
+        if "name" not in spec:
+            raise ValueError(
+                f"the tower's config needs 'model_type' (such as 'bert'), got keys {sorted(config)}."
+            )
+        return None
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"model_type={model_type!r} is not known to the installed transformers.")
+    return CONFIG_MAPPING[model_type](**config)

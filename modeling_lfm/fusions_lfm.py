@@ -1,0 +1,78 @@
+"""Fusions: the modalities' features in, the fused logits and each modality's own logits out."""
+
+import torch
+from torch import nn
+
+
+class Fusion(nn.Module):
+    """One way to combine modalities.
+
+    `forward(features)` takes a tuple of M tensors (B, d) in the order of `config.modalities` and returns the fused
+    logits (B, K) and a tuple of M logits (B, K), each a prediction from one modality alone.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.num_modalities = len(config.modalities)
+
+    def forward(self, features):
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+
+class ConcatFusion(Fusion):
+    """F = W [z_1; ...; z_M] + b. A modality's logits are its slice of the head, W_m z_m + b / M (OGM, CVPR 2022)."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.head = nn.Linear(self.num_modalities * config.hidden_size, config.num_labels)
+
+    def forward(self, features):
+        logits = self.head(torch.cat(features, dim=-1))
+        share = self.head.bias / self.num_modalities
+        slices = self.head.weight.chunk(self.num_modalities, dim=1)
+        return logits, tuple(
+            nn.functional.linear(feature, weight, share)
+            for feature, weight in zip(features, slices, strict=True)
+        )
+
+
+class SumFusion(Fusion):
+    """F = sum_m f_m with f_m = W_m z_m + b_m."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.heads = nn.ModuleList(
+            nn.Linear(config.hidden_size, config.num_labels) for _ in range(self.num_modalities)
+        )
+
+    def forward(self, features):
+        modality_logits = tuple(head(feature) for head, feature in zip(self.heads, features, strict=True))
+        return torch.stack(modality_logits).sum(0), modality_logits
+
+
+class WeightFusion(SumFusion):
+    """F = sum_m a_m f_m, a = softmax over modalities of one shared attention network's score of z_m.
+
+    After CMML (Yang et al., IJCAI 2019): layers d -> d/2 -> d/4 -> 1 with ReLU, and the predictions weighted, as the
+    LFM paper's table calls it. The released CMML code weights features instead; its loss terms are not part of a
+    fusion.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        d = config.hidden_size
+        self.attention = nn.Sequential(
+            nn.Linear(d, max(d // 2, 1)),
+            nn.ReLU(),
+            nn.Linear(max(d // 2, 1), max(d // 4, 1)),
+            nn.ReLU(),
+            nn.Linear(max(d // 4, 1), 1),
+        )
+
+    def forward(self, features):
+        _, modality_logits = super().forward(features)
+        weights = self.attention(torch.stack(features)).softmax(dim=0)  # (M, B, 1)
+        return (weights * torch.stack(modality_logits)).sum(0), modality_logits
+
+
+FUSIONS = {"concat": ConcatFusion, "sum": SumFusion, "weight": WeightFusion}

@@ -1,0 +1,209 @@
+"""Towers: encoders that turn one modality's tensors into one vector a sample. A tower kind is one class here."""
+
+import timm
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+
+class Tower(nn.Module):
+    """One modality's encoder.
+
+    Attributes:
+        input_names (`tuple[str]`): the model's inputs of this modality without its prefix, such as `("values",)`.
+        num_features (`int`): width of the vector that `forward` returns, `(B, num_features)`.
+        encoder (`nn.Module`): the model of timm or transformers inside.
+    """
+
+    input_names = ("values",)
+    num_features = 0
+
+    def load_pretrained(self, spec):
+        """Fetch the pretrained weights that `spec` names, from the Hub, the cache or a local folder."""
+        raise NotImplementedError(f"{type(self).__name__} must define load_pretrained")
+
+    def set_gradient_checkpointing(self, enable, function):
+        """Recompute activations in the backward pass (`enable`) by `function`, `torch.utils.checkpoint`-like."""
+        self.encoder._set_gradient_checkpointing(enable, function)
+
+
+class TimmTower(Tower):
+    """Any timm image model without its classifier, on `values` (B, C, H, W), or frames (B, T, C, H, W).
+
+    Frames of a clip share the weights; their vectors are averaged.
+    """
+
+    def __init__(self, spec, config):
+        super().__init__()
+        # from_pretrained builds models on the meta device and empties buffers that are not saved: build for real,
+        # and keep those buffers beside their owner, from where LfmPreTrainedModel._init_weights puts them back.
+        loading = torch.get_default_device().type == "meta"
+        with torch.device("cpu" if loading else torch.get_default_device()):
+            self.encoder = _create_timm(spec)
+        for module in self.encoder.modules():
+            if not loading:
+                module._is_hf_initialized = True  # timm's own initialisation stays
+            elif module._non_persistent_buffers_set:
+                module._fresh_buffers = {
+                    key: module._buffers[key].clone()
+                    for key in module._non_persistent_buffers_set
+                    if module._buffers[key] is not None
+                }
+        self.num_features = getattr(self.encoder, "head_hidden_size", None) or self.encoder.num_features
+
+    def forward(self, values):
+        if values.dim() == 4:
+            return self.encoder(values)
+        if values.dim() != 5:
+            raise ValueError(
+                f"a timm tower reads (B, C, H, W) or frames (B, T, C, H, W), got {tuple(values.shape)}."
+            )
+        return self.encoder(values.flatten(0, 1)).unflatten(0, values.shape[:2]).mean(1)
+
+    def load_pretrained(self, spec):
+        if spec.get("checkpoint"):
+            timm.models.load_checkpoint(self.encoder, spec["checkpoint"], strict=True)
+        else:
+            self.encoder.load_state_dict(_create_timm(spec, pretrained=True).state_dict())
+
+    def set_gradient_checkpointing(self, enable, function):
+        self.encoder.set_grad_checkpointing(enable)
+
+
+def _create_timm(spec, pretrained=False):
+    try:
+        return timm.create_model(
+            spec["name"],
+            pretrained=pretrained,
+            num_classes=0,
+            in_chans=spec.get("in_chans", 3),
+            **spec.get("model_args", {}),
+        )
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        near = timm.list_models(f"*{spec['name'][:6]}*")[:5]
+        raise ValueError(
+            f"timm {timm.__version__} has no model {spec['name']!r}; similar: {near}."
+        ) from error
+
+
+class TransformersTower(Tower):
+    """Any text or vision encoder of transformers, on `input_ids` and `attention_mask` (B, L), or `values`."""
+
+    def __init__(self, spec, config):
+        super().__init__()
+        self.encoder = AutoModel.from_config(config)
+        self.pooling = spec.get("pooling", "cls")
+        self.reads_text = self.encoder.main_input_name == "input_ids"
+        self.input_names = ("input_ids", "attention_mask") if self.reads_text else ("values",)
+        if self.pooling != "pooler" and isinstance(getattr(self.encoder, "pooler", None), nn.Module):
+            self.encoder.pooler = None  # it would hold parameters that never get a gradient
+        width = (
+            getattr(config, "hidden_size", None) or getattr(config, "dim", None) or config.hidden_sizes[-1]
+        )
+        self.num_features = width
+
+    def forward(self, *inputs):
+        if self.reads_text:
+            input_ids, mask = inputs
+            output = self.encoder(input_ids=input_ids, attention_mask=mask)
+        else:
+            mask = None
+            output = self.encoder(inputs[0])
+        if self.pooling == "pooler":
+            return output.pooler_output.flatten(1)
+        states = output.last_hidden_state
+        if states.dim() == 4:  # (B, C, H, W) of convolutional encoders
+            return states.mean((2, 3))
+        if self.pooling == "cls":
+            return states[:, 0]
+        if mask is None:
+            return states.mean(1)
+        weight = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def load_pretrained(self, spec):
+        # A pooler that is not used was removed above, so the checkpoint may hold more than the tower.
+        loaded = AutoModel.from_pretrained(spec["name"], config=self.encoder.config, dtype=torch.float32)
+        wanted = self.encoder.state_dict().keys()
+        self.encoder.load_state_dict({k: v for k, v in loaded.state_dict().items() if k in wanted})
+
+
+class ClipVisionTower(Tower):
+    """CLIP's image encoder with its projection, on `values` (B, 3, H, W)."""
+
+    model_class, output_name = CLIPVisionModelWithProjection, "image_embeds"
+
+    def __init__(self, spec, config):
+        super().__init__()
+        self.encoder = self.model_class(config)
+        self.num_features = config.projection_dim
+
+    def forward(self, *inputs):
+        return getattr(self.encoder(*inputs), self.output_name)
+
+    def load_pretrained(self, spec):
+        loaded = self.model_class.from_pretrained(
+            spec["name"], config=self.encoder.config, dtype=torch.float32, use_safetensors=True
+        )
+        self.encoder.load_state_dict(loaded.state_dict())
+
+
+class ClipTextTower(ClipVisionTower):
+    """CLIP's text encoder with its projection, on `input_ids` and `attention_mask` (B, L)."""
+
+    input_names = ("input_ids", "attention_mask")
+    model_class, output_name = CLIPTextModelWithProjection, "text_embeds"
+
+
+TOWERS = {
+    "timm": TimmTower,
+    "transformers": TransformersTower,
+    "clip_vision": ClipVisionTower,
+    "clip_text": ClipTextTower,
+}
+_CONFIG_CLASSES = {
+    "transformers": AutoConfig,
+    "clip_vision": CLIPVisionConfig,
+    "clip_text": CLIPTextConfig,
+}
+
+
+def resolve_tower_configs(config):
+    """Fill in, from the Hub, the cache or a folder, the nested configuration of each tower that has only a name.
+
+    Args:
+        config (`LfmConfig`): changed in place.
+    """
+    for modality, spec in config.modalities.items():
+        if spec["tower"] != "timm" and config.tower_config(modality) is None:
+            changes = spec.get("config", {})
+            nested = _CONFIG_CLASSES[spec["tower"]].from_pretrained(spec["name"], **changes)
+            config.set_tower_config(modality, nested)
+
+
+def make_tower(config, modality):
+    """Build the tower of `modality` with fresh weights; no network.
+
+    Raises:
+        ValueError: the tower's nested configuration is not known yet.
+    """
+    spec = config.modalities[modality]
+    nested = config.tower_config(modality)
+    if spec["tower"] != "timm" and nested is None:
+        raise ValueError(
+            f"modality {modality!r} names the pretrained model {spec.get('name')!r}, whose configuration is not "
+            "known yet; make the model with LfmForMultimodalClassification.from_towers(config)."
+        )
+    tower = TOWERS[spec["tower"]](spec, nested)
+    if spec.get("frozen"):
+        tower.requires_grad_(False)
+    return tower
