@@ -1,0 +1,215 @@
+"""Metrics of multimodal classification: `evaluate.Metric` classes that need no network, and what the trainer reports."""
+
+import datasets
+import evaluate
+import numpy as np
+from scipy.special import expit, softmax
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+MULTI_LABEL = "multi_label_classification"
+PROBLEM_TYPES = ("single_label_classification", MULTI_LABEL)
+
+_SCIKIT_LEARN = """\
+@article{scikit-learn,
+  title={Scikit-learn: Machine Learning in {P}ython},
+  author={Pedregosa, F. and Varoquaux, G. and Gramfort, A. and Michel, V. and Thirion, B. and Grisel, O. and
+          Blondel, M. and Prettenhofer, P. and Weiss, R. and Dubourg, V. and Vanderplas, J. and Passos, A. and
+          Cournapeau, D. and Brucher, M. and Perrot, M. and Duchesnay, E.},
+  journal={Journal of Machine Learning Research},
+  volume={12},
+  pages={2825--2830},
+  year={2011}
+}
+"""
+_LFM = """\
+@inproceedings{yang2024facilitating,
+  title={Facilitating Multimodal Classification via Dynamically Learning Modality Gap},
+  author={Yang, Yang and Wan, Fengqiang and Jiang, Qing-Yuan and Xu, Yi},
+  booktitle={Advances in Neural Information Processing Systems},
+  volume={37},
+  year={2024}
+}
+"""
+
+
+class _InMemoryMetric(evaluate.Metric):
+    """An `evaluate.Metric` that keeps its inputs in memory. `config_name="multilabel"`: K 0/1 labels a sample."""
+
+    description_text = ""
+    inputs_text = ""
+    citation_text = _SCIKIT_LEARN
+
+    def __init__(self, config_name=None, keep_in_memory=True, **kwargs):
+        super().__init__(config_name=config_name, keep_in_memory=keep_in_memory, **kwargs)
+
+    @property
+    def multilabel(self):
+        return self.config_name == "multilabel"
+
+    def label_feature(self):
+        """`datasets` feature of one sample's class or, in a multi-label problem, of its K labels."""
+        label = datasets.Value("int32")
+        return datasets.Sequence(label) if self.multilabel else label
+
+    def prediction_feature(self):
+        """`datasets` feature of one sample's prediction."""
+        return self.label_feature()
+
+    def _info(self):
+        if self.config_name not in ("default", "multilabel"):
+            raise ValueError(f"config_name={self.config_name!r} is unknown; choose 'default' or 'multilabel'.")
+        return evaluate.MetricInfo(
+            description=self.description_text,
+            citation=self.citation_text,
+            inputs_description=self.inputs_text,
+            features=datasets.Features({"predictions": self.prediction_feature(), "references": self.label_feature()}),
+        )
+
+
+class Accuracy(_InMemoryMetric):
+    """Share of samples whose prediction is right; multi-label: whose K labels are all right (subset accuracy)."""
+
+    description_text = "Accuracy: the share of samples predicted right (multi-label: with every label right)."
+    inputs_text = "predictions: int array (N,) or (N, K). references: the same. Returns {'accuracy': float}."
+
+    def _compute(self, predictions, references):
+        return {"accuracy": float(accuracy_score(np.asarray(references), np.asarray(predictions)))}
+
+
+class MacroF1(_InMemoryMetric):
+    """F1 of each class, averaged without weights; a class neither present nor predicted does not count.
+
+    In a multi-label problem all K labels count, and one neither present nor predicted has F1 0, as in scikit-learn.
+    """
+
+    description_text = "Macro F1: the unweighted mean over classes of F1, the harmonic mean of precision and recall."
+    inputs_text = "predictions: int array (N,) or (N, K). references: the same. Returns {'f1': float}."
+
+    def _compute(self, predictions, references):
+        value = f1_score(np.asarray(references), np.asarray(predictions), average="macro", zero_division=0)
+        return {"f1": float(value)}
+
+
+class MeanAveragePrecision(_InMemoryMetric):
+    """Average precision of each class against the rest, averaged over the classes that have a positive.
+
+    Average precision is undefined for a class without one; such classes are left out, named in a warning, and listed
+    under `absent_classes`.
+    """
+
+    description_text = "Mean average precision: macro average over classes, one-vs-rest, of the average precision."
+    inputs_text = (
+        "predictions: float array (N, K), probabilities. references: int array (N,), or 0/1 (N, K) if multi-label. "
+        "Returns {'map': float, 'absent_classes': list of int}."
+    )
+
+    def prediction_feature(self):
+        return datasets.Sequence(datasets.Value("float64"))
+
+    def _compute(self, predictions, references):
+        scores, labels = np.asarray(predictions), np.asarray(references)
+        if not self.multilabel:
+            if labels.min() < 0 or labels.max() >= scores.shape[1]:
+                raise ValueError(
+                    f"references hold the classes {labels.min()} to {labels.max()}, but predictions have "
+                    f"{scores.shape[1]} columns, one a class from 0 on."
+                )
+            labels = np.eye(scores.shape[1], dtype=np.int32)[labels]
+        present = labels.any(axis=0)
+        absent = np.flatnonzero(~present).tolist()
+        if not present.any():
+            raise ValueError("references hold no positive label at all, so average precision is undefined.")
+        if absent:
+            logger.warning_once(f"No sample has the classes {absent}: they are left out of the mean average precision.")
+        value = average_precision_score(labels[:, present], scores[:, present], average="macro")
+        return {"map": float(value), "absent_classes": absent}
+
+
+class ModalityGap(_InMemoryMetric):
+    """Accuracy of the best modality minus that of the worst, each predicting alone; 0 with a single modality."""
+
+    description_text = "Modality gap: the largest minus the smallest accuracy of the modalities, each on its own."
+    inputs_text = (
+        "predictions: int array (N, M) for M modalities, or (N, M, K) if multi-label. references: int array (N,) or "
+        "(N, K). Returns {'gap': float, 'accuracies': list of M float}."
+    )
+    citation_text = _LFM
+
+    def prediction_feature(self):
+        return datasets.Sequence(self.label_feature())
+
+    def _compute(self, predictions, references):
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        accuracies = [float(accuracy_score(references, predictions[:, m])) for m in range(predictions.shape[1])]
+        return {"gap": max(accuracies) - min(accuracies), "accuracies": accuracies}
+
+
+def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single_label_classification"):
+    """Metrics of the fused prediction, of each modality alone, and the gap between modalities.
+
+    Args:
+        eval_prediction (`transformers.EvalPrediction`): `predictions` is `(logits, modality_logits)`, with logits
+            `(N, K)` and a tuple of M arrays `(N, K)`; `label_ids` are classes `(N,)`, or 0/1 labels `(N, K)` in a
+            multi-label problem.
+        modalities (`Sequence[str]`): the M names, in the model's order.
+        problem_type (`str`): `single_label_classification` (mean average precision over softmax probabilities,
+            one-vs-rest) or `multi_label_classification` (labels are predicted from a probability of 0.5 on; subset
+            accuracy; mean average precision over sigmoid probabilities).
+
+    Returns:
+        `dict[str, float]`: `accuracy`, `map`, `f1`, `gap`, and for each modality `{name}_accuracy`, `{name}_map`,
+        `{name}_f1`. All are between 0 and 1.
+
+    Raises:
+        ValueError: logits are not finite, or do not fit `modalities`.
+    """
+    modalities = tuple(modalities)
+    logits, modality_logits = _split_predictions(eval_prediction.predictions, modalities)
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type={problem_type!r} is unknown; choose one of {', '.join(PROBLEM_TYPES)}.")
+    multi_label = problem_type == MULTI_LABEL
+    labels = np.asarray(eval_prediction.label_ids).astype(np.int32)
+    config_name = "multilabel" if multi_label else None
+    metrics, predicted = {}, {}
+    for prefix, values in [("", logits), *((f"{n}_", v) for n, v in zip(modalities, modality_logits, strict=True))]:
+        _check_finite(values, "the fused logits" if not prefix else f"the logits of modality {prefix[:-1]!r}")
+        probabilities = (expit if multi_label else _softmax)(values.astype(np.float64))
+        predicted[prefix] = (probabilities >= 0.5).astype(np.int32) if multi_label else values.argmax(-1)
+        for metric, predictions in (
+            (Accuracy(config_name), predicted[prefix]),
+            (MeanAveragePrecision(config_name), probabilities),
+            (MacroF1(config_name), predicted[prefix]),
+        ):
+            result = metric.compute(predictions=predictions, references=labels)
+            metrics |= {f"{prefix}{key}": value for key, value in result.items() if isinstance(value, float)}
+    alone = np.stack([predicted[f"{name}_"] for name in modalities], axis=1)
+    metrics["gap"] = ModalityGap(config_name).compute(predictions=alone, references=labels)["gap"]
+    return metrics
+
+
+def _softmax(values):
+    return softmax(values, axis=-1)
+
+
+def _split_predictions(predictions, modalities):
+    if not (isinstance(predictions, (tuple, list)) and len(predictions) == 2):
+        raise ValueError("predictions must be the pair (logits, modality_logits) that an LFM model returns.")
+    logits, modality_logits = np.asarray(predictions[0]), [np.asarray(values) for values in predictions[1]]
+    if len(modality_logits) != len(modalities):
+        raise ValueError(
+            f"predictions hold the logits of {len(modality_logits)} modalities, but {len(modalities)} are named: "
+            f"{', '.join(modalities)}."
+        )
+    return logits, modality_logits
+
+
+def _check_finite(values, what):
+    bad = ~np.isfinite(values).all(axis=-1)
+    if bad.any():
+        raise ValueError(
+            f"{what} are not finite for {int(bad.sum())} of {len(values)} samples (first: {int(bad.argmax())}): "
+            "training diverged, or an input is not finite. Lower the learning rate, or check the data."
+        )
