@@ -1,4 +1,4 @@
-"""Balanced multimodal classification: models that `from_pretrained` loads, and (in subpackages) how to train them."""
+"""Balanced multimodal classification: the models here, `modeling_lfm.trainer` to train, `modeling_lfm.data` to feed."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,14 @@ _EXPORTS = {
     "LfmOutput": "modeling_lfm",
     "LfmProcessor": "processing_lfm",
 }
-__all__ = [*_EXPORTS, "__version__"]
+__all__ = [
+    "LfmConfig",
+    "LfmForMultimodalClassification",
+    "LfmModel",
+    "LfmOutput",
+    "LfmProcessor",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from .configuration_lfm import LfmConfig

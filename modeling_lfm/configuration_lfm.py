@@ -32,6 +32,8 @@ class LfmConfig(PreTrainedConfig):
             - `transformers`: `config` (`dict`, the nested configuration with its `model_type`, or with `name`
               given, changes to that of the pretrained model), `pooling` (`"cls"`, `"mean"` or `"pooler"`).
             - `clip_vision`, `clip_text`: `config` (`dict`, a CLIP vision or text configuration).
+        modality_order (`list[str]`, *optional*): written on saving, because JSON files of configurations are sorted by
+            key; given by hand it reorders `modalities`.
         fusion (`str`, defaults to `"concat"`): `"concat"`, `"sum"` or `"weight"`.
         hidden_size (`int`, defaults to 512): the common width d to which each tower's output is projected.
         kwargs: those of `PreTrainedConfig`, among them `num_labels`, `id2label` and `problem_type`
@@ -47,12 +49,17 @@ class LfmConfig(PreTrainedConfig):
     def __init__(
         self,
         modalities=None,
+        modality_order=None,
         fusion="concat",
         hidden_size=512,
         problem_type="single_label_classification",
         **kwargs,
     ):
         self.modalities = {} if modalities is None else deepcopy(dict(modalities))
+        if modality_order is not None:
+            if sorted(modality_order) != sorted(self.modalities):
+                raise ValueError(f"modality_order={modality_order} must name each of {list(self.modalities)} once.")
+            self.modalities = {name: self.modalities[name] for name in modality_order}
         self.fusion = fusion
         self.hidden_size = hidden_size
         for name, spec in self.modalities.items():
@@ -101,6 +108,7 @@ class LfmConfig(PreTrainedConfig):
     def to_dict(self):
         output = super().to_dict()
         output.pop("_tower_configs", None)
+        output["modality_order"] = list(self.modalities)
         for name, config in self._tower_configs.items():
             output["modalities"][name]["config"] = _without_run_time_keys(config.to_dict())
         return output
@@ -132,13 +140,9 @@ def _check_modality(name, spec):
     if spec["tower"] == "timm" and "name" not in spec:
         raise ValueError(f"modality {name!r} needs 'name', a timm architecture such as 'resnet18'.")
     if "name" not in spec and "config" not in spec:
-        raise ValueError(
-            f"modality {name!r} needs 'name' (a pretrained model) or 'config' (its configuration)."
-        )
+        raise ValueError(f"modality {name!r} needs 'name' (a pretrained model) or 'config' (its configuration).")
     if spec.get("pooling", "cls") not in POOLINGS:
-        raise ValueError(
-            f"modality {name!r}: pooling={spec['pooling']!r} must be one of {', '.join(POOLINGS)}."
-        )
+        raise ValueError(f"modality {name!r}: pooling={spec['pooling']!r} must be one of {', '.join(POOLINGS)}.")
 
 
 def build_tower_config(spec):
@@ -162,9 +166,7 @@ def build_tower_config(spec):
     model_type = spec["config"].get("model_type")
     if model_type is None:
         if "name" not in spec:
-            raise ValueError(
-                f"the tower's config needs 'model_type' (such as 'bert'), got keys {sorted(config)}."
-            )
+            raise ValueError(f"the tower's config needs 'model_type' (such as 'bert'), got keys {sorted(config)}.")
         return None
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"model_type={model_type!r} is not known to the installed transformers.")

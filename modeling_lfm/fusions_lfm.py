@@ -31,8 +31,7 @@ class ConcatFusion(Fusion):
         share = self.head.bias / self.num_modalities
         slices = self.head.weight.chunk(self.num_modalities, dim=1)
         return logits, tuple(
-            nn.functional.linear(feature, weight, share)
-            for feature, weight in zip(features, slices, strict=True)
+            nn.functional.linear(feature, weight, share) for feature, weight in zip(features, slices, strict=True)
         )
 
 
@@ -41,9 +40,7 @@ class SumFusion(Fusion):
 
     def __init__(self, config):
         super().__init__(config)
-        self.heads = nn.ModuleList(
-            nn.Linear(config.hidden_size, config.num_labels) for _ in range(self.num_modalities)
-        )
+        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, config.num_labels) for _ in range(self.num_modalities))
 
     def forward(self, features):
         modality_logits = tuple(head(feature) for head, feature in zip(self.heads, features, strict=True))

@@ -111,8 +111,7 @@ class LfmModel(LfmPreTrainedModel):
             tensors = [inputs.get(f"{name}_{part}") for part in tower.input_names]
             if tensors[0] is None:
                 raise ValueError(
-                    f"input {name}_{tower.input_names[0]!s} is missing; "
-                    f"this model reads {list(self.input_names)}."
+                    f"input {name}_{tower.input_names[0]!s} is missing; this model reads {list(self.input_names)}."
                 )
             if len(tensors) == 2 and tensors[1] is None:
                 tensors[1] = torch.ones_like(tensors[0])
@@ -121,9 +120,7 @@ class LfmModel(LfmPreTrainedModel):
 
     def project(self, vectors):
         """The towers' vectors to features: a tuple of M tensors (B, hidden_size)."""
-        return tuple(
-            projection(vector) for projection, vector in zip(self.projections.values(), vectors, strict=True)
-        )
+        return tuple(projection(vector) for projection, vector in zip(self.projections.values(), vectors, strict=True))
 
     def forward(self, return_dict=None, **inputs):
         """Returns an [`LfmOutput`] with `features`."""

@@ -62,9 +62,7 @@ class TimmTower(Tower):
         if values.dim() == 4:
             return self.encoder(values)
         if values.dim() != 5:
-            raise ValueError(
-                f"a timm tower reads (B, C, H, W) or frames (B, T, C, H, W), got {tuple(values.shape)}."
-            )
+            raise ValueError(f"a timm tower reads (B, C, H, W) or frames (B, T, C, H, W), got {tuple(values.shape)}.")
         return self.encoder(values.flatten(0, 1)).unflatten(0, values.shape[:2]).mean(1)
 
     def load_pretrained(self, spec):
@@ -90,9 +88,7 @@ def _create_timm(spec, pretrained=False):
         if "Unknown model" not in str(error):
             raise
         near = timm.list_models(f"*{spec['name'][:6]}*")[:5]
-        raise ValueError(
-            f"timm {timm.__version__} has no model {spec['name']!r}; similar: {near}."
-        ) from error
+        raise ValueError(f"timm {timm.__version__} has no model {spec['name']!r}; similar: {near}.") from error
 
 
 class TransformersTower(Tower):
@@ -106,9 +102,7 @@ class TransformersTower(Tower):
         self.input_names = ("input_ids", "attention_mask") if self.reads_text else ("values",)
         if self.pooling != "pooler" and isinstance(getattr(self.encoder, "pooler", None), nn.Module):
             self.encoder.pooler = None  # it would hold parameters that never get a gradient
-        width = (
-            getattr(config, "hidden_size", None) or getattr(config, "dim", None) or config.hidden_sizes[-1]
-        )
+        width = getattr(config, "hidden_size", None) or getattr(config, "dim", None) or config.hidden_sizes[-1]
         self.num_features = width
 
     def forward(self, *inputs):
