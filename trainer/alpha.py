@@ -1,0 +1,319 @@
+"""The weight alpha of the matching loss over the epochs t = 1, 2, ..., T: one small class for each rule.
+
+Every class has `value(epoch)` and a JSON-able `state_dict()` that `load_state_dict` takes back bit for bit. The
+two adaptive ones, `LearnedAlpha` and `LookaheadAlpha`, also have an `update`, called once an epoch. `make_alpha`
+builds each by name. Source: "Facilitating Multimodal Classification via Dynamically Learning Modality Gap"
+(NeurIPS 2024), its heuristic and its learned strategy, and the stepwise and polynomial ones of its ablation.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+ALPHA_RULES = ("cosine", "raw", "sign")
+DEFAULT_STEPS = {"cosine": 3.0, "raw": 0.01, "sign": 1.0}
+"""`step` of `LearnedAlpha` by rule, when none is given."""
+
+
+class AlphaSchedule:
+    """An alpha that is known in advance for every epoch, and the interface of all rules."""
+
+    name: str
+    adaptive = False
+    """Whether `update` is to be called once an epoch."""
+
+    def value(self, epoch: int) -> float:
+        """alpha of the `epoch`, counted from 1."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rule has learned: a dictionary of strings, numbers and None."""
+        return {"name": self.name}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back a `state_dict`.
+
+        Raises:
+            ValueError: a state of another rule, or one with missing or unknown keys.
+        """
+        if state.get("name") != self.name:
+            raise ValueError(
+                f"the saved alpha is {state.get('name')!r} but this run uses {self.name!r}: resume with the alpha "
+                "that the checkpoint was trained with."
+            )
+        if set(state) != set(self.state_dict()):
+            raise ValueError(
+                f"state of alpha {self.name!r} must have the keys {sorted(self.state_dict())}, got {sorted(state)}."
+            )
+        for key in set(state) - {"name"}:
+            setattr(self, key, state[key])
+
+
+class ConstantAlpha(AlphaSchedule):
+    """`alpha_value` in every epoch; 0 trains the fusion alone."""
+
+    name = "constant"
+
+    def __init__(self, value: float):
+        self.constant = _unit("constant", "value (alpha_value)", value)
+
+    def value(self, epoch: int) -> float:
+        _check_epoch(epoch)
+        return self.constant
+
+
+class StepwiseAlpha(AlphaSchedule):
+    """The paper's h(p): `p` (`alpha_value`) in the first half of the epochs, 1 - p in the second."""
+
+    name = "stepwise"
+
+    def __init__(self, num_epochs: int, p: float):
+        self.half, self.p = num_epochs / 2, _unit("stepwise", "value (alpha_value)", p)
+
+    def value(self, epoch: int) -> float:
+        _check_epoch(epoch)
+        return self.p if epoch <= self.half else 1 - self.p
+
+
+class HeuristicAlpha(AlphaSchedule):
+    """The paper's 1 - exp(-1 / t): 0.632, 0.393, ..., 0.095 at t = 10, whatever the number of epochs."""
+
+    name = "heuristic"
+
+    def value(self, epoch: int) -> float:
+        _check_epoch(epoch)
+        return 1 - math.exp(-1 / epoch)
+
+
+class PolynomialAlpha(AlphaSchedule):
+    """A polynomial in t, clipped to [0, 1]: 1.5e-4 t^3 - 6.5e-3 t^2 + 3.2e-2 t + 1 in the paper.
+
+    Args:
+        coefficients: highest power first, one at least.
+    """
+
+    name = "polynomial"
+
+    def __init__(self, coefficients: Sequence[float]):
+        self.coefficients = tuple(float(c) for c in coefficients)
+        if not self.coefficients or not all(math.isfinite(c) for c in self.coefficients):
+            raise ValueError(
+                "alpha 'polynomial': coefficients (polynomial_coefficients) must be one or more finite numbers, "
+                f"highest power first, got {list(coefficients)}."
+            )
+
+    def value(self, epoch: int) -> float:
+        _check_epoch(epoch)
+        result = 0.0
+        for coefficient in self.coefficients:
+            result = result * epoch + coefficient
+        return min(max(result, 0.0), 1.0)
+
+
+class LinearAlpha(AlphaSchedule):
+    """From `start` in the first epoch down to 0 in the last."""
+
+    name = "linear"
+
+    def __init__(self, num_epochs: int, start: float = 0.95):
+        self.start, self.intervals = _unit("linear", "start (alpha_start)", start), max(num_epochs - 1, 1)
+
+    def value(self, epoch: int) -> float:
+        _check_epoch(epoch)
+        return self.start * max(1 - (epoch - 1) / self.intervals, 0.0)
+
+
+class LearnedAlpha(AlphaSchedule):
+    """Descends the hypergradient h = dJ / d alpha of the outer loss J, one step an epoch.
+
+    By `rule`:
+
+    - `"cosine"` (default): alpha -= (step / T) cos, with cos = h / (|c| |v|) of `HypergradientResult`. Free of
+      the scale of the losses, so it needs no tuning for a data set; step = 3.
+    - `"raw"`: alpha -= step h, the paper's rule. The scale of h varies by orders of magnitude between data sets
+      and epochs, so the step must be tuned; step = 0.01.
+    - `"sign"`: alpha -= (step / T) sign(h); step = 1. As h is positive nearly always, this is a linear schedule in
+      disguise: prefer `linear`, which costs nothing.
+
+    alpha stays within [0, max(0.95, start)]: with the matching loss alone, alpha = 1, nothing is learned.
+    """
+
+    name = "learned"
+    adaptive = True
+
+    def __init__(self, num_epochs: int, start: float = 0.95, step: float | None = None, rule: str = "cosine"):
+        if rule not in ALPHA_RULES:
+            raise ValueError(
+                f"alpha 'learned': rule (alpha_rule) must be one of {', '.join(ALPHA_RULES)}, got {rule!r}."
+            )
+        self.alpha = _unit("learned", "start (alpha_start)", start)
+        self.upper = max(0.95, self.alpha)
+        self.rule, self.num_epochs = rule, num_epochs
+        self.step = _positive("learned", "step (alpha_step)", DEFAULT_STEPS[rule] if step is None else step)
+        self.updates = 0
+
+    def value(self, epoch: int) -> float:
+        _check_epoch(epoch)
+        return self.alpha
+
+    def update(self, hypergradient: Any) -> float:
+        """One step, from an object with `value` and `cosine` such as `HypergradientResult`; returns the new alpha.
+
+        Raises:
+            FloatingPointError: a hypergradient that is not finite.
+        """
+        value, cosine = float(hypergradient.value), float(hypergradient.cosine)
+        if not (math.isfinite(value) and math.isfinite(cosine)):
+            raise FloatingPointError(f"the hypergradient is not finite (value {value}, cosine {cosine}).")
+        if self.rule == "cosine":
+            change = self.step / self.num_epochs * cosine
+        elif self.rule == "raw":
+            change = self.step * value
+        else:
+            change = self.step / self.num_epochs * ((value > 0) - (value < 0))
+        self.alpha = min(max(self.alpha - change, 0.0), self.upper)
+        self.updates += 1
+        return self.alpha
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "alpha": self.alpha, "updates": self.updates}
+
+
+class LookaheadAlpha(AlphaSchedule):
+    """Learns x = logit(alpha) from the outer losses of two copies trained a few steps, with alpha up and down.
+
+    `candidates()` are the alphas of the copies, J(+) and J(-) their outer losses, and `update` subtracts
+    (step / T) times Adam's direction (betas 0.5 and 0.9) for h = J(+) - J(-) from x. alpha stays in [0.05, 0.95].
+    """
+
+    name = "lookahead"
+    adaptive = True
+    offset = 0.5
+    bounds = (0.05, 0.95)
+    betas = (0.5, 0.9)
+    epsilon = 1e-8
+
+    def __init__(self, num_epochs: int, start: float = 0.9, step: float = 6.0):
+        low, high = self.bounds
+        if not low <= start <= high:
+            raise ValueError(f"alpha 'lookahead': start (alpha_start) must lie in [{low}, {high}], got {start}.")
+        self.x, self.num_epochs = _logit(start), num_epochs
+        self.step = _positive("lookahead", "step (alpha_step)", step)
+        self.updates, self.mean, self.square = 0, 0.0, 0.0
+
+    def value(self, epoch: int) -> float:
+        _check_epoch(epoch)
+        return _sigmoid(self.x)
+
+    def candidates(self) -> tuple[float, float]:
+        """(alpha up, alpha down): sigmoid(x + 0.5) and sigmoid(x - 0.5)."""
+        return _sigmoid(self.x + self.offset), _sigmoid(self.x - self.offset)
+
+    def update(self, outer_loss_up: float, outer_loss_down: float) -> float:
+        """One step, from the outer losses that the two `candidates` reached, in their order; returns the new alpha.
+
+        Raises:
+            FloatingPointError: an outer loss that is not finite.
+        """
+        h = float(outer_loss_up) - float(outer_loss_down)
+        if not math.isfinite(h):
+            raise FloatingPointError(f"outer losses are not finite: {outer_loss_up}, {outer_loss_down}.")
+        self.updates += 1
+        first, second = self.betas
+        self.mean = first * self.mean + (1 - first) * h
+        self.square = second * self.square + (1 - second) * h * h
+        mean = self.mean / (1 - first**self.updates)
+        square = self.square / (1 - second**self.updates)
+        self.x -= self.step / self.num_epochs * mean / (math.sqrt(square) + self.epsilon)
+        self.x = min(max(self.x, _logit(self.bounds[0])), _logit(self.bounds[1]))
+        return _sigmoid(self.x)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "x": self.x,
+            "mean": self.mean,
+            "square": self.square,
+            "updates": self.updates,
+        }
+
+
+ALPHAS = {
+    cls.name: cls
+    for cls in (
+        ConstantAlpha,
+        StepwiseAlpha,
+        HeuristicAlpha,
+        PolynomialAlpha,
+        LinearAlpha,
+        LearnedAlpha,
+        LookaheadAlpha,
+    )
+}
+"""The rules by name."""
+
+
+def make_alpha(
+    name: str,
+    *,
+    num_epochs: int,
+    value: float = 0.0,
+    start: float | None = None,
+    step: float | None = None,
+    rule: str = "cosine",
+    coefficients: Sequence[float] = (1.5e-4, -6.5e-3, 3.2e-2, 1.0),
+) -> AlphaSchedule:
+    """The rule called `name`, one of `ALPHAS`; arguments that it does not use are ignored.
+
+    Args:
+        num_epochs: T, at least 1.
+        value: the alpha of `constant`, the p of `stepwise`.
+        start: first alpha of `linear`, `learned` (both 0.95) and `lookahead` (0.9).
+        step: of `learned` (by rule, see there) and `lookahead` (6).
+        rule: of `learned`.
+        coefficients: of `polynomial`, highest power first.
+
+    Raises:
+        ValueError: an unknown name, or a value out of its range; it says which and what is allowed.
+    """
+    if name not in ALPHAS:
+        raise ValueError(f"alpha must be one of {', '.join(ALPHAS)}, got {name!r}.")
+    if not num_epochs >= 1 or math.isinf(num_epochs):
+        raise ValueError(f"num_epochs must be at least 1, got {num_epochs}.")
+    begin = {} if start is None else {"start": start}
+    stride = {} if step is None else {"step": step}
+    builders = {
+        "constant": lambda: ConstantAlpha(value),
+        "stepwise": lambda: StepwiseAlpha(num_epochs, value),
+        "heuristic": HeuristicAlpha,
+        "polynomial": lambda: PolynomialAlpha(coefficients),
+        "linear": lambda: LinearAlpha(num_epochs, **begin),
+        "learned": lambda: LearnedAlpha(num_epochs, rule=rule, **begin, **stride),
+        "lookahead": lambda: LookaheadAlpha(num_epochs, **begin, **stride),
+    }
+    return builders[name]()
+
+
+def _unit(name: str, key: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"alpha {name!r}: {key} must lie in [0, 1], got {value}.")
+    return float(value)
+
+
+def _positive(name: str, key: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"alpha {name!r}: {key} must be positive and finite, got {value}.")
+    return float(value)
+
+
+def _check_epoch(epoch: int) -> None:
+    if epoch < 1:
+        raise ValueError(f"epochs are counted from 1, got {epoch}.")
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))

@@ -1,0 +1,330 @@
+"""The hypergradient of the bi-level problem that learns alpha, by implicit differentiation. No trainer in it.
+
+Inner problem: theta*(alpha) minimises L_Total = (1 - alpha) L_CLS + alpha L_MM on the training data. Outer problem:
+alpha minimises J(theta*(alpha)) on held-out data. The implicit function theorem gives
+
+    dJ / d alpha = -c' H^-1 g,   g = grad J,   c = grad L_MM - grad L_CLS,   H = Hessian of L_Total,
+
+all at theta*; c is the mixed derivative of L_Total in theta and alpha (section 3 of the paper "Facilitating
+Multimodal Classification via Dynamically Learning Modality Gap", NeurIPS 2024). See also Pedregosa,
+"Hyperparameter optimization with approximate gradient" (ICML 2016), and Lorraine, Vicol and Duvenaud, "Optimizing
+Millions of Hyperparameters by Implicit Differentiation" (AISTATS 2020).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .linear_solvers import SOLVERS, Operator, dot, norm, solve
+
+PRODUCTS = ("double_backward", "central_difference")
+
+Closure = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class HypergradientResult:
+    """The hypergradient and what tells how far to trust it.
+
+    Attributes:
+        value: -c'v, the estimate of dJ / d alpha.
+        cosine: value / (|c| |v|), in [-1, 1]; 0 where c or v is zero.
+        norm_outer, norm_mixed, norm_solution: |g|, |c| and |v|.
+        outer_loss: J.
+        iterations: Steps of the solver that were taken.
+        residual: |(H + damping I) v - g| / |g|; None for `identity`, which does not know it.
+        negative_curvature: a direction of no positive curvature was met, and the solver stopped there.
+        diverged: `neumann` was about to diverge with its step, which was therefore shortened.
+        step: last step of `neumann`, None for the other solvers.
+    """
+
+    value: float
+    cosine: float
+    norm_outer: float
+    norm_mixed: float
+    norm_solution: float
+    outer_loss: float
+    iterations: int
+    residual: float | None
+    negative_curvature: bool
+    diverged: bool
+    step: float | None
+
+    def as_dict(self, prefix: str = "hypergradient") -> dict[str, float]:
+        """For logs: the value as `prefix`, all else that is known as `prefix_...`; flags are 0 and 1."""
+        logs = {prefix: self.value}
+        for name, value in self.__dict__.items():
+            if name != "value" and value is not None:
+                logs[f"{prefix}_{name}"] = int(value) if isinstance(value, bool) else value
+        return logs
+
+
+def hypergradient(
+    loss_cls: Closure,
+    loss_mm: Closure,
+    outer_loss: Closure,
+    parameters: Iterable[Tensor],
+    alpha: float,
+    *,
+    solver: str = "cg",
+    iterations: int = 5,
+    damping: float = 0.1,
+    product: str = "double_backward",
+    step: float | None = None,
+) -> HypergradientResult:
+    """dJ / d alpha by implicit differentiation.
+
+    The inner problem is taken in its convex form. The ratio total, L_CLS + alpha / (1 - alpha) L_MM, is the same
+    function divided by 1 - alpha: its Hessian is H / (1 - alpha), its mixed derivative grad L_MM / (1 - alpha)^2,
+    which at the inner optimum, where (1 - alpha) grad L_CLS = -alpha grad L_MM, is c / (1 - alpha). So both give the
+    same hypergradient there, and the convex form is used for both: it stays bounded as alpha nears 1, does
+    not vanish where the ratio is capped, and gives `damping` one meaning for every alpha.
+
+    Inner and outer data must differ: on the same data c = -g / alpha at the inner optimum, the hypergradient is
+    g' H^-1 g / alpha >= 0, and alpha could only fall.
+
+    Args:
+        loss_cls, loss_mm: closures without arguments that return the parts of the inner loss, scalars, on the same
+            inner data. `loss_cls` is always called right before `loss_mm` with the parameters unchanged between
+            the two, so they may share one forward pass.
+        outer_loss: closure that returns J on held-out data, a scalar. Differentiated once.
+        parameters: what alpha acts through; those that do not require gradients are skipped, and those that a
+            loss does not reach have zero gradient. All in memory of one process, float32 or float64
+            (double backward: any floating type).
+        alpha: in [0, 1].
+        solver: how (H + damping I) v = g is solved. `"cg"`, conjugate gradients, one product an iteration; stops
+            on negative curvature and keeps the last iterate, or g / (|curvature| + damping) if that happens
+            in the first iteration. `"neumann"`, v = step sum_k (I - step (H + damping I))^k g; it stops on negative
+            curvature likewise, and shortens a step with which the residual would grow. `"identity"`, v = g.
+        iterations: of the solver, at most.
+        damping: added to H's diagonal, >= 0.
+        product: Hessian-vector products by `"double_backward"`, exact, or by `"central_difference"` of the gradient,
+            which works where no second derivative exists (fused attention, torch.compile, cuDNN's LSTM).
+        step: of `neumann`; by default 1 / lambda_max, estimated in a few more products.
+
+    Autocast is off inside, random numbers are the same in every pass, and the generators are left as they were.
+    Parameters, and their `.grad`, are not changed. A model with batch normalisation or dropout belongs inside
+    `frozen_norm_statistics`.
+
+    Raises:
+        ValueError: an unknown name or a value out of range, no parameter that requires a gradient, or
+            half-precision parameters with central differences.
+        FloatingPointError: a loss or a derivative that is not finite.
+        RuntimeError: the model has no second derivative; says what to do.
+    """
+    _check_arguments(alpha, solver, iterations, damping, product, step)
+    parameters = _trainable(parameters, product)
+    with _reproducible(parameters, product):
+        space = _Space(parameters)
+        loss = outer_loss()
+        g, loss = space.gradient(loss), loss.detach()
+        inner = _InnerProblem(loss_cls, loss_mm, space, alpha)
+        hessian, c = inner.linearize(product, needs_hessian=solver != "identity")
+        if not (torch.isfinite(g).all() and torch.isfinite(c).all() and torch.isfinite(loss)):
+            raise FloatingPointError("a loss of the hypergradient, or its gradient, is not finite.")
+        solution = solve(solver, hessian, g, iterations, damping, step)
+    norm_c, norm_v = norm(c), norm(solution.vector)
+    value = -dot(c, solution.vector)
+    if not math.isfinite(value):
+        raise FloatingPointError("the Hessian products of the hypergradient are not finite.")
+    return HypergradientResult(
+        value=value,
+        cosine=max(-1.0, min(1.0, value / (norm_c * norm_v))) if norm_c * norm_v > 0 else 0.0,
+        norm_outer=norm(g),
+        norm_mixed=norm_c,
+        norm_solution=norm_v,
+        outer_loss=float(loss),
+        iterations=solution.iterations,
+        residual=solution.residual,
+        negative_curvature=solution.negative_curvature,
+        diverged=solution.diverged,
+        step=solution.step,
+    )
+
+
+class _Space:
+    """The parameters as one flat vector, float32 at least."""
+
+    def __init__(self, parameters: Sequence[Tensor]):
+        self.parameters = parameters
+        self.device = parameters[0].device
+        self.dtype = torch.promote_types(torch.float32, parameters[0].dtype)
+
+    def flatten(self, tensors: Iterable[Tensor | None]) -> Tensor:
+        parts = []
+        for tensor, parameter in zip(tensors, self.parameters, strict=True):
+            tensor = torch.zeros_like(parameter) if tensor is None else tensor
+            parts.append(tensor.detach().reshape(-1).to(self.device, self.dtype))
+        return torch.cat(parts)
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        parts = vector.split([p.numel() for p in self.parameters])
+        return [part.view_as(p).to(p.device, p.dtype) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def gradients(self, loss: Tensor, **options) -> tuple[Tensor | None, ...]:
+        if not loss.requires_grad:
+            return (None,) * len(self.parameters)
+        return torch.autograd.grad(loss, self.parameters, allow_unused=True, **options)
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        return self.flatten(self.gradients(loss))
+
+
+class _InnerProblem:
+    """L_Total of the two closures: its mixed derivative and its Hessian products."""
+
+    def __init__(self, loss_cls: Closure, loss_mm: Closure, space: _Space, alpha: float):
+        self.loss_cls, self.loss_mm, self.space, self.alpha = loss_cls, loss_mm, space, alpha
+
+    def linearize(self, product: str, needs_hessian: bool) -> tuple[Operator | None, Tensor]:
+        """The Hessian as a function of a vector (None if not needed), and c, at the present parameters."""
+        create_graph = needs_hessian and product == "double_backward"
+        loss_cls, loss_mm = self.loss_cls(), self.loss_mm()
+        try:
+            of_cls = self.space.gradients(loss_cls, retain_graph=True, create_graph=create_graph)
+            of_mm = self.space.gradients(loss_mm, create_graph=create_graph)
+        except RuntimeError as error:
+            raise _explain(error) from error
+        c = self.space.flatten(of_mm) - self.space.flatten(of_cls)
+        if not needs_hessian:
+            return None, c
+        if create_graph:
+            total = [_mix(a, b, self.alpha) for a, b in zip(of_cls, of_mm, strict=True)]
+            return _DoubleBackward(self.space, total), c
+        return _CentralDifference(self.space, self.gradient), c
+
+    def gradient(self) -> Tensor:
+        """Of L_Total, anew at the present parameters."""
+        loss_cls, loss_mm = self.loss_cls(), self.loss_mm()
+        return self.space.gradient((1 - self.alpha) * loss_cls + self.alpha * loss_mm)
+
+
+class _DoubleBackward:
+    """Hessian-vector products from the graph of the gradient, which is built once."""
+
+    def __init__(self, space: _Space, gradients: Sequence[Tensor | None]):
+        self.space = space
+        # a gradient without a graph is constant: the loss is linear in that parameter
+        self.rows = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
+        self.gradients = [gradients[i] for i in self.rows]
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        if not self.rows:
+            return torch.zeros_like(vector)
+        parts = self.space.split(vector)
+        try:
+            products = torch.autograd.grad(
+                self.gradients,
+                self.space.parameters,
+                [parts[i] for i in self.rows],
+                retain_graph=True,
+                allow_unused=True,
+            )
+        except RuntimeError as error:
+            raise _explain(error) from error
+        return self.space.flatten(products)
+
+
+class _CentralDifference:
+    """Hessian-vector products from gradients at four points, by Richardson's extrapolation (error in step^4).
+
+    Floating-point rounding of the gradient weighs 1 / step, so the step is large; the extrapolation removes the
+    error that a large step brings.
+    """
+
+    relative_step = 2e-2
+
+    def __init__(self, space: _Space, gradient: Callable[[], Tensor]):
+        self.space, self.gradient = space, gradient
+        self.saved = [p.detach().clone() for p in space.parameters]
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        length = norm(vector)
+        if length == 0:
+            return torch.zeros_like(vector)
+        direction = self.space.split(vector / length)
+        step = self.relative_step * self._scale(direction)
+        try:
+            coarse, fine = (self._difference(direction, h) for h in (step, step / 2))
+        finally:
+            self._move(direction, 0.0)
+        return (length / 3) * (4 * fine - coarse).to(vector.dtype)
+
+    def _scale(self, direction: Sequence[Tensor]) -> float:
+        # the norm of the parameters where the direction points: tensors of large norm that it hardly touches,
+        # such as embeddings, must not lengthen the step of a small head
+        weights = [norm(d) ** 2 * norm(p) for d, p in zip(direction, self.saved, strict=True)]
+        return max(1.0, sum(weights))
+
+    def _difference(self, direction: Sequence[Tensor], step: float) -> Tensor:
+        self._move(direction, step)
+        plus = self.gradient()
+        self._move(direction, -step)
+        return (plus - self.gradient()) / (2 * step)
+
+    @torch.no_grad()
+    def _move(self, direction: Sequence[Tensor], step: float) -> None:
+        for parameter, origin, towards in zip(self.space.parameters, self.saved, direction, strict=True):
+            parameter.copy_(origin if step == 0 else origin + step * towards)
+
+
+@contextmanager
+def _reproducible(parameters: Sequence[Tensor], product: str):
+    """Full precision, gradients on, the same random numbers in each pass, kernels that have the derivatives."""
+    devices = {p.device for p in parameters}
+    indices = [d for d in devices if d.type == "cuda"]
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(indices))
+        stack.enter_context(torch.enable_grad())
+        for kind in {d.type for d in devices} | {"cpu"}:
+            stack.enter_context(torch.autocast(device_type=kind, enabled=False))
+        if product == "double_backward":
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
+
+
+def _trainable(parameters: Iterable[Tensor], product: str) -> list[Tensor]:
+    if isinstance(parameters, Tensor):
+        parameters = [parameters]
+    unique = list({id(p): p for p in parameters if p.requires_grad}.values())
+    if not unique:
+        raise ValueError("no parameter requires a gradient: alpha has nothing to act through.")
+    half = [p.dtype for p in unique if p.dtype not in (torch.float32, torch.float64)]
+    if half and product == "central_difference":
+        raise ValueError(
+            f"central differences need float32 parameters, got {half[0]}: use product='double_backward', or keep "
+            "the parameters in float32 and train with autocast."
+        )
+    return unique
+
+
+def _check_arguments(alpha, solver, iterations, damping, product, step) -> None:
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}.")
+    if product not in PRODUCTS:
+        raise ValueError(f"product must be one of {', '.join(PRODUCTS)}, got {product!r}.")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}.")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}.")
+    if not 0 <= damping < math.inf:
+        raise ValueError(f"damping must be finite and not negative, got {damping}.")
+    if step is not None and not 0 < step < math.inf:
+        raise ValueError(f"step must be positive and finite, got {step}.")
+
+
+def _explain(error: RuntimeError) -> RuntimeError:
+    return RuntimeError(
+        f"the second derivative of the losses failed ({error}). If a layer has none (a fused kernel, cuDNN's LSTM, "
+        "torch.compile), use product='central_difference'."
+    )
+
+
+def _mix(of_cls: Tensor | None, of_mm: Tensor | None, alpha: float) -> Tensor | None:
+    parts = [w * t for w, t in ((1 - alpha, of_cls), (alpha, of_mm)) if t is not None]
+    return sum(parts) if parts else None

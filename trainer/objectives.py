@@ -1,0 +1,233 @@
+"""The two parts of LFM's objective: the classification loss and the matching loss between modalities.
+
+LFM ("Facilitating Multimodal Classification via Dynamically Learning Modality Gap", NeurIPS 2024) minimises
+L_Total = (1 - alpha) L_CLS + alpha L_MM (equation 1). All functions are pure, work on B samples, K labels and M
+modalities, compute in float32 whatever the autocast (float64 inputs stay float64), stay finite for logits of
+several hundred, and can be differentiated twice, except across processes.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from itertools import combinations
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
+MATCHING_LOSSES = ("js", "infonce", "unimodal")
+TOTALS = ("ratio", "convex")
+MAX_RATIO = 50.0
+"""Upper bound of alpha / (1 - alpha) in the ratio total; reached at alpha = 50 / 51."""
+
+
+def is_multi_label(problem_type: str) -> bool:
+    """True for `"multi_label_classification"`, False for `"single_label_classification"`, else ValueError."""
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}.")
+    return problem_type == "multi_label_classification"
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """`tensor` in float32; float64 is kept."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def no_autocast(tensor: Tensor) -> AbstractContextManager:
+    """Switches autocast off on the tensor's device."""
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str = "single_label_classification") -> Tensor:
+    """L_CLS: mean cross-entropy, or mean binary cross-entropy over samples and labels.
+
+    Args:
+        logits (`(B, K)` floating): any precision.
+        labels: `(B,)` int64 class indices, or `(B, K)` zeros and ones for multi-label problems.
+        problem_type: `"single_label_classification"` or `"multi_label_classification"`.
+
+    Returns:
+        scalar, float32.
+
+    Raises:
+        ValueError: shapes or types that do not fit `problem_type`.
+    """
+    multi_label = is_multi_label(problem_type)
+    expected = logits.shape if multi_label else logits.shape[:1]
+    if logits.dim() != 2 or labels.shape != expected or (labels.is_floating_point() and not multi_label):
+        wanted = "(B, K) zeros and ones" if multi_label else "(B,) integer class indices"
+        raise ValueError(
+            f"{problem_type} takes logits (B, K) and labels {wanted}, got logits {tuple(logits.shape)} and "
+            f"labels {tuple(labels.shape)} of {labels.dtype}. Check the labels and the config's problem_type."
+        )
+    with no_autocast(logits):
+        logits = full_precision(logits)
+        if multi_label:
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return F.cross_entropy(logits, labels.long())
+
+
+def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool = False) -> Tensor:
+    """Symmetric InfoNCE between L2-normalised features, averaged over the pairs of modalities (the paper's L_MM).
+
+    For a pair (j, l): half the sum of the cross-entropies of z_j z_l' / temperature and of its transpose, with
+    the positives on the diagonal.
+
+    Args:
+        features: M >= 2 tensors `(B, d)`.
+        temperature: positive.
+        gather: take the negatives from all processes of the default group, with gradients. The mean of the
+            loss over the processes, which is what DistributedDataParallel averages, then equals the loss of the
+            one big batch, in value and gradient; batches may differ in size. Only once differentiable.
+
+    Returns:
+        scalar, float32.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
+    if len(features) < 2 or any(f.dim() != 2 or f.shape != features[0].shape for f in features):
+        shapes = [tuple(f.shape) for f in features]
+        raise ValueError(f"info_nce takes two or more features of one shape (B, d), got {shapes}.")
+    with no_autocast(features[0]):
+        anchors = torch.stack([_normalize(full_precision(f)) for f in features])
+        candidates, offset, share = _gather(anchors) if gather else (anchors, 0, 1 / anchors.shape[1])
+        positives = torch.arange(anchors.shape[1], device=anchors.device) + offset
+        losses = []
+        for j, k in combinations(range(len(features)), 2):
+            for query, key in ((anchors[j], candidates[k]), (anchors[k], candidates[j])):
+                losses.append(F.cross_entropy(query @ key.T / temperature, positives, reduction="sum") * share)
+        return torch.stack(losses).mean()
+
+
+def jensen_shannon(modality_logits: Sequence[Tensor], problem_type: str = "single_label_classification") -> Tensor:
+    """Jensen-Shannon divergence between the modalities' predicted distributions, averaged over their pairs.
+
+    JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2, in nats: between 0 and ln 2. Softmax
+    distributions for single-label problems; for multi-label problems the Bernoulli divergence of each label,
+    averaged over the labels as binary cross-entropy is.
+
+    Args:
+        modality_logits: M >= 2 tensors `(B, K)`.
+
+    Returns:
+        scalar, float32.
+    """
+    if len(modality_logits) < 2 or any(m.shape != modality_logits[0].shape for m in modality_logits):
+        shapes = [tuple(m.shape) for m in modality_logits]
+        raise ValueError(f"jensen_shannon takes two or more logits of one shape (B, K), got {shapes}.")
+    multi_label = is_multi_label(problem_type)
+    with no_autocast(modality_logits[0]):
+        logits = [full_precision(m) for m in modality_logits]
+        if multi_label:  # (B, K, 2): each label is a distribution over yes and no
+            log_p = [torch.stack((F.logsigmoid(m), F.logsigmoid(-m)), dim=-1) for m in logits]
+        else:
+            log_p = [F.log_softmax(m, dim=-1) for m in logits]
+        pairs = [_js_of_log_probabilities(p, q) for p, q in combinations(log_p, 2)]
+        return torch.stack(pairs).mean()
+
+
+def unimodal_cross_entropy(
+    modality_logits: Sequence[Tensor], labels: Tensor, problem_type: str = "single_label_classification"
+) -> Tensor:
+    """Mean over the M modalities of the classification loss of their own logits `(B, K)`.
+
+    Not in the paper: the control that tells the effect of matching from that of training each modality.
+    """
+    return torch.stack([classification_loss(m, labels, problem_type) for m in modality_logits]).mean()
+
+
+def matching_loss(
+    name: str,
+    outputs: Any,
+    labels: Tensor,
+    *,
+    temperature: float = 0.07,
+    problem_type: str = "single_label_classification",
+    gather: bool = False,
+) -> Tensor:
+    """L_MM of a model's outputs, by name.
+
+    Args:
+        name: `"js"` (predicted distributions), `"infonce"` (features) or `"unimodal"` (the control).
+        outputs: has `logits` `(B, K)`, `modality_logits` and `features`, tuples of `(B, K)` and `(B, d)`.
+        labels: see `classification_loss`; only `"unimodal"` reads them.
+        temperature, gather: see `info_nce`; the other two need neither.
+
+    Returns:
+        scalar, float32. With a single modality there is nothing to match: a zero that `backward` accepts.
+    """
+    if name not in MATCHING_LOSSES:
+        raise ValueError(f"matching_loss must be one of {', '.join(MATCHING_LOSSES)}, got {name!r}.")
+    if len(outputs.modality_logits) < 2:
+        return full_precision(outputs.logits).sum() * 0.0
+    if name == "js":
+        return jensen_shannon(outputs.modality_logits, problem_type)
+    if name == "infonce":
+        return info_nce(outputs.features, temperature, gather)
+    return unimodal_cross_entropy(outputs.modality_logits, labels, problem_type)
+
+
+def total_loss(loss_cls: Tensor, loss_mm: Tensor, alpha: float, total: str = "ratio") -> Tensor:
+    """L_Total of the two parts.
+
+    `"convex"`: (1 - alpha) L_CLS + alpha L_MM, equation 1 of the paper. `"ratio"`: the same divided by 1 - alpha,
+    L_CLS + min(alpha / (1 - alpha), MAX_RATIO) L_MM. Both have the same minimiser for a given alpha; the ratio
+    leaves the scale of the classification loss, hence the learning rate that suits it, independent of alpha.
+
+    Raises:
+        ValueError: alpha outside [0, 1] or an unknown `total`.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}.")
+    if total == "convex":
+        return (1 - alpha) * loss_cls + alpha * loss_mm
+    if total == "ratio":
+        ratio = alpha / (1 - alpha) if alpha < 1 else MAX_RATIO
+        return loss_cls + min(ratio, MAX_RATIO) * loss_mm
+    raise ValueError(f"total must be one of {', '.join(TOTALS)}, got {total!r}.")
+
+
+def _normalize(features: Tensor) -> Tensor:
+    # unlike F.normalize, smooth at zero: the second derivative must exist everywhere
+    return features * torch.rsqrt(features.square().sum(dim=-1, keepdim=True) + 1e-12)
+
+
+def _js_of_log_probabilities(log_p: Tensor, log_q: Tensor) -> Tensor:
+    # log p - log m = ln 2 + logsigmoid(log p - log q), which cannot overflow in any derivative
+    gap = log_p - log_q
+    divergence = log_p.exp() * (math.log(2) + F.logsigmoid(gap))
+    divergence = divergence + log_q.exp() * (math.log(2) + F.logsigmoid(-gap))
+    return 0.5 * divergence.sum(dim=-1).mean()
+
+
+class _AllGather(torch.autograd.Function):
+    """Tensors `(M, n_r, d)` of all processes r, joined along the second axis; the backward sums over processes."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        padded = F.pad(tensor, (0, 0, 0, max(sizes) - tensor.shape[1])).contiguous()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.split(ctx.sizes, dim=1)[dist.get_rank()], None
+
+
+def _gather(tensor: Tensor) -> tuple[Tensor, int, float]:
+    """`tensor` `(M, B, d)` of all processes, where this one's begins, and the weight of one sample's loss."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor, 0, 1 / tensor.shape[1]
+    sizes = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.full_like(sizes[0], tensor.shape[1]))
+    sizes = [int(size) for size in sizes]
+    return _AllGather.apply(tensor, sizes), sum(sizes[: dist.get_rank()]), len(sizes) / sum(sizes)
