@@ -1,4 +1,4 @@
-"""Metrics of multimodal classification: `evaluate.Metric` classes that need no network, and what the trainer reports."""
+"""Metrics of multimodal classification: `evaluate.Metric` classes that need no network, and the trainer's report."""
 
 import datasets
 import evaluate

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Runs the tests, in an environment that it makes if need be. Arguments go to pytest: bash scripts/test.sh -x -k alpha
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$ROOT"
+HF_HUB_OFFLINE=1 exec "$PYTHON" -m pytest "$@"
