@@ -1,0 +1,18 @@
+"""How LFM models are trained: the trainer, its settings, the objective, and the alpha that mixes its two losses."""
+
+from importlib import import_module
+
+_EXPORTS = {
+    "LfmTrainer": "trainer",
+    "LfmTrainingArguments": "training_args",
+    "compute_multimodal_metrics": "metrics",
+    "hypergradient": "hypergradient",
+    "make_alpha": "alpha",
+}
+__all__ = ["LfmTrainer", "LfmTrainingArguments", "compute_multimodal_metrics", "hypergradient", "make_alpha"]
+
+
+def __getattr__(name):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)

@@ -1,0 +1,157 @@
+"""The bi-level problem of a learned alpha on real data: which samples, which parameters, and its two solutions."""
+
+import copy
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from .frozen_statistics import frozen_norm_statistics
+from .hypergradient import hypergradient
+from .objectives import total_loss
+from .outer_loss import outer_loss
+
+
+class BilevelProblem:
+    """min over alpha of J(theta*(alpha)), with theta* minimising L_Total at that alpha.
+
+    The inner losses are computed on a draw of the training set, J on the held-out set, batch normalisation with the
+    statistics of each batch (as in training), dropout off. Every process computes the same on the same samples.
+
+    Args:
+        trainer ([`LfmTrainer`]): in training; its model, data sets, collator and optimizer are used.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.args = trainer.args
+        self.model = trainer.model
+
+    def advance(self, schedule, epoch):
+        """Find out how alpha should move before `epoch`.
+
+        Args:
+            schedule ([`LearnedAlpha`] or [`LookaheadAlpha`])
+
+        Returns:
+            the arguments of `schedule.update` (`tuple`), and what to log (`dict`).
+        """
+        if self.args.alpha == "lookahead":
+            losses = self.lookahead(schedule.candidates(), epoch)
+            return losses, {"hypergradient": losses[0] - losses[1], "hypergradient_outer_loss": sum(losses) / 2}
+        result = self.hypergradient(schedule.value(epoch), epoch)
+        return (result,), result.as_dict()
+
+    # -- implicit ----------------------------------------------------------------------------------------------
+
+    def hypergradient(self, alpha, epoch):
+        """dJ/dalpha at the current parameters by the implicit function theorem (see [`hypergradient`])."""
+        args = self.args
+        head = args.alpha_parameters == "head"
+        parameters = self.model.head_parameters() if head else list(self.model.parameters())
+        with frozen_norm_statistics(self.model):
+            inner = self._outputs(self.trainer.train_dataset, self._draw(args.alpha_inner_samples, epoch), head)
+            outer = self._outputs(self.trainer.outer_dataset, np.arange(len(self.trainer.outer_dataset)), head)
+            parts = {}
+
+            def loss_cls():  # called right before loss_mm, which takes its part of the same forward pass
+                parts.update(self.trainer.loss_parts(*inner()))
+                return parts.pop("loss_cls")
+
+            return hypergradient(
+                loss_cls,
+                lambda: parts.pop("loss_mm"),
+                lambda: self._outer_loss(*outer()),
+                [p for p in parameters if p.requires_grad],
+                alpha,
+                solver=args.alpha_solver,
+                iterations=args.alpha_iterations,
+                damping=args.alpha_damping,
+                product=args.alpha_product,
+            )
+
+    def _outputs(self, dataset, indices, head):
+        """A closure that gives (outputs, labels) of the samples; the towers run once if only the head varies."""
+        batches = list(self._batches(dataset, indices))
+        labels = torch.cat([batch.pop("labels") for batch in batches])
+        if head:
+            with torch.no_grad():
+                encoded = [self.model.lfm.encode(**batch) for batch in batches]
+            vectors = tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))
+            return lambda: (self.model.classify(vectors), labels)
+
+        def run():
+            encoded = [self.model.lfm.encode(**batch) for batch in batches]
+            return self.model.classify(tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))), labels
+
+        return run
+
+    def _outer_loss(self, outputs, labels):
+        return outer_loss(
+            self.args.alpha_outer, outputs.logits, outputs.modality_logits, labels, self.model.config.problem_type
+        )
+
+    # -- look-ahead --------------------------------------------------------------------------------------------
+
+    def lookahead(self, candidates, epoch):
+        """J after training a few steps with each of the `candidates` for alpha (`tuple` of `float`).
+
+        All start from the present weights and optimizer state and see the same batches and random numbers; weights,
+        buffers and optimizer are as before afterwards.
+        """
+        optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)
+        weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+        state = copy.deepcopy(optimizer.state_dict())
+        size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        steps = np.split(self._draw(self.args.lookahead_steps * size, epoch), self.args.lookahead_steps)
+        losses = []
+        try:
+            for alpha in candidates:
+                self.model.load_state_dict(weights)
+                optimizer.load_state_dict(copy.deepcopy(state))
+                torch.manual_seed(self.args.seed + epoch)
+                for indices in steps:
+                    self._train_step(optimizer, indices, alpha)
+                losses.append(self._held_out_loss())
+        finally:
+            self.model.load_state_dict(weights)
+            optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+        return tuple(losses)
+
+    def _train_step(self, optimizer, indices, alpha):
+        self.model.train()
+        for batch in self._batches(self.trainer.train_dataset, indices):
+            labels = batch.pop("labels")
+            parts = self.trainer.loss_parts(self.model(**batch), labels)
+            loss = total_loss(parts["loss_cls"], parts["loss_mm"], alpha, self.args.total)
+            (loss * len(labels) / len(indices)).backward()
+        if self.args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _held_out_loss(self):
+        with frozen_norm_statistics(self.model), torch.no_grad():
+            outer = self._outputs(self.trainer.outer_dataset, np.arange(len(self.trainer.outer_dataset)), head=True)
+            return self._outer_loss(*outer()).item()
+
+    # -- samples -----------------------------------------------------------------------------------------------
+
+    def _draw(self, size, epoch):
+        """`size` indices of the training set, without repeats until all were drawn; the same on every process."""
+        rng = np.random.default_rng((self.args.seed, epoch))
+        total = len(self.trainer.train_dataset)
+        passes = -(-size // total)
+        return np.concatenate([rng.permutation(total) for _ in range(passes)])[:size]
+
+    def _batches(self, dataset, indices):
+        """Batches of the samples on the training device, even in size and at most that of a training step."""
+        count = -(-len(indices) // self.args.train_batch_size)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=[part.tolist() for part in np.array_split(indices, count)],
+            collate_fn=self.trainer.data_collator,
+        )
+        for batch in loader:
+            yield self.trainer._prepare_inputs(batch)
