@@ -103,12 +103,14 @@ def fit_inverse_temperature(logits: Tensor, labels: Tensor, problem_type: str = 
     for _ in range(100):
         b = math.exp(x)
         slope, curvature = slope_and_curvature(outputs, labels, b)
+        if slope == 0:
+            break
         low, high = (x, high) if slope < 0 else (low, x)
         step = -slope / (curvature * b) if curvature > 0 else math.inf
         if not low < x + step < high or abs(step) > 0.5 * abs(last_step):
             step = 0.5 * (low + high) - x
         x, last_step = x + step, step
-        if abs(step) < 1e-12 or slope == 0:
+        if abs(step) < 1e-12:
             break
     return math.exp(x)
 
