@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +15,10 @@ POWER_ITERATIONS = 5
 Operator = Callable[[Tensor], Tensor]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Solution:
+    """v and how it came about; see `HypergradientResult` for the fields."""
+
     vector: Tensor
     iterations: int = 0
     residual: float | None = None
@@ -28,6 +30,7 @@ class Solution:
 def solve(
     solver: str, hessian: Operator | None, g: Tensor, iterations: int, damping: float, step: float | None
 ) -> Solution:
+    """v by one of `SOLVERS`; `hessian` is not needed for `"identity"`. `hypergradient` explains the arguments."""
     if hessian is None or norm(g) == 0:
         return Solution(g)
 
@@ -39,10 +42,14 @@ def solve(
     return _neumann(operator, g, iterations, damping, step)
 
 
-def _first_direction(g: Tensor, curvature: float, damping: float) -> Tensor:
-    """The answer when g itself has no positive curvature: as if H's curvature along g were turned round."""
-    scale = abs(curvature - damping) + damping
-    return g / scale if scale > 0 else g
+def _along_g(g: Tensor, product: Tensor, damping: float) -> Solution:
+    """The answer where g itself has no positive curvature: as if H's curvature along g were turned round.
+
+    `product` is (H + damping) g. The length of v is then bounded by that of g / damping.
+    """
+    scale = abs(dot(g, product) / dot(g, g) - damping) + damping
+    v, of_v = (g / scale, product / scale) if scale > 0 else (g, product)
+    return Solution(v, residual=norm(of_v - g) / norm(g), negative_curvature=True)
 
 
 def _conjugate_gradients(operator: Operator, g: Tensor, iterations: int, damping: float) -> Solution:
@@ -53,8 +60,9 @@ def _conjugate_gradients(operator: Operator, g: Tensor, iterations: int, damping
         curvature = dot(p, product)
         if not math.isfinite(curvature):
             raise FloatingPointError("the Hessian products of the hypergradient are not finite.")
+        if curvature <= 0 and k == 0:
+            return _along_g(g, product, damping)
         if curvature <= 0:
-            v = v if k else _first_direction(g, curvature / rr, damping)
             return Solution(v, k, math.sqrt(rr / start), negative_curvature=True)
         length = rr / curvature
         v, r = v + length * p, r - length * product
@@ -76,8 +84,9 @@ def _neumann(operator: Operator, g: Tensor, iterations: int, damping: float, ste
         curvature, square = dot(r, product), dot(product, product)
         if not math.isfinite(square):
             raise FloatingPointError("the Hessian products of the hypergradient are not finite.")
+        if curvature <= 0 and k == 0:
+            return replace(_along_g(g, product, damping), step=step)
         if curvature <= 0:
-            v = v if k else _first_direction(g, curvature / rr, damping)
             return Solution(v, k, math.sqrt(rr / start), True, diverged, step)
         if step > 2 * curvature / square:  # |r - step A r| > |r|
             step, diverged = curvature / square, True
@@ -101,10 +110,12 @@ def _inverse_spectral_radius(operator: Operator, g: Tensor) -> float:
 
 
 def dot(a: Tensor, b: Tensor) -> float:
+    """Inner product, accumulated in float64."""
     # MPS has no float64
     wide = a.dtype if a.device.type == "mps" else torch.float64
     return float(torch.dot(a.reshape(-1).to(wide), b.reshape(-1).to(wide)))
 
 
 def norm(a: Tensor) -> float:
+    """Euclidean norm, accumulated in float64."""
     return math.sqrt(dot(a, a))
