@@ -1,0 +1,277 @@
+"""The trainer: its objective, and that resuming, accumulating and distributing do not change what it computes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+from modeling_lfm.trainer.trainer import split_holdout
+
+from .toy import NORMALISED, SMOOTH, only, toy_data, toy_model, toy_trainer
+
+ROOT = Path(__file__).parents[2]
+TIMES = ("runtime", "per_second")
+
+
+def training_log(trainer):
+    return [
+        {k: v for k, v in entry.items() if not any(part in k for part in TIMES)}
+        for entry in trainer.state.log_history
+        if "train_runtime" not in entry
+    ]
+
+
+def test_one_step_is_sgd_on_the_objective(tmp_path):
+    """Against the two losses written out in plain torch."""
+    trainer = toy_trainer(
+        tmp_path,
+        SMOOTH,
+        size=8,
+        num_train_epochs=1,
+        optim="sgd",
+        learning_rate=0.1,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        alpha="constant",
+        alpha_value=0.8,
+    )
+    model = toy_model(SMOOTH).train()
+    batch = {key: torch.stack([s[key] for s in trainer.train_dataset]) for key in trainer.train_dataset[0]}
+    output = model(**batch)
+    p, q = (logits.softmax(1) for logits in output.modality_logits)
+    m = (p + q) / 2
+    divergence = ((p * (p / m).log()).sum(1) + (q * (q / m).log()).sum(1)).mean() / 2
+    cross_entropy = nn.functional.cross_entropy(output.logits, batch["labels"])
+    (cross_entropy + 0.8 / 0.2 * divergence).backward()
+    trainer.train()
+    for one, other in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        expected = other if other.grad is None else other - 0.1 * other.grad
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-6)
+    entry = trainer.state.log_history[0]
+    assert entry["loss_cls"] == pytest.approx(cross_entropy.item(), rel=1e-5)
+    assert entry["loss_mm"] == pytest.approx(divergence.item(), rel=1e-4)
+    assert entry["loss"] == pytest.approx(entry["loss_cls"] + 4 * entry["loss_mm"], rel=1e-4)
+    assert entry["alpha"] == 0.8
+
+
+@pytest.mark.parametrize("alpha", ["learned", "lookahead", "heuristic"])
+def test_resumed_run_equals_uninterrupted_one(alpha, tmp_path):
+    """Bit for bit, from an epoch's end (8 steps) and from the middle of the next."""
+    settings = {"alpha": alpha, "save_strategy": "steps", "save_steps": 4}
+    settings |= {"eval_strategy": "steps", "eval_steps": 4}
+    if alpha != "heuristic":
+        settings["alpha_holdout"] = 16
+    size = 64 if alpha == "heuristic" else 80
+    whole = toy_trainer(tmp_path / "whole", NORMALISED, size=size, **settings)
+    whole.train()
+    for step in (8, 12):
+        resumed = toy_trainer(tmp_path / f"from-{step}", NORMALISED, size=size, **settings)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert training_log(resumed) == training_log(whole)
+        for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+            assert torch.equal(one, other)
+        one, other = whole.optimizer.state_dict()["state"], resumed.optimizer.state_dict()["state"]
+        assert all(torch.equal(one[i][key], other[i][key]) for i in one for key in one[i])
+        assert resumed.alpha_callback.state() == whole.alpha_callback.state()
+    if alpha != "heuristic":
+        assert len({entry["alpha"] for entry in training_log(whole) if "loss_cls" in entry}) > 1
+
+
+def test_state_of_alpha_is_in_the_checkpoint(tmp_path):
+    trainer = toy_trainer(tmp_path, NORMALISED, alpha="learned", alpha_holdout=16, save_strategy="epoch")
+    trainer.train()
+    state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
+    saved = state["stateful_callbacks"]["AlphaCallback"]["attributes"]
+    entries = [entry for entry in state["log_history"] if "loss_cls" in entry]
+    assert saved["updated_epoch"] == 2
+    assert saved["alpha"] == entries[-1]["alpha"] != entries[0]["alpha"]
+
+
+@pytest.mark.parametrize("alpha", ["constant", "learned", "lookahead"])
+def test_accumulated_small_batches_equal_a_big_one(alpha, tmp_path):
+    """L_CLS and JS are means over samples, so 32 x 1 and 8 x 4 agree to rounding."""
+    settings = {"num_train_epochs": 2, "alpha": alpha, "alpha_value": 0.5, "optim": "sgd", "learning_rate": 0.05}
+    size = 64 if alpha == "constant" else 80
+    settings["alpha_holdout"] = 16
+    big = toy_trainer(tmp_path, SMOOTH, size=size, per_device_train_batch_size=32, **settings)
+    small = toy_trainer(
+        tmp_path, SMOOTH, size=size, per_device_train_batch_size=8, gradient_accumulation_steps=4, **settings
+    )
+    big.train()
+    small.train()
+    for one, other in zip(training_log(big), training_log(small), strict=True):
+        for key in ("loss", "loss_cls", "loss_mm", "alpha"):
+            if key in one:
+                assert one[key] == pytest.approx(other[key], rel=1e-3), key
+    for one, other in zip(big.model.parameters(), small.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("alpha", "matching"), [("learned", "infonce"), ("lookahead", "js")])
+def test_two_processes_equal_one(alpha, matching, tmp_path):
+    settings = {"num_train_epochs": 2, "alpha": alpha, "matching_loss": matching, "alpha_holdout": 16}
+    settings.update(size=80, optim="sgd", learning_rate=0.02)
+    for processes in (1, 2):
+        given = json.dumps({**settings, "per_device_train_batch_size": 16 // processes})
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process=1"]
+        # accelerate's --cpu starts one process only, whatever --num_processes says, unless MPI is set up.
+        command += ["--multi_gpu", "--main_process_port=0"] if processes > 1 else ["--cpu"]
+        command += ["--num_processes", str(processes), "--num_machines=1", "--mixed_precision=no"]
+        command += ["-m", "tests.trainer.toy", str(tmp_path), given]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one = torch.load(tmp_path / "result-1-0.pt", weights_only=True)
+    first, second = (torch.load(tmp_path / f"result-2-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["alphas"] == second["alphas"]
+    np.testing.assert_allclose(one["alphas"], first["alphas"], rtol=1e-3)
+    assert len(set(one["alphas"])) == 2
+    for key, value in one["weights"].items():
+        torch.testing.assert_close(value, first["weights"][key], rtol=1e-3, atol=2e-5)
+        assert torch.equal(first["weights"][key], second["weights"][key])
+
+
+@pytest.mark.parametrize("alpha", ["learned", "lookahead"])
+def test_bf16_autocast_with_a_learned_alpha(alpha, tmp_path):
+    trainer = toy_trainer(tmp_path, NORMALISED, alpha=alpha, bf16=True, num_train_epochs=2, alpha_holdout=8)
+    seen = []
+    hook = trainer.model.fusion.head.register_forward_hook(
+        lambda module, args, output: seen.append((module.training, output.dtype))
+    )
+    trainer.train()
+    hook.remove()
+    assert (True, torch.bfloat16) in seen  # training steps are under autocast
+    if alpha == "learned":
+        assert (False, torch.float32) in seen  # the hypergradient is not
+    entries = [entry for entry in trainer.state.log_history if "loss_cls" in entry]
+    assert np.isfinite([entry["loss"] for entry in entries]).all()
+    assert entries[0]["alpha"] != entries[-1]["alpha"]
+
+
+@pytest.mark.parametrize("alpha", ["learned", "lookahead"])
+def test_update_of_alpha_leaves_no_trace(alpha, tmp_path):
+    """Weights, buffers, optimizer, gradients, modes and random numbers are as before."""
+    trainer = toy_trainer(tmp_path, NORMALISED, alpha=alpha, num_train_epochs=1, alpha_holdout=16)
+    trainer.train()
+    trainer.model.train()
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    moments = [{k: v.clone() for k, v in s.items()} for s in trainer.optimizer.state_dict()["state"].values()]
+    random_state = torch.get_rng_state()
+    schedule = trainer.make_alpha_schedule(4)
+    trainer.update_alpha(schedule, 2)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(before[key], value) for key, value in trainer.model.state_dict().items())
+    for one, other in zip(moments, trainer.optimizer.state_dict()["state"].values(), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert all(module.training for module in trainer.model.modules())
+    assert all(p.grad is None or not p.grad.any() for p in trainer.model.parameters())
+    assert schedule.updates == 1
+
+
+@pytest.mark.parametrize("settings", [{"alpha_parameters": "all"}, {"alpha_parameters": "head"}])
+@pytest.mark.parametrize("product", ["double_backward", "central_difference"])
+def test_products_agree_on_a_real_model(settings, product, tmp_path):
+    """Attention and batch normalisation included: both products and both passes give the same hypergradient."""
+    trainer = toy_trainer(tmp_path, NORMALISED, alpha_holdout=16, alpha_iterations=3, num_train_epochs=1, **settings)
+    trainer.args.alpha_product = product
+    trainer.train()
+    trainer.update_alpha(trainer.make_alpha_schedule(4), 2)
+    found = trainer.state.log_history[-1]["hypergradient"]
+    trainer.args.alpha_product = "double_backward"
+    trainer.update_alpha(trainer.make_alpha_schedule(4), 2)
+    assert found == pytest.approx(trainer.state.log_history[-1]["hypergradient"], rel=2e-2)
+
+
+def test_evaluation_reports_each_modality_and_plain_cross_entropy(tmp_path):
+    trainer = toy_trainer(tmp_path, NORMALISED, num_train_epochs=1, alpha="constant", alpha_value=0.9)
+    trainer.train()
+    metrics = trainer.evaluate()
+    model, data = trainer.model.eval(), trainer.eval_dataset
+    batch = {key: torch.stack([s[key] for s in data]) for key in data[0]}
+    with torch.no_grad():
+        output = model(**batch)
+    labels = batch["labels"]
+    assert metrics["eval_loss"] == pytest.approx(nn.functional.cross_entropy(output.logits, labels).item(), rel=1e-4)
+    accuracy = [(logits.argmax(1) == labels).float().mean().item() for logits in output.modality_logits]
+    assert metrics["eval_audio_accuracy"] == pytest.approx(accuracy[0])
+    assert metrics["eval_text_accuracy"] == pytest.approx(accuracy[1])
+    assert metrics["eval_gap"] == pytest.approx(abs(accuracy[0] - accuracy[1]))
+    for key in ("map", "f1", "audio_map", "audio_f1", "text_map", "text_f1"):
+        assert 0 <= metrics[f"eval_{key}"] <= 1
+
+
+def test_one_modality_and_multi_label_train(tmp_path):
+    trainer = toy_trainer(tmp_path, {"text": NORMALISED["text"]}, num_train_epochs=2, alpha="constant")
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss_cls" in entry]
+    assert all(entry["loss_mm"] == 0 for entry in entries)
+    assert entries[-1]["loss"] < entries[0]["loss"]
+
+    data = only(toy_data(48), NORMALISED)
+    for sample in data:
+        sample["labels"] = nn.functional.one_hot(sample["labels"], 4).float()
+    model = toy_model(NORMALISED, problem_type="multi_label_classification")
+    args = LfmTrainingArguments(output_dir=str(tmp_path), num_train_epochs=2, use_cpu=True, disable_tqdm=True)
+    trainer = LfmTrainer(model=model, args=args, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    assert 0 <= trainer.evaluate()["eval_map"] <= 1
+
+
+def test_early_stopping_and_best_model(tmp_path):
+    trainer = toy_trainer(
+        tmp_path,
+        SMOOTH,
+        num_train_epochs=6,
+        learning_rate=0.0,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        early_stopping_patience=2,
+        alpha="heuristic",
+    )
+    trainer.train()
+    assert trainer.state.epoch == 3  # the first is best, and two more do not improve on it
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-8")
+
+
+def test_holdout_is_stratified_and_apart():
+    labels = [0] * 60 + [1] * 30 + [2] * 9 + [3]
+    dataset = datasets.Dataset.from_dict({"labels": labels, "number": list(range(100))})
+    rest, held = split_holdout(dataset, 0.2, seed=3)
+    assert len(held) == 20
+    assert not set(rest["number"]) & set(held["number"])
+    assert np.bincount(held["labels"], minlength=4).tolist() == [12, 6, 2, 0]
+    again = split_holdout(dataset, 20, seed=3)[1]
+    assert again["number"][:] == held["number"][:]
+    plain = [{"labels": torch.tensor(label)} for label in labels]
+    assert len(split_holdout(plain, 10, seed=0)[0]) == 90
+
+
+def test_bad_settings_are_named(tmp_path):
+    def arguments(**kwargs):
+        return LfmTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **kwargs)
+
+    for name, value in {"matching_loss": "kl", "alpha": "magic", "alpha_solver": "lu", "total": "sum"}.items():
+        with pytest.raises(ValueError, match=f"{name}='{value}'"):
+            arguments(**{name: value})
+    for name, value in {"alpha_value": 1.5, "temperature": 0.0, "alpha_damping": -1.0, "lookahead_steps": 0}.items():
+        with pytest.raises(ValueError, match=name):
+            arguments(**{name: value})
+    with pytest.raises(ValueError, match="remove_unused_columns"):
+        arguments(remove_unused_columns=True)
+    with pytest.raises(ValueError, match="eval_strategy"):
+        arguments(early_stopping_patience=2)
+    data = only(toy_data(8), SMOOTH)
+    with pytest.raises(ValueError, match="alpha_holdout=8"):
+        LfmTrainer(model=toy_model(SMOOTH), args=arguments(alpha_holdout=8), train_dataset=data)
+    with pytest.raises(ValueError, match="'labels'"):
+        LfmTrainer(model=toy_model(SMOOTH), args=arguments(), train_dataset=[{"vit_values": torch.zeros(1)}] * 9)
+    with pytest.raises(ValueError, match="outer_dataset"):
+        LfmTrainer(model=toy_model(SMOOTH), args=arguments(), train_dataset=iter(data))

@@ -1,0 +1,96 @@
+"""A toy problem for tests of the trainer, and a program that trains on it (run under `accelerate launch` too)."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from modeling_lfm import LfmConfig, LfmForMultimodalClassification
+from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+from tests.modeling.towers import BERT, TOWERS
+
+# Layer normalisation only, and no dropout: what a batch's samples compute does not depend on how they are split.
+SMOOTH = {
+    "vit": TOWERS["vit"],
+    "text": {
+        "tower": "transformers",
+        "config": {**BERT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        "pooling": "mean",
+    },
+}
+NORMALISED = {"audio": TOWERS["audio"], "text": {**TOWERS["text"], "config": BERT}}
+
+
+def toy_data(size, seed=0, classes=4):
+    """Samples for the modalities audio, vit and text, each a noisy view of the label."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = []
+    for index in range(size):
+        label = index % classes
+        ids = torch.randint(3, 90, (6,), generator=generator)
+        ids[:2] = 3 + label
+        samples.append(
+            {
+                "audio_values": torch.randn(1, 33, 32, generator=generator) + 0.3 * label,
+                "vit_values": torch.randn(3, 32, 32, generator=generator) + 0.2 * label,
+                "text_input_ids": ids,
+                "text_attention_mask": torch.ones_like(ids),
+                "labels": torch.tensor(label),
+            }
+        )
+    return samples
+
+
+def only(samples, modalities):
+    """The inputs of `modalities` and the labels of each sample."""
+    return [
+        {k: v for k, v in sample.items() if k == "labels" or k.split("_")[0] in modalities} for sample in samples
+    ]
+
+
+def toy_model(modalities, seed=0, **kwargs):
+    """A small model with weights drawn from `seed`."""
+    torch.manual_seed(seed)
+    config = LfmConfig(modalities=modalities, **{"hidden_size": 16, "num_labels": 4, **kwargs})
+    return LfmForMultimodalClassification(config)
+
+
+def toy_trainer(output_dir, modalities, size=64, **kwargs):
+    """A trainer on the toy problem; `kwargs` are training arguments."""
+    settings = {
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 2e-3,
+        "alpha_inner_samples": 16,
+        "lookahead_steps": 2,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": 1,
+        **kwargs,
+    }
+    data = only(toy_data(size), modalities)
+    return LfmTrainer(
+        model=toy_model(modalities),
+        args=LfmTrainingArguments(output_dir=str(output_dir), **settings),
+        train_dataset=data,
+        eval_dataset=data[:16],
+    )
+
+
+def main(output_dir, settings):
+    trainer = toy_trainer(output_dir, SMOOTH, **json.loads(settings))
+    trainer.train()
+    alphas = [entry["alpha"] for entry in trainer.state.log_history if "loss_cls" in entry]
+    rank = trainer.args.process_index
+    torch.save(
+        {"weights": trainer.model.state_dict(), "alphas": alphas, "log": trainer.state.log_history},
+        Path(output_dir) / f"result-{trainer.args.world_size}-{rank}.pt",
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
