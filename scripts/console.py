@@ -1,0 +1,55 @@
+"""What the programs share on the console: messages from the main process only, and errors in one sentence."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def is_main_process():
+    """`bool`: whether this process prints and writes, under `accelerate launch` or `torchrun` or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(*text):
+    """Print on the main process."""
+    if is_main_process():
+        print(*text, flush=True)
+
+
+def write_json(result, path=None):
+    """Print `result` as JSON on the main process and, where `path` is given, write it there."""
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    if path is not None and is_main_process():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+    say(text)
+
+
+def run(main):
+    """Run `main()`; bad input ends the program with status 2 and one sentence on stderr, without a traceback.
+
+    Bad input is a `ValueError` or an `OSError` (a missing or damaged file). LFM_TRACEBACK=1 shows where it came from.
+    """
+    try:
+        main()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    except Exception as error:
+        # datasets wraps what went wrong in building a benchmark.
+        if type(error).__name__ != "DatasetGenerationError" or not isinstance(error.__cause__, (ValueError, OSError)):
+            raise
+        _fail(error.__cause__)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(error):
+    if os.environ.get("LFM_TRACEBACK") == "1":
+        raise error
+    if is_main_process():
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -1,0 +1,124 @@
+"""Evaluate a trained model on one split of a benchmark, and write the metrics as JSON."""
+
+import sys
+import tempfile
+from dataclasses import dataclass, field
+
+from modeling_lfm.scripts import arguments, runs
+from modeling_lfm.scripts.console import run, write_json
+
+HELP = """
+Evaluate a trained model.
+
+usage: python scripts/eval.py --checkpoint DIR [--setting value ...]
+       accelerate launch scripts/eval.py --checkpoint DIR [--setting value ...]
+       python -m modeling_lfm.scripts.eval --checkpoint DIR [--setting value ...]
+
+The data set and its options are those of the training, unless given. Only the split that is asked for is built.
+
+examples:
+  python scripts/eval.py --checkpoint outputs/demo
+  python scripts/eval.py --checkpoint outputs/av_mnist --benchmark av_mnist --data_dir data/av_mnist --split test \\
+      --output metrics.json
+  python scripts/eval.py --checkpoint outputs/av_mnist --data_dir data/av_mnist --benchmark_options.audio_snr_db 0
+
+settings:
+{settings}
+
+The JSON holds, all between 0 and 1: accuracy, map (mean average precision), f1 (macro), gap (of the modalities'
+accuracies), and for each modality MODALITY_accuracy, MODALITY_map, MODALITY_f1; further loss and samples.
+"""
+
+
+@dataclass
+class EvalArguments:
+    """What is evaluated on what."""
+
+    checkpoint: str = field(metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."})
+    benchmark: str | None = field(default=None, metadata={"help": "Name of the data set; that of the training."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's files."})
+    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    benchmark_options: dict = field(
+        default_factory=dict,
+        metadata={"help": "Options of the data set; the others stay as in training."},
+    )
+    columns: dict = field(
+        default_factory=dict,
+        metadata={"help": "Mapping from a modality to its column in the data set, where the names differ."},
+    )
+    output: str | None = field(default=None, metadata={"help": "The JSON file to write; printed in any case."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Samples in a batch."})
+    max_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many samples at most."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Use no accelerator even where there is one."})
+
+
+def complete(args):
+    """Fill in what was not given from what the run remembers: the data set and its options."""
+    remembered = runs.recall(args.checkpoint)
+    if args.benchmark is None and remembered["benchmark"] is None:
+        raise ValueError(f"{args.checkpoint} does not remember its data set; give --benchmark.")
+    if args.benchmark in (None, remembered["benchmark"]):
+        args.benchmark = remembered["benchmark"]
+        args.benchmark_options = {**remembered["benchmark_options"], **args.benchmark_options}
+        args.columns = {**remembered["columns"], **args.columns}
+    return args
+
+
+def check_labels(config, dataset, what):
+    """Raise a `ValueError` when the classes of a data set are not those of the model."""
+    names = dataset.features["label"].names
+    known = [config.id2label[i] for i in range(config.num_labels)]
+    if names != known:
+        raise ValueError(f"the classes of {what} are {names}, but the model knows {known}.")
+
+
+def evaluate(args):
+    """Metrics of a model on one split.
+
+    Args:
+        args ([`EvalArguments`])
+
+    Returns:
+        `dict[str, float]`: see [`compute_multimodal_metrics`]; further `loss` and `samples`.
+    """
+    if args.split not in ("train", "validation", "test"):
+        raise ValueError(f"split={args.split!r} is unknown; choose train, validation or test.")
+    model, processor = runs.load_run(args.checkpoint)
+    args = complete(args)
+
+    from modeling_lfm.data import LfmDataCollator, load_benchmark, prepare_dataset
+    from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+
+    with tempfile.TemporaryDirectory() as scratch:
+        training_args = LfmTrainingArguments(
+            output_dir=scratch,
+            per_device_eval_batch_size=args.per_device_eval_batch_size,
+            bf16_full_eval=args.bf16,
+            use_cpu=args.use_cpu,
+        )
+        with training_args.main_process_first(desc="preparing the data"):
+            raw = load_benchmark(args.benchmark, data_dir=args.data_dir, split=args.split, **args.benchmark_options)
+            check_labels(model.config, raw, f"{args.benchmark} ({args.split})")
+            columns = runs.pick_columns(processor.modalities, args.columns)
+            raw = runs.draw_samples(raw, args.max_samples)
+            dataset = prepare_dataset(raw, processor, columns=columns, num_proc=args.num_proc)
+        collator = LfmDataCollator(processor)
+        trainer = LfmTrainer(model=model, args=training_args, data_collator=collator, processing_class=processor)
+        metrics = trainer.evaluate(dataset)
+    prefixes = ("", *(f"{name}_" for name in model.config.modality_names))
+    kept = ["gap", "loss", *(prefix + key for prefix in prefixes for key in ("accuracy", "map", "f1"))]
+    return {key: metrics[f"eval_{key}"] for key in sorted(kept)} | {"samples": len(dataset)}
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        arguments.show_help(HELP.format(settings=arguments.describe(EvalArguments)))
+    (args,) = arguments.build(arguments.read_settings(argv), EvalArguments)
+    write_json(evaluate(args), args.output)
+
+
+if __name__ == "__main__":
+    run(main)

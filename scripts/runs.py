@@ -1,0 +1,82 @@
+"""A finished run: the data set that is remembered beside its model, and how a program reads both back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+REMEMBERED = "lfm_run.json"
+REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns")
+
+
+def remember(folder, data_args):
+    """Write beside the model which data set, with which options, it was trained on (`DataArguments`)."""
+    settings = {key: getattr(data_args, key) for key in REMEMBERED_KEYS}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / REMEMBERED).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def recall(checkpoint):
+    """What [`remember`] wrote in the folder of a model, or in that of its run; empty settings if nothing.
+
+    Args:
+        checkpoint (`str`): folder of a model, such as `outputs/demo` or `outputs/demo/checkpoint-100`.
+
+    Returns:
+        `dict` with `benchmark`, `benchmark_options` and `columns`.
+    """
+    folder = Path(checkpoint).resolve()
+    for file in (folder / REMEMBERED, folder.parent / REMEMBERED):
+        if file.is_file():
+            return json.loads(file.read_text(encoding="utf-8"))
+    return {"benchmark": None, "benchmark_options": {}, "columns": {}}
+
+
+def load_run(checkpoint):
+    """Model and processor of a run.
+
+    Args:
+        checkpoint (`str`): a folder that `train.py` wrote, or a model on the Hub.
+
+    Returns:
+        `LfmForMultimodalClassification` in evaluation mode, and its `LfmProcessor`.
+
+    Raises:
+        FileNotFoundError: there is no model.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no model (no config.json); give the folder that train.py wrote.")
+
+    from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
+
+    try:
+        model = LfmForMultimodalClassification.from_pretrained(checkpoint)
+        return model.eval(), LfmProcessor.from_pretrained(checkpoint)
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        raise FileNotFoundError(
+            f"no model at {checkpoint}: it is neither a folder nor a model that can be fetched from the Hub."
+        ) from error
+
+
+def pick_columns(modalities, columns):
+    """The column of the data set that each modality reads: `columns` (`dict`) where given, else its own name.
+
+    Raises:
+        ValueError: `columns` names a modality that the model does not have.
+    """
+    unknown = sorted(set(columns) - set(modalities))
+    if unknown:
+        raise ValueError(f"columns names {unknown}, but the modalities are {', '.join(modalities)}.")
+    return {name: columns.get(name, name) for name in modalities}
+
+
+def draw_samples(dataset, limit):
+    """At most `limit` samples of a data set, always the same ones and in its order; all where `limit` is None."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    if limit < 1:
+        raise ValueError(f"a limit of {limit} samples leaves nothing; it must be positive.")
+    return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[:limit]))

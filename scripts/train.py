@@ -1,0 +1,252 @@
+"""Train a model on a benchmark, choose it on the validation split, and save everything that the run produced."""
+
+import sys
+from pathlib import Path
+
+from modeling_lfm.scripts import arguments, runs
+from modeling_lfm.scripts.arguments import DataArguments, ModelArguments
+from modeling_lfm.scripts.console import is_main_process, run, say
+
+HELP = """
+Train a multimodal classifier.
+
+usage: python scripts/train.py CONFIG [--setting value ...]
+       accelerate launch scripts/train.py CONFIG [--setting value ...]
+       python -m modeling_lfm.scripts.train CONFIG [--setting value ...]
+
+CONFIG is a YAML file with any of the settings below, or the name of one that comes along:
+{configs}. The command line overrides it. Dots reach into mappings, and an unknown setting is an error.
+
+examples:
+  python scripts/train.py demo --output_dir outputs/demo
+  python scripts/train.py scripts/configs/av_mnist.yaml --data_dir data/av_mnist --seed 1
+  python scripts/train.py demo --alpha constant --alpha_value 0           the baseline without LFM
+  python scripts/train.py demo --benchmark_options.audio_snr_db 5 --modalities.audio.name resnet34
+  python scripts/train.py demo --resume_from_checkpoint true              go on where a run was stopped
+
+model:
+{model}
+
+data:
+{data}
+
+training (the most used; `--help_training` lists all, which are those of transformers.TrainingArguments and LFM's):
+  --alpha             learned | lookahead | constant | linear | stepwise | heuristic | polynomial
+  --alpha_value       alpha of 'constant'; 0 is the plain fusion baseline
+  --matching_loss     js | infonce | unimodal
+  --total             ratio | convex
+  --num_train_epochs, --learning_rate, --per_device_train_batch_size, --optim, --lr_scheduler_type, --seed
+  --output_dir        where everything is written (default: outputs/BENCHMARK)
+  --do_predict        evaluate the chosen model once on the test split
+  --resume_from_checkpoint   true (the last one in output_dir) or a folder
+
+written to output_dir: the model and its processor, all_results.json, train_results.json, eval_results.json,
+test_results.json with --do_predict, trainer_state.json, lfm_run.json, alpha.png, accuracy.png.
+"""
+
+
+def parse_arguments(argv):
+    """Settings of a run from a command line.
+
+    Args:
+        argv (`list[str]`): the words after the program's name.
+
+    Returns:
+        [`ModelArguments`], [`DataArguments`], `LfmTrainingArguments`
+
+    Raises:
+        ValueError, FileNotFoundError: an unknown setting, a wrong value, a missing file.
+    """
+    words, overrides = arguments.parse_command_line(argv)
+    if len(words) != 1:
+        raise ValueError(f"one CONFIG is expected, got {' '.join(words) or 'none'}; --help tells more.")
+    settings = arguments.read_config(words[0])
+    arguments.apply_overrides(settings, overrides)
+    settings.setdefault("output_dir", f"outputs/{settings.get('benchmark', 'run')}")
+
+    from modeling_lfm.trainer import LfmTrainingArguments
+
+    return arguments.build(settings, ModelArguments, DataArguments, LfmTrainingArguments)
+
+
+def find_checkpoint(training_args):
+    """The checkpoint from which to resume (`str`), or None for a new run.
+
+    Raises:
+        FileNotFoundError: there is nothing to resume from. ValueError: a new run would mix with an earlier one.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    folder, wanted = training_args.output_dir, training_args.resume_from_checkpoint
+    last = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    if wanted is None or str(wanted).lower() == "false":
+        if last is not None:
+            raise ValueError(
+                f"{folder} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, or choose "
+                "another --output_dir."
+            )
+        return None
+    if str(wanted).lower() == "true":
+        if last is None:
+            raise FileNotFoundError(f"no checkpoint to resume from in {folder}.")
+        return last
+    if not Path(wanted).is_dir():
+        raise FileNotFoundError(f"no checkpoint to resume from at {wanted}.")
+    return wanted
+
+
+def make_processor(model_args, data_args):
+    """The `LfmProcessor` of the model's modalities, in their order, with the tokenizer of the text tower."""
+    from transformers import AutoTokenizer
+
+    from modeling_lfm import LfmProcessor
+
+    missing = [name for name in model_args.modalities if name not in data_args.processor]
+    if missing:
+        raise ValueError(f"processor has no entry for the modalities {', '.join(missing)}.")
+    settings = {name: data_args.processor[name] for name in model_args.modalities}
+    texts = [name for name, entry in settings.items() if entry.get("type") == "text"]
+    tokenizer = None
+    if texts:
+        source = model_args.tokenizer or model_args.modalities[texts[0]].get("name")
+        if source is None:
+            raise ValueError(f"the text modality {texts[0]!r} needs a tokenizer: set 'tokenizer'.")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    return LfmProcessor(modalities=settings, tokenizer=tokenizer)
+
+
+def set_up(model_args, data_args, training_args):
+    """Everything before the first step: data, model and trainer.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), training_args (`LfmTrainingArguments`)
+
+    Returns:
+        `LfmTrainer`, and the prepared splits (`dict` of `datasets.Dataset`; `test` only with `do_predict`).
+    """
+    from transformers import set_seed
+
+    from modeling_lfm import LfmConfig, LfmForMultimodalClassification
+    from modeling_lfm.data import LfmDataCollator, load_benchmark
+    from modeling_lfm.trainer import LfmTrainer
+
+    config = LfmConfig(model_args.modalities, fusion=model_args.fusion, hidden_size=model_args.hidden_size)
+    processor = make_processor(model_args, data_args)
+    with training_args.main_process_first(desc="preparing the data"):
+        raw = load_benchmark(data_args.benchmark, data_dir=data_args.data_dir, **data_args.benchmark_options)
+        check_splits(raw, data_args.benchmark, training_args)
+        splits = prepare_splits(raw, processor, data_args, training_args.do_predict)
+    names = raw["train"].features["label"].names
+    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    set_seed(training_args.seed)
+    trainer = LfmTrainer(
+        model=LfmForMultimodalClassification.from_towers(config),
+        args=training_args,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=processor,
+        data_collator=LfmDataCollator(processor),
+    )
+    return trainer, splits
+
+
+def check_splits(raw, benchmark, training_args):
+    """Raise a `ValueError` when a split that this run needs is not there."""
+    hints = {"validation": "; set eval_strategy: no and load_best_model_at_end: false"}
+    needed = {"train": True, "validation": training_args.eval_strategy != "no", "test": training_args.do_predict}
+    for split, is_needed in needed.items():
+        if is_needed and split not in raw:
+            raise ValueError(f"{benchmark} has no {split} split with these options{hints.get(split, '')}.")
+
+
+def prepare_splits(raw, processor, data_args, with_test):
+    """The splits (`dict`) as the model's tensors, each cut to the limit of `data_args`."""
+    from modeling_lfm.data import prepare_dataset
+
+    columns = runs.pick_columns(processor.modalities, data_args.columns)
+    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
+    if with_test:
+        limits["test"] = data_args.max_test_samples
+    return {
+        split: prepare_dataset(
+            runs.draw_samples(raw[split], limit), processor, columns=columns, num_proc=data_args.num_proc
+        )
+        for split, limit in limits.items()
+        if split in raw
+    }
+
+
+def train(model_args, data_args, training_args):
+    """Train, choose on the validation split, save; the test split is touched once, if `do_predict`.
+
+    Args: as in [`set_up`].
+
+    Returns:
+        `LfmTrainer` with the chosen model, and the metrics of all splits (`dict[str, float]`).
+    """
+    checkpoint = find_checkpoint(training_args)
+    trainer, splits = set_up(model_args, data_args, training_args)
+    config = trainer.model.config
+    say(
+        f"{data_args.benchmark}: {', '.join(f'{len(dataset)} {split}' for split, dataset in splits.items())} samples, "
+        f"{config.num_labels} classes; {', '.join(config.modality_names)} with fusion {config.fusion}, "
+        f"{trainer.model.num_parameters():,} parameters"
+    )
+    if is_main_process():
+        runs.remember(training_args.output_dir, data_args)
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    return trainer, save_run(trainer, metrics, splits)
+
+
+def save_run(trainer, metrics, splits):
+    """Evaluate the chosen model and write what the run produced into its `output_dir`."""
+    from modeling_lfm.trainer.plots import save_plots
+
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("train", metrics)
+    for name, split in (("eval", "validation"), ("test", "test")):
+        if split in splits:
+            found = trainer.evaluate(splits[split], metric_key_prefix=name)
+            trainer.save_metrics(name, found)
+            metrics = metrics | found
+    if is_main_process():
+        save_plots(trainer, trainer.args.output_dir, name=Path(trainer.args.output_dir).name)
+    return metrics
+
+
+def summarise(metrics, modalities, prefix):
+    """Lines with accuracy, mean average precision and macro F1, fused and of each modality, and the gap."""
+    lines = [f"{prefix:<12}{'accuracy':>10}{'mAP':>10}{'macro F1':>10}"]
+    for name in ("", *modalities):
+        start = f"{prefix}_{name}_" if name else f"{prefix}_"
+        values = (metrics[start + key] for key in ("accuracy", "map", "f1"))
+        lines.append(f"{name or 'fused':<12}" + "".join(f"{100 * value:>9.1f}%" for value in values))
+    lines.append(f"{'gap':<12}{100 * metrics[f'{prefix}_gap']:>9.1f}%")
+    return "\n".join(lines)
+
+
+def list_training_settings():
+    """Print every setting of training."""
+    from modeling_lfm.trainer import LfmTrainingArguments
+
+    arguments.show_help(arguments.describe(LfmTrainingArguments))
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        configs = ", ".join(sorted(file.stem for file in arguments.CONFIGS.glob("*.yaml")))
+        model, data = arguments.describe(ModelArguments), arguments.describe(DataArguments)
+        arguments.show_help(HELP.format(configs=configs, model=model, data=data))
+    if "--help_training" in argv:
+        list_training_settings()
+    trainer, metrics = train(*parse_arguments(argv))
+    for prefix in ("eval", "test"):
+        if f"{prefix}_accuracy" in metrics:
+            say("\n" + summarise(metrics, trainer.model.config.modality_names, prefix))
+    say(f"\nmodel, metrics and plots: {trainer.args.output_dir}")
+
+
+if __name__ == "__main__":
+    run(main)

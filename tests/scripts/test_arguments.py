@@ -1,0 +1,141 @@
+"""Settings: YAML, overrides, types, and errors that name the key."""
+
+import pytest
+
+from modeling_lfm.scripts.arguments import (
+    CONFIGS,
+    DataArguments,
+    ModelArguments,
+    apply_overrides,
+    build,
+    describe,
+    parse_command_line,
+    parse_value,
+    read_config,
+    read_settings,
+)
+from modeling_lfm.trainer import LfmTrainingArguments
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5", 5),
+        ("1e-3", 1e-3),
+        ("-2.5", -2.5),
+        ("true", True),
+        ("no", "no"),
+        ("null", None),
+        ("[1, 2e0]", [1, 2.0]),
+        ("{a: 1}", {"a": 1}),
+        ("resnet18", "resnet18"),
+        ("[broken", "[broken"),
+    ],
+)
+def test_words_are_read_as_yaml(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+def test_command_line_is_split_into_words_and_settings():
+    words, overrides = parse_command_line(
+        ["a.yaml", "--seed", "1", "--do_predict", "--x=y=z", "--coefficients", "-1", "2", "--learning-rate", "1e-3"]
+    )
+    assert words == ["a.yaml"]
+    assert overrides == {
+        "seed": ["1"],
+        "do_predict": [],
+        "x": ["y=z"],
+        "coefficients": ["-1", "2"],
+        "learning_rate": ["1e-3"],
+    }
+
+
+def test_dots_reach_into_mappings():
+    settings = {"modalities": {"audio": {"tower": "timm", "name": "resnet18"}}, "seed": 0}
+    overrides = {"modalities.audio.name": ["resnet34"], "benchmark_options.audio_snr_db": ["5"], "seed": ["1"]}
+    apply_overrides(settings, overrides)
+    assert settings == {
+        "modalities": {"audio": {"tower": "timm", "name": "resnet34"}},
+        "benchmark_options": {"audio_snr_db": 5},
+        "seed": "1",
+    }
+    with pytest.raises(ValueError, match="seed is '1', not a mapping"):
+        apply_overrides(settings, {"seed.x": ["1"]})
+
+
+def test_values_get_the_types_of_their_fields():
+    settings = {
+        "output_dir": "5",
+        "learning_rate": "1e-3",
+        "eval_strategy": "no",
+        "num_train_epochs": "2",
+        "polynomial_coefficients": ["1", "2", "3e-1", "0"],
+        "alpha_start": "none",
+        "resume_from_checkpoint": True,
+        "lr_scheduler_kwargs": "{a: 1}",
+    }
+    (args,) = build(settings, LfmTrainingArguments)
+    assert args.output_dir == "5"
+    assert args.learning_rate == 1e-3
+    assert args.eval_strategy == "no"
+    assert args.polynomial_coefficients == [1, 2, 0.3, 0]
+    assert args.alpha_start is None
+    assert args.resume_from_checkpoint == "true"
+    assert args.lr_scheduler_kwargs == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lerning_rate", 1, "unknown setting 'lerning_rate'; did you mean 'learning_rate'"),
+        ("zzzzzz", 1, "unknown setting 'zzzzzz'"),
+        ("seed", "x", "seed='x' should be of type int"),
+        ("seed", True, "seed=True should be of type int"),
+        ("learning_rate", "fast", "learning_rate='fast' should be of type float"),
+        ("bf16", "maybe", "bf16='maybe' should be of type bool"),
+        ("alpha", "lerned", "alpha='lerned' is unknown"),
+        ("alpha", ["learned", "constant"], "should be of type str"),
+        ("eval_strategy", "sometimes", "not a valid IntervalStrategy"),
+    ],
+)
+def test_wrong_settings_are_errors_that_name_the_key(tmp_path, key, value, message):
+    with pytest.raises(ValueError, match=message):
+        build({"output_dir": str(tmp_path), key: value}, LfmTrainingArguments)
+
+
+def test_missing_setting_is_an_error():
+    with pytest.raises(ValueError, match="'benchmark' is missing"):
+        build({"processor": {"a": {}}}, DataArguments)
+
+
+def test_config_errors_name_the_file_and_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        read_config(str(tmp_path / "nothing.yaml"))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: 1\nb: [1,\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml, line 3: not YAML"):
+        read_config(str(broken))
+    broken.write_text("- a\n- b\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml must be a mapping"):
+        read_config(str(broken))
+
+
+def test_words_that_are_not_settings_are_an_error():
+    with pytest.raises(ValueError, match="demo is not a setting"):
+        read_settings(["demo", "--seed", "1"])
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+def test_configs_that_come_along_are_valid(name, tmp_path):
+    settings = {**read_config(name), "output_dir": str(tmp_path)}
+    model, data, training = build(settings, ModelArguments, DataArguments, LfmTrainingArguments)
+    assert set(model.modalities) <= set(data.processor)
+    assert data.benchmark == name
+    assert training.load_best_model_at_end, "the model is chosen on the validation split"
+
+
+def test_help_says_what_each_setting_means():
+    text = describe(ModelArguments)
+    assert "--modalities (required)" in text
+    assert "(default: concat)" in text
