@@ -17,6 +17,15 @@ def say(*text):
         print(*text, flush=True)
 
 
+def hide_progress_bars():
+    """No progress bars of transformers and datasets."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def write_json(result, path=None):
     """Print `result` as JSON on the main process and, where `path` is given, write it there."""
     text = json.dumps(result, indent=2, ensure_ascii=False)

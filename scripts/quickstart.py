@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from modeling_lfm.scripts import arguments
-from modeling_lfm.scripts.console import run, say
-from modeling_lfm.scripts.train import parse_arguments, train
+from modeling_lfm.scripts.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.train import fit, parse_arguments, set_up
 
 HELP = """
 Train three models on the built-in data set `demo` and compare them on its test split.
@@ -40,16 +40,37 @@ def train_all(overrides, output_dir):
     Returns:
         `dict` from the run to its trainer and its metrics.
     """
+    from modeling_lfm.trainer.callbacks import LfmPrinterCallback
+
     done = {}
     for name, settings in RUNS.items():
         folder = output_dir / name
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-        say(f"\n== {TITLES[name]}")
-        forced = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-        argv = ["demo", *overrides, *forced, "--do_predict", "true", "--output_dir", str(folder)]
-        done[name] = train(*parse_arguments(argv))
+        say(f"\n{TITLES[name]}")
+        forced = {**settings, "do_predict": True, "disable_tqdm": True, "output_dir": folder}
+        words = [word for key, value in forced.items() for word in (f"--{key}", str(value))]
+        _, data_args, _ = built = parse_arguments(["demo", *overrides, *words])
+        trainer, splits = set_up(*built)
+        trainer.pop_callback(LfmPrinterCallback)
+        trainer.add_callback(make_epoch_printer())
+        done[name] = trainer, fit(trainer, splits, data_args)
     return done
+
+
+def make_epoch_printer():
+    """A callback that prints alpha and the validation accuracies of each epoch in one short line."""
+    from transformers import TrainerCallback
+
+    from modeling_lfm.trainer.plots import accuracy_by_epoch, alpha_by_epoch
+
+    class EpochPrinter(TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            alphas, accuracies = alpha_by_epoch(state.log_history), accuracy_by_epoch(state.log_history)
+            now = "  ".join(f"{name} {100 * points[-1][1]:5.1f}" for name, points in accuracies.items())
+            say(f"  epoch {round(state.epoch):2d}  alpha {alphas[max(alphas)]:.2f}  validation accuracy, %: {now}")
+
+    return EpochPrinter()
 
 
 def table(done, modalities):
@@ -79,6 +100,7 @@ def main(argv=None):
 
     from modeling_lfm.trainer.plots import alpha_by_epoch, plot_accuracy, plot_alpha
 
+    hide_progress_bars()
     done = train_all(argv, output_dir)
     modalities = next(iter(done.values()))[0].model.config.modality_names
     histories = {TITLES[name]: trainer.state.log_history for name, (trainer, _) in done.items()}

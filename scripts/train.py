@@ -5,7 +5,7 @@ from pathlib import Path
 
 from modeling_lfm.scripts import arguments, runs
 from modeling_lfm.scripts.arguments import DataArguments, ModelArguments
-from modeling_lfm.scripts.console import is_main_process, run, say
+from modeling_lfm.scripts.console import hide_progress_bars, is_main_process, run, say
 
 HELP = """
 Train a multimodal classifier.
@@ -185,6 +185,8 @@ def train(model_args, data_args, training_args):
         `LfmTrainer` with the chosen model, and the metrics of all splits (`dict[str, float]`).
     """
     checkpoint = find_checkpoint(training_args)
+    if training_args.disable_tqdm or not is_main_process():
+        hide_progress_bars()
     trainer, splits = set_up(model_args, data_args, training_args)
     config = trainer.model.config
     say(
@@ -192,26 +194,27 @@ def train(model_args, data_args, training_args):
         f"{config.num_labels} classes; {', '.join(config.modality_names)} with fusion {config.fusion}, "
         f"{trainer.model.num_parameters():,} parameters"
     )
-    if is_main_process():
-        runs.remember(training_args.output_dir, data_args)
-    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    return trainer, save_run(trainer, metrics, splits)
+    return trainer, fit(trainer, splits, data_args, checkpoint)
 
 
-def save_run(trainer, metrics, splits):
-    """Evaluate the chosen model and write what the run produced into its `output_dir`."""
+def fit(trainer, splits, data_args, checkpoint=None):
+    """Train what [`set_up`] made, and write the run into its `output_dir`; the metrics of all splits (`dict`)."""
     from modeling_lfm.trainer.plots import save_plots
 
+    folder = trainer.args.output_dir
+    if is_main_process():
+        runs.remember(folder, data_args)
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("train", metrics)
     for name, split in (("eval", "validation"), ("test", "test")):
         if split in splits:
-            found = trainer.evaluate(splits[split], metric_key_prefix=name)
+            found = trainer.predict(splits[split], metric_key_prefix=name).metrics  # evaluate() would log it once more
             trainer.save_metrics(name, found)
             metrics = metrics | found
     if is_main_process():
-        save_plots(trainer, trainer.args.output_dir, name=Path(trainer.args.output_dir).name)
+        save_plots(trainer, folder, name=Path(folder).name)
     return metrics
 
 
