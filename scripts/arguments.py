@@ -108,7 +108,14 @@ def read_config(path):
         raise ValueError(f"{file}{where}: not YAML ({getattr(error, 'problem', None) or error}).") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{file} must be a mapping of settings, such as 'benchmark: demo'.")
-    return settings
+    return _unshare(settings)
+
+
+def _unshare(value):
+    """A copy in which what a YAML alias (`*tower`) repeats can be changed in one place alone."""
+    if isinstance(value, dict):
+        return {key: _unshare(item) for key, item in value.items()}
+    return [_unshare(item) for item in value] if isinstance(value, list) else value
 
 
 def parse_command_line(argv):

@@ -64,6 +64,13 @@ def test_dots_reach_into_mappings():
         apply_overrides(settings, {"seed.x": ["1"]})
 
 
+def test_an_override_changes_one_of_two_entries_that_share_a_yaml_anchor(tmp_path):
+    (tmp_path / "a.yaml").write_text("modalities:\n  a: &tower {name: resnet18}\n  b: *tower\n")
+    settings = read_config(str(tmp_path / "a.yaml"))
+    apply_overrides(settings, {"modalities.a.name": ["resnet34"]})
+    assert settings["modalities"] == {"a": {"name": "resnet34"}, "b": {"name": "resnet18"}}
+
+
 def test_values_get_the_types_of_their_fields():
     settings = {
         "output_dir": "5",
