@@ -25,10 +25,6 @@ from .linear_solvers import SOLVERS, Operator, dot, norm, solve
 PRODUCTS = ("double_backward", "central_difference")
 
 Closure = Callable[[], Tensor]
-_NO_SECOND_DERIVATIVE = (
-    "the second derivative of the losses failed ({}). If a layer has none (a fused kernel, cuDNN's LSTM, "
-    "torch.compile), use product='central_difference'."
-)
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ def hypergradient(
         damping: added to H's diagonal, >= 0.
         product: Hessian-vector products by `"double_backward"`, exact, or by `"central_difference"` of the gradient,
             which works where no second derivative exists (fused attention, torch.compile, cuDNN's LSTM). Their
-            relative error is below 1e-3, at the cost of four gradients each, where the loss is smooth in the
+            relative error is 1e-3 or less, at the cost of four gradients each, where the loss is smooth in the
             parameters: for the head of any model, for all parameters of one without ReLU. With ReLU inside,
             the gradient jumps, and only double backward is dependable.
         step: of `neumann`; by default 1 / lambda_max, estimated in a few more products.
@@ -190,17 +186,14 @@ class _InnerProblem:
 
     def linearize(self, product: str, needs_hessian: bool) -> tuple[Operator | None, Tensor]:
         """The Hessian as a function of a vector (None if not needed), and c, at the present parameters."""
-        create_graph = needs_hessian and product == "double_backward"
         loss_cls, loss_mm = self.losses()
-        of_cls = self.space.gradients(loss_cls, retain_graph=True, create_graph=create_graph)
-        of_mm = self.space.gradients(loss_mm, create_graph=create_graph)
-        c = self.space.flatten(of_mm) - self.space.flatten(of_cls)
-        if not needs_hessian:
-            return None, c
-        if create_graph:
-            total = [_mix(a, b, self.alpha) for a, b in zip(of_cls, of_mm, strict=True)]
-            return _DoubleBackward(self.space, total), c
-        return _CentralDifference(self.space, self.gradient), c
+        if not needs_hessian or product == "central_difference":
+            hessian = _CentralDifference(self.space, self.gradient) if needs_hessian else None
+            return hessian, self.space.gradient(loss_mm - loss_cls)
+        with _naming_the_remedy():
+            of_cls, of_mm = (self.space.gradients(part, create_graph=True) for part in (loss_cls, loss_mm))
+        total = [_mix(a, b, self.alpha) for a, b in zip(of_cls, of_mm, strict=True)]
+        return _DoubleBackward(self.space, total), self.space.flatten(of_mm) - self.space.flatten(of_cls)
 
     def losses(self) -> tuple[Tensor, Tensor]:
         with _same_random_numbers(self.space.parameters):  # one dropout mask for all passes
@@ -220,14 +213,15 @@ class _DoubleBackward:
         # a gradient without a graph is constant: the loss is linear in that parameter
         self.rows = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
         self.gradients = [gradients[i] for i in self.rows]
-        if _has_undifferentiable_node(self.gradients):
-            raise RuntimeError(_NO_SECOND_DERIVATIVE.format("a layer's backward is only once differentiable"))
+        with _naming_the_remedy():
+            if _has_undifferentiable_node(self.gradients):
+                raise RuntimeError("the backward of a layer is only once differentiable")
 
     def __call__(self, vector: Tensor) -> Tensor:
         if not self.rows:
             return torch.zeros_like(vector)
         parts = self.space.split(vector)
-        try:
+        with _naming_the_remedy():
             products = torch.autograd.grad(
                 self.gradients,
                 self.space.parameters,
@@ -235,10 +229,6 @@ class _DoubleBackward:
                 retain_graph=True,
                 allow_unused=True,
             )
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise RuntimeError(_NO_SECOND_DERIVATIVE.format(error)) from error
         return self.space.flatten(products)
 
 
@@ -266,10 +256,10 @@ class _CentralDifference:
         return (length / 3) * (4 * fine - coarse).to(vector.dtype)
 
     def _scale(self, direction: Sequence[Tensor]) -> float:
-        # the norm of the parameters where the direction points: tensors of large norm that it hardly touches,
-        # such as embeddings, must not lengthen the step of a small head
-        weights = [norm(d) ** 2 * norm(p) for d, p in zip(direction, self.saved, strict=True)]
-        return max(1.0, sum(weights))
+        # the size of the parameters where the direction points, a geometric mean over tensors: large ones that
+        # it hardly touches, such as embeddings, must not lengthen the step of a small head
+        weighted = [norm(d) ** 2 * math.log(max(1.0, norm(p))) for d, p in zip(direction, self.saved, strict=True)]
+        return math.exp(sum(weighted))
 
     def _difference(self, direction: Sequence[Tensor], step: float) -> Tensor:
         self._move(direction, step)
@@ -349,6 +339,19 @@ def _check_arguments(alpha, solver, iterations, damping, product, step) -> None:
         raise ValueError(f"damping must be finite and not negative, got {damping}.")
     if step is not None and not 0 < step < math.inf:
         raise ValueError(f"step must be positive and finite, got {step}.")
+
+
+@contextmanager
+def _naming_the_remedy():
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"the second derivative of the losses failed ({error}). If a layer has none (a fused kernel, cuDNN's LSTM, "
+            "torch.compile), use product='central_difference'."
+        ) from error
 
 
 def _has_undifferentiable_node(gradients: Sequence[Tensor]) -> bool:

@@ -65,6 +65,12 @@ def test_separable_and_useless_logits_reach_the_bounds(problem_type):
     assert torch.isfinite(calibrated_cross_entropy(constant, y, problem_type))
 
 
+def test_fit_where_newton_alone_would_crawl():
+    margins = torch.tensor([[1.0, 0.0], [-1e-200, 0.0]], dtype=torch.float64)  # exp(-b) = 1e-200 / 2
+    b = 200 * math.log(10) + math.log(2)
+    assert fit_inverse_temperature(margins, torch.tensor([0, 0])) == pytest.approx(b, rel=1e-9)
+
+
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
 @pytest.mark.parametrize("scale", [1.0, 200.0])
 def test_gradient_is_that_of_the_minimum(problem_type, scale):
