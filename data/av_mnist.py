@@ -32,8 +32,8 @@ class AvMnistConfig(BenchmarkConfig):
         validation: share of the other recordings, stratified by digit.
         image_pca_removed: share of the images' variance that is taken out, leading principal components first
             (fitted on the training images), in [0, 1).
-        image_noise: standard deviation of Gaussian noise on standardised images (zero mean and unit variance over
-            all pixels of the training images).
+        image_noise: standard deviation of Gaussian noise, in units of the images' own: they are standardised first
+            (zero mean and unit variance over all pixels of the training images, after the removal).
         audio_snr_db: white noise is added to each recording at this signal-to-noise ratio, in dB.
     """
 
@@ -125,11 +125,10 @@ class AvMnist(Benchmark):
             return images
         pixels = images.reshape(len(images), -1).astype(np.float32) / 255
         fitted = pixels[train] if train else pixels  # with test speakers only there is nothing else to fit on
-        mean, std = fitted.mean(), fitted.std()
-        pixels, fitted = (pixels - mean) / std, (fitted - mean) / std
         if removed:
             pixels = remove_components(pixels, fitted, removed)
-        self._standardised = pixels.reshape(images.shape)
+        fitted = pixels[train] if train else pixels
+        self._standardised = ((pixels - fitted.mean()) / fitted.std()).reshape(images.shape)
         return images
 
     def example(self, entry):

@@ -167,7 +167,7 @@ class LfmDataCollator:
             if key in self.shapes:
                 batch[key] = torch.from_numpy(np.stack(values)).reshape(-1, *self.shapes[key])
             elif key.endswith(("_input_ids", "_attention_mask")):
-                rows = [torch.as_tensor(value) for value in values]
+                rows = [torch.tensor(value) for value in values]
                 fill = self.pad_token if key.endswith("_input_ids") else 0
                 batch[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
             else:

@@ -31,15 +31,27 @@ class LfmTrainer(Trainer):
             `outer_dataset` is given.
         outer_dataset (*optional*): samples on which the outer loss of a learned alpha is computed; never trained on.
         compute_metrics (*optional*): in place of [`compute_multimodal_metrics`].
+        processing_class ([`LfmProcessor`], *optional*): saved beside the model; kept as `processor`, because
+            transformers takes the special tokens of a `processing_class` for the model's, tokenizer or not.
 
     Raises:
         ValueError: a learned alpha with a training set that cannot be split; labels missing from a sample.
     """
 
-    def __init__(self, model=None, args=None, train_dataset=None, outer_dataset=None, compute_metrics=None, **kwargs):
+    def __init__(
+        self,
+        model=None,
+        args=None,
+        train_dataset=None,
+        outer_dataset=None,
+        compute_metrics=None,
+        processing_class=None,
+        **kwargs,
+    ):
         if args is None:
             args = LfmTrainingArguments(output_dir="outputs")
         self.outer_dataset = outer_dataset
+        self.processor = processing_class
         if train_dataset is not None and args.learns_alpha and outer_dataset is None:
             seed = args.seed if args.data_seed is None else args.data_seed
             train_dataset, self.outer_dataset = split_holdout(train_dataset, args.alpha_holdout, seed)
@@ -141,6 +153,11 @@ class LfmTrainer(Trainer):
     def _load_callback_state(self):
         super()._load_callback_state()  # may put new objects in place of the callbacks
         self._bind_alpha_callback()
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        if self.processor is not None:
+            self.processor.save_pretrained(output_dir or self.args.output_dir)
 
     # -- logs --------------------------------------------------------------------------------------------------
 
