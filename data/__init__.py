@@ -7,7 +7,8 @@ BENCHMARKS = {
     "av_mnist": "av_mnist:AvMnist",
     "mvsa_single": "mvsa_single:MvsaSingle",
 }
-__all__ = ["LfmDataCollator", "list_benchmarks", "load_benchmark", "prepare_dataset"]
+_EXPORTS = {"LfmDataCollator": "preparation", "prepare_dataset": "preparation", "label_names": "labels"}
+__all__ = ["LfmDataCollator", "label_names", "list_benchmarks", "load_benchmark", "prepare_dataset"]
 
 
 def list_benchmarks():
@@ -42,6 +43,6 @@ def load_benchmark(name, data_dir=None, split=None, cache_dir=None, **options):
 
 
 def __getattr__(name):
-    if name in ("prepare_dataset", "LfmDataCollator"):
-        return getattr(import_module(".preparation", __name__), name)
+    if name in _EXPORTS:
+        return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,12 +8,15 @@ import gzip
 import io
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+import soundfile
 from PIL import Image
 
-from .benchmark import Benchmark, BenchmarkConfig, check_share, require_file, stratified_part
+from modeling_lfm.media_lfm import load_audio
+
+from .benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, stratified_part
 
 IMAGE_FILES = ("images-idx3-ubyte.gz", "train-images-idx3-ubyte.gz")
 LABEL_FILES = ("labels-idx1-ubyte.gz", "train-labels-idx1-ubyte.gz")
@@ -41,7 +44,16 @@ class AvMnistConfig(BenchmarkConfig):
     validation: float = 0.1
     image_pca_removed: float = 0.0
     image_noise: float = 0.0
-    audio_snr_db: float | None = field(default=None)
+    audio_snr_db: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        names = [self.test_speakers] if isinstance(self.test_speakers, str) else self.test_speakers
+        self.test_speakers = tuple(names)
+        check_share("validation", self.validation)
+        check_share("image_pca_removed", self.image_pca_removed)
+        if not self.image_noise >= 0:
+            raise ValueError(f"image_noise={self.image_noise} must be 0 or more.")
 
 
 class AvMnist(Benchmark):
@@ -54,13 +66,13 @@ class AvMnist(Benchmark):
 
     def plan(self):
         config = self.config
-        check_share("validation", config.validation)
-        check_share("image_pca_removed", config.image_pca_removed)
-        if config.image_noise < 0:
-            raise ValueError(f"image_noise={config.image_noise} must not be negative.")
         if config.data_dir is None:
             raise ValueError(f"av_mnist needs data_dir. {HINT}")
         wavs = self._recordings()
+        unknown = sorted(set(config.test_speakers) - {speaker for _, _, speaker in wavs})
+        if unknown:
+            known = ", ".join(sorted({speaker for _, _, speaker in wavs}))
+            raise ValueError(f"test_speakers names {unknown}; the speakers in {self.data_dir} are {known}.")
         images, labels = self._read_mnist()
         chosen = self._pair(wavs, labels)
         entries = [
@@ -147,15 +159,10 @@ class AvMnist(Benchmark):
         }
 
     def _audio(self, path, rng):
-        content = path.read_bytes()
+        content = read_media(path, "fetch it again.", load_audio)
         if self.config.audio_snr_db is None:
             return content
-        import soundfile
-
-        try:
-            wave, rate = soundfile.read(io.BytesIO(content), dtype="float32")
-        except soundfile.LibsndfileError as error:
-            raise ValueError(f"{path} cannot be read as audio ({error}); fetch it again.") from error
+        wave, rate = load_audio(content)
         power = float(np.mean(wave**2)) * 10 ** (-self.config.audio_snr_db / 10)
         wave = wave + np.sqrt(power) * rng.standard_normal(wave.shape)
         out = io.BytesIO()

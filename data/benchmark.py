@@ -132,8 +132,13 @@ def stratified_part(entries, labels, share, seed):
         return list(entries), []
     from sklearn.model_selection import train_test_split
 
-    indices = range(len(entries))
-    rest, part = train_test_split(indices, test_size=share, random_state=seed, stratify=labels)
+    try:
+        rest, part = train_test_split(range(len(entries)), test_size=share, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise ValueError(
+            f"of {len(entries)} samples, a share of {share:g} cannot be set aside with all classes in both parts "
+            f"({error}); choose another share, or 0."
+        ) from error
     return [entries[i] for i in sorted(rest)], [entries[i] for i in sorted(part)]
 
 
@@ -141,6 +146,21 @@ def check_share(name, value):
     """Raise a `ValueError` unless `value` is in [0, 1)."""
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value} must be at least 0 and below 1.")
+
+
+def read_media(path, hint, read):
+    """Content (`bytes`) of an audio or image file that can be decoded.
+
+    Args:
+        path (`Path`), hint (`str`): what to do if not.
+        read: `load_audio` or `read_image` of `modeling_lfm.media_lfm`.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, empty, damaged; the message names the file.
+    """
+    content = require_file(path, hint).read_bytes()
+    read({"bytes": content, "path": str(path)})
+    return content
 
 
 def require_file(path, hint):

@@ -3,9 +3,12 @@
 import csv
 from dataclasses import dataclass
 
-from .benchmark import Benchmark, BenchmarkConfig, check_share, require_file, stratified_part
+from modeling_lfm.media_lfm import read_image
+
+from .benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, stratified_part
 
 HINT = "data_dir must hold train.csv (columns id and label) and data/{id}.jpg and data/{id}.txt."
+HINT_FILE = "fetch it again, or remove its line."
 
 
 @dataclass
@@ -73,11 +76,11 @@ class MvsaSingle(Benchmark):
 
     def example(self, entry):
         folder = self.data_dir / "data"
-        picture = require_file(folder / f"{entry['id']}.jpg", "fetch it again, or remove its line.")
+        picture = folder / f"{entry['id']}.jpg"
         # A tweet may hold bytes that are not UTF-8; they become the replacement character.
         text = (folder / f"{entry['id']}.txt").read_bytes().decode("utf-8", errors="replace")
         return {
-            "image": {"bytes": picture.read_bytes(), "path": picture.name},
+            "image": {"bytes": read_media(picture, HINT_FILE, read_image), "path": picture.name},
             "text": " ".join(text.split()),
             "label": entry["label"],
         }

@@ -1,4 +1,4 @@
-"""Reading media: what people have (paths, bytes, arrays, PIL images, text) to arrays of fixed shape."""
+"""Reading media: what people have (paths, bytes, arrays, PIL images) to waveforms, log-spectrograms and pixels."""
 
 import io
 import os
@@ -16,6 +16,8 @@ try:
 except ImportError:  # only images need it
     Image = ImageOps = None
 
+MAX_CHANNELS = 16  # an array with more of them has its axes the other way round
+
 
 def describe(value):
     """A name of a raw input for messages: its path where it has one."""
@@ -27,10 +29,10 @@ def describe(value):
 
 
 def open_media(value):
-    """A path or file object of a path, bytes, or a `{"bytes", "path"}` mapping.
+    """A path, or a file object, from a path, bytes, or a `{"bytes", "path"}` mapping.
 
     Raises:
-        FileNotFoundError: the path does not exist.
+        FileNotFoundError: the path does not exist. ValueError: none of these was given.
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
@@ -40,23 +42,24 @@ def open_media(value):
         if not os.path.isfile(value):
             raise FileNotFoundError(f"no file at {value}.")
         return value
-    raise TypeError(f"a path, bytes or a mapping with 'bytes' or 'path' is expected, got {type(value).__name__}.")
+    raise ValueError(f"a path, bytes or a mapping with 'bytes' or 'path' is expected, got {type(value).__name__}.")
 
 
-def read_waveform(value, sampling_rate, given_rate=None):
-    """A mono waveform.
+def load_audio(value, given_rate=None):
+    """A mono waveform as it is in the file.
 
     Args:
-        value: an array `(samples,)` or `(channels, samples)`, `{"array", "sampling_rate"}`, a path, bytes, or
-            `{"bytes", "path"}` of a file that libsndfile reads (wav, flac, ogg, mp3).
-        sampling_rate (`int`): Hz, wanted.
-        given_rate (`int`, *optional*): Hz, of a plain array; taken to be as wanted if not given.
+        value: an array or tensor `(samples,)` or `(channels, samples)`, floating in [-1, 1] or of signed integers
+            (PCM), `{"array", "sampling_rate"}`, a path, bytes, or `{"bytes", "path"}` of a file that libsndfile
+            reads (wav, flac, ogg, mp3).
+        given_rate (`int`, *optional*): Hz, of a plain array.
 
     Returns:
-        `np.ndarray` `(samples,)`, float32, resampled where the rates differ.
+        `np.ndarray` `(samples,)`, float32, the mean of the channels; and its sampling rate in Hz (None if not known).
 
     Raises:
-        ValueError: empty, damaged or not finite; the message names the file. ImportError: librosa is missing.
+        ValueError: empty, damaged or not finite; the message names the file. FileNotFoundError: no such file.
+        ImportError: librosa or soundfile is missing.
     """
     if librosa is None:
         raise ImportError("audio needs librosa and soundfile: pip install librosa soundfile")
@@ -64,24 +67,45 @@ def read_waveform(value, sampling_rate, given_rate=None):
     if isinstance(value, dict) and value.get("array") is not None:
         value, given_rate = value["array"], value.get("sampling_rate", given_rate)
     if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
-        wave = np.asarray(value, dtype=np.float32)
-        rate = sampling_rate if given_rate is None else given_rate
+        wave, rate = _channels(np.asarray(value), name), given_rate
     else:
         source = open_media(value)
         try:
-            wave, rate = soundfile.read(source, dtype="float32")
+            wave, rate = soundfile.read(source, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise ValueError(f"{name} cannot be read as audio ({error}); replace the file.") from error
         wave = wave.T
-    if wave.ndim > 1:
-        wave = wave.mean(axis=0)
+    wave = wave.mean(axis=0, dtype=np.float32)
     if wave.size == 0:
-        raise ValueError(f"{name} holds no audio samples; replace the file.")
+        raise ValueError(f"{name} holds no audio samples; replace or remove it.")
     if not np.isfinite(wave).all():
-        raise ValueError(f"{name} holds samples that are not finite; replace the file.")
-    if rate != sampling_rate:
-        wave = librosa.resample(wave, orig_sr=rate, target_sr=sampling_rate)
-    return wave
+        raise ValueError(f"{name} holds audio samples that are not finite; replace or remove it.")
+    return wave, rate
+
+
+def read_waveform(value, sampling_rate, given_rate=None):
+    """A mono waveform with the wanted `sampling_rate` (`int`, Hz), resampled if need be.
+
+    `value` and errors are those of [`load_audio`]; a plain array without `given_rate` is taken to be as wanted.
+
+    Returns:
+        `np.ndarray` `(samples,)`, float32.
+    """
+    wave, rate = load_audio(value, given_rate)
+    if rate is None or rate == sampling_rate:
+        return wave
+    return librosa.resample(wave, orig_sr=rate, target_sr=sampling_rate)
+
+
+def _channels(array, name):
+    """An array of audio as float32 `(channels, samples)`."""
+    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[0] > MAX_CHANNELS):
+        raise ValueError(f"{name}: audio is (samples,) or (channels, samples), got the shape {array.shape}.")
+    if array.dtype.kind == "i":
+        return np.atleast_2d(array.astype(np.float32) / (np.iinfo(array.dtype).max + 1.0))
+    if array.dtype.kind != "f":
+        raise ValueError(f"{name}: audio is floating or signed integers, got {array.dtype}.")
+    return np.atleast_2d(array.astype(np.float32))
 
 
 def fit_length(wave, length):
@@ -93,7 +117,7 @@ def log_spectrogram(wave, n_fft, hop_length, floor=1e-7):
     """log(|STFT| + floor), Hann window, no centring.
 
     Args:
-        wave (`np.ndarray` `(samples,)`)
+        wave (`np.ndarray` `(samples,)`): at least `n_fft` samples.
         n_fft, hop_length (`int`): samples.
 
     Returns:
@@ -103,39 +127,69 @@ def log_spectrogram(wave, n_fft, hop_length, floor=1e-7):
     return np.log(magnitude + floor).astype(np.float32)
 
 
-def read_image(value, size, num_channels):
-    """An image scaled to cover `size` and cut at its centre.
+def read_image(value):
+    """A PIL image, loaded and turned as its EXIF data tell.
 
     Args:
-        value: a PIL image, an array `(H, W)` or `(H, W, 3)` of uint8, a path, bytes, or `{"bytes", "path"}`.
-        size (`tuple[int, int]`): height and width.
-        num_channels (`int`): 1 (grey) or 3 (RGB).
-
-    Returns:
-        `np.ndarray` `(num_channels, height, width)`, float32 in [0, 1].
+        value: a PIL image, an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)` of uint8, a path, bytes, or
+            `{"bytes", "path"}`.
 
     Raises:
-        ValueError: damaged, or so large that it may be a decompression bomb; the message names the file.
+        ValueError: damaged, of more than 8 bits, or so large that it may be a decompression bomb; the message
+            names the file. FileNotFoundError: no such file. ImportError: Pillow is missing.
     """
     if Image is None:
         raise ImportError("images need Pillow: pip install pillow")
     name = describe(value)
     if isinstance(value, Image.Image):
         image = value
-    elif isinstance(value, np.ndarray):
-        image = Image.fromarray(value)
+    elif hasattr(value, "__array__"):
+        image = _from_array(np.asarray(value), name)
     else:
-        source = open_media(value)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image = Image.open(source)
+        image = _open_image(open_media(value), name)
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{name} has the mode {image.mode} (more than 8 bits a channel); convert it to 8 bits.")
+    return image
+
+
+def _from_array(array, name):
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ValueError(
+            f"{name}: an image array is uint8 of shape (H, W) or (H, W, channels), got {array.dtype} {array.shape}."
+        )
+    return Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
+
+
+def _open_image(source, name):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source) as image:
                 image.load()
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ValueError(f"{name} is refused: {error}") from error
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{name} cannot be read as an image ({error}); replace the file.") from error
+                return ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{name} is refused: {error} Make it smaller.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read as an image ({error}); replace the file.") from error
+
+
+def image_pixels(image, size, num_channels, crop=True):
+    """Pixels of a PIL image, resized (bicubic).
+
+    Args:
+        image (`PIL.Image.Image`)
+        size (`tuple[int, int]`): height and width.
+        num_channels (`int`): 1 (grey) or 3 (RGB).
+        crop (`bool`): keep the proportions, cover `size` and cut at the centre; otherwise stretch.
+
+    Returns:
+        `np.ndarray` `(num_channels, height, width)`, uint8.
+    """
     image = image.convert("L" if num_channels == 1 else "RGB")
-    image = ImageOps.fit(image, (size[1], size[0]), method=Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, dtype=np.float32) / 255
+    width_height = (size[1], size[0])
+    if crop:
+        image = ImageOps.fit(image, width_height, method=Image.Resampling.BICUBIC)
+    else:
+        image = image.resize(width_height, Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
     return pixels[None] if num_channels == 1 else pixels.transpose(2, 0, 1)
