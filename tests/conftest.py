@@ -1,6 +1,7 @@
-"""Settings of every test: no network, one thread, and where the real data sets lie."""
+"""Settings of every test: no network, one thread, a cache of its own, and where the real data sets lie."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # Before anything imports a library that reads them.
@@ -8,6 +9,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What earlier runs or other versions left in the user's cache decides no test.
+_cache = tempfile.TemporaryDirectory(prefix="lfm-tests-")
+os.environ["HF_DATASETS_CACHE"] = _cache.name
 
 import pytest
 import torch

@@ -1,0 +1,55 @@
+"""One tiny run on the built-in data, trained as a user does, which the tests of the programs share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TOWER = {
+    "tower": "timm",
+    "name": "resnet18",
+    "in_chans": 1,
+    "model_args": {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1], "stem_type": "deep", "stem_width": 8},
+}
+TINY = {
+    "modalities": {"audio": TOWER, "image": TOWER},
+    "hidden_size": 16,
+    "max_train_samples": 96,
+    "max_eval_samples": 40,
+    "max_test_samples": 40,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 16,
+    "save_total_limit": None,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+def program(name, *words, cwd=ROOT, launcher=(sys.executable,), **environment):
+    """Run a program of the repository in a process of its own; `subprocess.CompletedProcess` with text."""
+    command = [*launcher, str(ROOT / "scripts" / f"{name}.py"), *map(str, words)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory):
+    """The demo configuration with tiny towers and few samples (`Path` of a YAML file)."""
+    settings = yaml.safe_load((ROOT / "scripts" / "configs" / "demo.yaml").read_text()) | TINY
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_config, tmp_path_factory):
+    """Folder of a finished run, trained in a process of its own from another working directory."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    result = program("train", tiny_config, "--output_dir", "run", "--do_predict", "--seed", 3, cwd=elsewhere)
+    assert result.returncode == 0, result.stderr
+    assert "model, metrics and plots: run" in result.stdout
+    return elsewhere / "run"

@@ -1,0 +1,270 @@
+"""The programs, end to end: train, look at what was written, resume, evaluate, predict, in processes of their own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
+from modeling_lfm.data import load_benchmark
+from modeling_lfm.scripts import eval as eval_program
+from modeling_lfm.scripts import predict as predict_program
+from modeling_lfm.scripts import quickstart as quickstart_program
+from modeling_lfm.scripts import train as train_program
+
+from .conftest import program
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """Files of one test sample: a wav, a png."""
+    folder = tmp_path_factory.mktemp("sample")
+    rng = np.random.default_rng(0)
+    soundfile.write(folder / "a.wav", (0.1 * rng.normal(size=8000)).astype(np.float32), 8000)
+    Image.fromarray(rng.integers(0, 255, (28, 28), dtype=np.uint8)).save(folder / "b.png")
+    return folder
+
+
+def test_run_leaves_the_standard_files(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "all_results.json",
+        "train_results.json",
+        "eval_results.json",
+        "test_results.json",
+        "trainer_state.json",
+        "lfm_run.json",
+        "alpha.png",
+        "accuracy.png",
+    }
+    state, results = read(trained / "trainer_state.json"), read(trained / "all_results.json")
+    assert next(entry["alpha"] for entry in state["log_history"] if "loss_cls" in entry) == pytest.approx(0.95)
+    assert results["test_accuracy"] == read(trained / "test_results.json")["test_accuracy"]
+    best = max(entry["eval_accuracy"] for entry in state["log_history"] if "eval_accuracy" in entry)
+    assert results["eval_accuracy"] == state["best_metric"] == best
+
+
+@pytest.fixture(scope="module")
+def trained_here(tiny_config, tmp_path_factory):
+    """The trainer of the same run, without the test split, still in the process that trained it."""
+    argv = [str(tiny_config), "--output_dir", str(tmp_path_factory.mktemp("here")), "--seed", "3"]
+    trainer, _ = train_program.train(*train_program.parse_arguments(argv))
+    return trainer
+
+
+def test_training_is_reproducible(trained, trained_here):
+    here = Path(trained_here.args.output_dir)
+    again, first = (load_file(folder / "model.safetensors") for folder in (here, trained))
+    assert again.keys() == first.keys()
+    assert all(torch.equal(again[key], first[key]) for key in first)
+    assert not (here / "test_results.json").exists(), "the test split is touched only when asked"
+
+
+def test_resumed_run_equals_the_uninterrupted_one(trained, tiny_config, tmp_path):
+    first = min(trained.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    shutil.copytree(first, tmp_path / first.name)
+    argv = [str(tiny_config), "--output_dir", str(tmp_path), "--seed", "3"]
+    with pytest.raises(ValueError, match="--resume_from_checkpoint true"):
+        train_program.main(argv)
+    train_program.main([*argv, "--resume_from_checkpoint", "true"])
+    resumed, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path, trained))
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_eval_repeats_the_test_metrics_and_builds_on_what_is_remembered(trained, tmp_path):
+    output = tmp_path / "deep" / "metrics.json"
+    result = program(
+        "eval", "--checkpoint", trained, "--split", "test", "--max_samples", 40, "--output", output, "--use_cpu"
+    )
+    assert result.returncode == 0, result.stderr
+    metrics, expected = read(output), read(trained / "test_results.json")
+    assert json.loads(result.stdout) == metrics
+    assert metrics["samples"] == 40
+    for key in ("accuracy", "map", "f1", "gap", "audio_accuracy", "image_accuracy", "audio_map", "image_f1", "loss"):
+        assert metrics[key] == pytest.approx(expected[f"test_{key}"], abs=1e-6), key
+
+
+def test_a_fresh_process_predicts_what_the_trained_model_does(trained_here, sample):
+    words = ("--checkpoint", trained_here.args.output_dir, "--input", "audio=a.wav", "image=b.png")
+    result = program("predict", *words, cwd=sample)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    model, processor = trained_here.model.eval(), LfmProcessor.from_pretrained(trained_here.args.output_dir)
+    loaded = LfmForMultimodalClassification.from_pretrained(trained_here.args.output_dir).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items())
+    files = {"audio": [sample / "a.wav"], "image": [sample / "b.png"]}
+    with torch.no_grad():
+        output = model(**processor(**files, return_tensors="pt"))
+    for logits, part in (
+        (output.logits, report),
+        (output.modality_logits[0], report["modalities"]["audio"]),
+        (output.modality_logits[1], report["modalities"]["image"]),
+    ):
+        probabilities = logits[0].double().softmax(-1)
+        found = {entry["label"]: entry["probability"] for entry in part["probabilities"]}
+        # Not to the bit: where a weight lies in memory decides how the processor adds up.
+        assert found == pytest.approx(
+            {model.config.id2label[i]: p.item() for i, p in enumerate(probabilities)}, rel=1e-5
+        )
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+        assert part["label"] == model.config.id2label[int(probabilities.argmax())]
+
+
+def test_two_processes_train_and_print_once(tiny_config, tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    result = program(
+        "train",
+        tiny_config,
+        *("--output_dir", tmp_path / "run", "--num_train_epochs", 1, "--per_device_train_batch_size", 8),
+        launcher=launcher,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("model, metrics and plots:") == 1
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert 0 <= read(tmp_path / "run" / "all_results.json")["eval_accuracy"] <= 1
+
+
+def test_one_modality_trains_evaluates_and_predicts(tiny_config, tmp_path, sample, capsys):
+    settings = "{image: {tower: timm, name: resnet18, in_chans: 1, model_args: {channels: [8, 8, 8, 8]}}}"
+    argv = [str(tiny_config), "--output_dir", str(tmp_path), "--modalities", settings, "--alpha", "constant"]
+    train_program.main([*argv, "--num_train_epochs", "1"])
+    eval_program.main(["--checkpoint", str(tmp_path), "--split", "validation", "--max_samples", "40"])
+    metrics = json.loads(capsys.readouterr().out.split("\n{")[-1].join(["{", ""]))
+    assert metrics["gap"] == 0
+    assert metrics["accuracy"] == metrics["image_accuracy"]
+    predict_program.main(["--checkpoint", str(tmp_path), "--input", f"image={sample / 'b.png'}", "--top_k", "2"])
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["probabilities"]) == 2
+    assert set(report["modalities"]) == {"image"}
+
+
+def test_classes_of_another_data_set_are_refused(trained):
+    model = LfmForMultimodalClassification.from_pretrained(trained)
+    raw = load_benchmark("demo", split="test")
+    eval_program.check_labels(model.config, raw, "demo")
+    model.config.id2label = {i: f"other {i}" for i in range(model.config.num_labels)}
+    with pytest.raises(ValueError, match="the model knows"):
+        eval_program.check_labels(model.config, raw, "demo")
+
+
+def fails(main, argv, capsys):
+    """What `run` prints for `argv`: one line on stderr, and status 2."""
+    from modeling_lfm.scripts.console import run
+
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: main([str(word) for word in argv]))
+    assert stop.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_unknown_setting_ends_the_program_with_one_sentence(tiny_config):
+    result = program("train", tiny_config, "--lerning_rate", 1)
+    assert result.returncode == 2
+    assert result.stderr == "error: unknown setting 'lerning_rate'; did you mean 'learning_rate'?\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.yaml"], "no configuration at nowhere.yaml"),
+        ([], "one CONFIG is expected"),
+        (["CONFIG", "--benchmark", "imagenet"], "imagenet"),
+        (["CONFIG", "--processor", "{audio: {type: spectrogram}}"], "processor has no entry for the modalities image"),
+        (["CONFIG", "--modalities.audio.tower", "resnet"], "unknown tower 'resnet'"),
+        (["CONFIG", "--modalities.audio.name", "resnet19"], "resnet19"),
+        (["CONFIG", "--columns.sound", "audio"], "columns names ['sound']"),
+        (["CONFIG", "--fusion", "magic"], "fusion='magic' is unknown"),
+        (["CONFIG", "--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
+        (["CONFIG", "--resume_from_checkpoint", "/nowhere"], "no checkpoint to resume from at /nowhere"),
+        (["CONFIG", "--benchmark_options.no_such", "1"], "no_such"),
+        (["CONFIG", "--max_train_samples", "0"], "must be positive"),
+    ],
+)
+def test_bad_input_of_train(tiny_config, tmp_path, capsys, words, message):
+    argv = [tiny_config if word == "CONFIG" else word for word in words]
+    argv += ["--output_dir", tmp_path / "run"] if words else []
+    assert message in fails(train_program.main, argv, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--checkpoint", "/nowhere/run"], "no model at /nowhere/run"),
+        (["--checkpoint", "EMPTY"], "holds no model"),
+        (["--checkpoint", "RUN", "--split", "dev"], "choose train, validation or test"),
+        (["--checkpoint", "RUN", "--benchmark", "imagenet"], "imagenet"),
+        ([], "'checkpoint' is missing"),
+        (["RUN"], "is not a setting"),
+    ],
+)
+def test_bad_input_of_eval(trained, tmp_path, capsys, words, message):
+    places = {"RUN": trained, "EMPTY": tmp_path}
+    assert message in fails(eval_program.main, [places.get(word, word) for word in words], capsys)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["audio=a.wav", "image=nowhere.png"], "no file at"),
+        (["audio=a.wav"], "also reads image"),
+        (["audio=a.wav", "imag=b.png"], "unknown modality 'imag'; did you mean 'image'"),
+        (["a.wav"], "should be MODALITY=VALUE"),
+        (["audio=b.png", "image=b.png"], "b.png"),
+        (["audio=a.wav", "image=a.wav"], "a.wav"),
+    ],
+)
+def test_bad_input_of_predict(trained, sample, capsys, monkeypatch, pairs, message):
+    monkeypatch.chdir(sample)
+    assert message in fails(predict_program.main, ["--checkpoint", trained, "--input", *pairs], capsys)
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "predict", "quickstart"])
+def test_help_is_fast_and_tells_how(name):
+    result = program(name, "--help")
+    assert result.returncode == 0
+    assert f"{name}.py" in result.stdout
+    assert "usage:" in result.stdout
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['program', '--help']\n"
+        f"try: runpy.run_module('modeling_lfm.scripts.{name}', run_name='__main__')\n"
+        "except SystemExit: sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0, "help needs no torch"
+
+
+def test_quickstart_compares_three_runs_and_can_be_repeated(tmp_path, capsys):
+    argv = ["--output_dir", str(tmp_path), "--num_train_epochs", "1", "--max_train_samples", "64"]
+    argv += ["--max_eval_samples", "20", "--max_test_samples", "20", "--hidden_size", "8", "--use_cpu"]
+    for _ in range(2):
+        quickstart_program.main(argv)
+        printed = capsys.readouterr().out
+    results = read(tmp_path / "results.json")
+    for name, alpha in (("concat", "0.00"), ("heuristic", "0.63"), ("learned", "0.95")):
+        title = quickstart_program.TITLES[name]
+        row, alphas = [
+            line.removeprefix(title).split() for line in printed.splitlines() if line.startswith(title + " ")
+        ]
+        fused, audio, image = (100 * results[name][f"test_{part}accuracy"] for part in ("", "audio_", "image_"))
+        assert [float(value) for value in row[:3]] == pytest.approx([fused, audio, image], abs=0.051)
+        assert float(row[-1]) == pytest.approx(abs(audio - image), abs=0.051)
+        assert alphas == [alpha]
+        assert (tmp_path / name / "model.safetensors").is_file()
+    assert (tmp_path / "alpha.png").is_file()
+    assert (tmp_path / "accuracy.png").is_file()
