@@ -31,4 +31,18 @@ def __getattr__(name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    _register()
     return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+
+
+def _register():
+    """Make transformers' Auto classes know the models, when the first of this package's classes is asked for."""
+    from transformers import AutoConfig, AutoModel, AutoProcessor
+
+    from .configuration_lfm import LfmConfig
+    from .modeling_lfm import LfmForMultimodalClassification
+    from .processing_lfm import LfmProcessor
+
+    AutoConfig.register(LfmConfig.model_type, LfmConfig, exist_ok=True)
+    AutoModel.register(LfmConfig, LfmForMultimodalClassification, exist_ok=True)
+    AutoProcessor.register(LfmConfig, LfmProcessor, exist_ok=True)

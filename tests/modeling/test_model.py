@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmModel
 
@@ -256,3 +256,12 @@ def test_two_text_modalities_and_clip_text():
         body_attention_mask=body["caption_attention_mask"],
     )
     assert output.logits.shape == (3, 2)
+
+
+def test_auto_classes_know_the_model(tmp_path):
+    model = make(["audio", "text"])
+    model.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is LfmConfig
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is LfmForMultimodalClassification
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
