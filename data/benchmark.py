@@ -1,6 +1,7 @@
 """What all benchmarks share: a builder that plans its splits from annotations, then reads one sample at a time."""
 
 import hashlib
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
@@ -98,13 +99,14 @@ def build(cls, data_dir, split, cache_dir, options):
     if split is not None and split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
     if data_dir is not None:
+        data_dir = str(Path(data_dir).expanduser().resolve())
         if not Path(data_dir).is_dir():
             raise FileNotFoundError(f"no folder at {data_dir}; data_dir must hold the files of {name}.")
-        data_dir = str(Path(data_dir).resolve())
     try:
         builder = cls(
             data_dir=data_dir,
             cache_dir=cache_dir,
+            hash=hash_code(cls),
             only_split=split,
             fingerprint=fingerprint(data_dir),
             **options,
@@ -124,6 +126,12 @@ def fingerprint(data_dir):
         state = file.stat()
         digest.update(f"{file.relative_to(data_dir)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def hash_code(cls):
+    """A hash (`str`) of the files that define a benchmark: a new version must not read what an old one built."""
+    files = {sys.modules[base.__module__].__file__ for base in cls.__mro__ if issubclass(base, Benchmark)}
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 
 def stratified_part(entries, labels, share, seed):

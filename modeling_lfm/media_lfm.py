@@ -191,5 +191,5 @@ def image_pixels(image, size, num_channels, crop=True):
         image = ImageOps.fit(image, width_height, method=Image.Resampling.BICUBIC)
     else:
         image = image.resize(width_height, Image.Resampling.BICUBIC)
-    pixels = np.asarray(image)
+    pixels = np.array(image)
     return pixels[None] if num_channels == 1 else pixels.transpose(2, 0, 1)
