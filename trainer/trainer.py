@@ -30,6 +30,7 @@ class LfmTrainer(Trainer):
             inputs and `labels`. With a learned alpha, `args.alpha_holdout` of it is kept for the outer problem unless
             `outer_dataset` is given.
         outer_dataset (*optional*): samples on which the outer loss of a learned alpha is computed; never trained on.
+            With `args.alpha_holdout` 0 it is the `eval_dataset`.
         compute_metrics (*optional*): in place of [`compute_multimodal_metrics`].
         processing_class ([`LfmProcessor`], *optional*): saved beside the model; kept as `processor`, because
             transformers takes the special tokens of a `processing_class` for the model's, tokenizer or not.
@@ -43,6 +44,7 @@ class LfmTrainer(Trainer):
         model=None,
         args=None,
         train_dataset=None,
+        eval_dataset=None,
         outer_dataset=None,
         compute_metrics=None,
         processing_class=None,
@@ -53,9 +55,21 @@ class LfmTrainer(Trainer):
         self.outer_dataset = outer_dataset
         self.processor = processing_class
         if train_dataset is not None and args.learns_alpha and outer_dataset is None:
-            seed = args.seed if args.data_seed is None else args.data_seed
-            train_dataset, self.outer_dataset = split_holdout(train_dataset, args.alpha_holdout, seed)
-        super().__init__(model=model, args=args, train_dataset=train_dataset, compute_metrics=compute_metrics, **kwargs)
+            if args.alpha_holdout:
+                seed = args.seed if args.data_seed is None else args.data_seed
+                train_dataset, self.outer_dataset = split_holdout(train_dataset, args.alpha_holdout, seed)
+            elif eval_dataset is None or isinstance(eval_dataset, dict):
+                raise ValueError("alpha_holdout=0 learns alpha on eval_dataset: give one, or another alpha_holdout.")
+            else:
+                self.outer_dataset = eval_dataset
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_metrics=compute_metrics,
+            **kwargs,
+        )
         config = self.model.config
         if self.compute_metrics is None:
             self.compute_metrics = partial(

@@ -84,7 +84,7 @@ class LfmTrainingArguments(TrainingArguments):
         default=0.1,
         metadata={
             "help": "Part of the training set that is kept from training for the outer problem of a learned alpha, "
-            "stratified by label: a fraction below 1, or a number of samples."
+            "stratified by label: a fraction below 1, or a number of samples; 0 takes the evaluation set instead."
         },
     )
     alpha_inner_samples: int = field(
@@ -118,11 +118,12 @@ class LfmTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} must lie in [0, 1].")
-        for name in ("temperature", "alpha_holdout", "alpha_iterations", "alpha_inner_samples", "lookahead_steps"):
+        for name in ("temperature", "alpha_iterations", "alpha_inner_samples", "lookahead_steps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
-        if self.alpha_damping < 0:
-            raise ValueError(f"alpha_damping={self.alpha_damping} must not be negative.")
+        for name in ("alpha_damping", "alpha_holdout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop every modality; leave it False.")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":

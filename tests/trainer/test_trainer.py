@@ -271,6 +271,13 @@ def test_bad_settings_are_named(tmp_path):
     data = only(toy_data(8), SMOOTH)
     with pytest.raises(ValueError, match="alpha_holdout=8"):
         LfmTrainer(model=toy_model(SMOOTH), args=arguments(alpha_holdout=8), train_dataset=data)
+    with pytest.raises(ValueError, match="alpha_holdout=0"):
+        LfmTrainer(model=toy_model(SMOOTH), args=arguments(alpha_holdout=0), train_dataset=data)
+    trainer = LfmTrainer(
+        model=toy_model(SMOOTH), args=arguments(alpha_holdout=0), train_dataset=data, eval_dataset=data[:4]
+    )
+    assert len(trainer.outer_dataset) == 4
+    assert len(trainer.train_dataset) == 8
     with pytest.raises(ValueError, match="'labels'"):
         LfmTrainer(model=toy_model(SMOOTH), args=arguments(), train_dataset=[{"vit_values": torch.zeros(1)}] * 9)
     with pytest.raises(ValueError, match="outer_dataset"):
