@@ -44,9 +44,7 @@ def toy_data(size, seed=0, classes=4):
 
 def only(samples, modalities):
     """The inputs of `modalities` and the labels of each sample."""
-    return [
-        {k: v for k, v in sample.items() if k == "labels" or k.split("_")[0] in modalities} for sample in samples
-    ]
+    return [{k: v for k, v in sample.items() if k == "labels" or k.split("_")[0] in modalities} for sample in samples]
 
 
 def toy_model(modalities, seed=0, **kwargs):
