@@ -161,5 +161,6 @@ class LfmDataCollator:
                 f"samples hold {list(samples[0])}, but the processor's inputs are {self.processor.model_input_names}."
             )
         if "labels" in samples[0]:
-            batch["labels"] = torch.as_tensor(np.asarray([np.asarray(sample["labels"]) for sample in samples]))
+            labels = torch.as_tensor(np.asarray([np.asarray(sample["labels"]) for sample in samples]))
+            batch["labels"] = labels.float() if labels.is_floating_point() else labels
         return batch

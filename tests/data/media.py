@@ -32,7 +32,7 @@ def write_idx(path, array):
     path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
 
 
-def make_av_mnist(folder, speakers=("ann", "bob", "yweweler"), recordings=3, images=20):
+def make_av_mnist(folder, speakers=("ann", "bob", "yweweler"), recordings=5, images=20):
     """`recordings` of each digit and speaker, and `images` of each digit, whose grey values tell which they are."""
     rng = np.random.default_rng(0)
     (folder / "fsdd").mkdir(parents=True)

@@ -1,0 +1,222 @@
+"""Preparation: what is read back is what the processor gives; cached, fast, and with errors that name the sample."""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import BertTokenizer
+
+from modeling_lfm import LfmProcessor
+from modeling_lfm.data import LfmDataCollator, prepare_dataset
+
+from .media import image_bytes, tone, wav_bytes
+
+AUDIO = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5, "mean": -3.0}
+IMAGE = {"type": "image", "size": [12, 10]}
+TEXT = {"type": "text", "max_length": 6}
+MEDIA = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+TEXTS = ["the cat", "sat on the mat on the mat", "dog", "cat cat cat"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat"]))
+    return BertTokenizer(str(path))
+
+
+def make_raw(size=4, **changes):
+    """Samples with audio, a picture, a text and a class, under names that are not those of the modalities."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "sound": [{"bytes": wav_bytes(tone(200 + 50 * i, 0.3 + 0.1 * i)), "path": f"{i}.wav"} for i in range(size)],
+        "picture": [
+            {"bytes": image_bytes(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8)), "path": f"{i}.png"}
+            for i in range(size)
+        ],
+        "caption": [TEXTS[i % 4] for i in range(size)],
+        "kind": [i % 2 for i in range(size)],
+        "unused": list(range(size)),
+    }
+    features = {
+        "sound": dict(MEDIA),
+        "picture": dict(MEDIA),
+        "caption": datasets.Value("string"),
+        "kind": datasets.ClassLabel(names=["odd", "even"]),
+        "unused": datasets.Value("int64"),
+    }
+    for name, (values, feature) in changes.items():
+        columns[name], features[name] = values, feature
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+COLUMNS = {"audio": "sound", "image": "picture", "text": "caption"}
+
+
+@pytest.fixture(scope="module")
+def processor(tokenizer):
+    return LfmProcessor({"audio": AUDIO, "image": IMAGE, "text": TEXT}, tokenizer=tokenizer)
+
+
+def test_batches_equal_the_processor(processor):
+    raw = make_raw()
+    prepared = prepare_dataset(raw, processor, COLUMNS, label_column="kind", batch_size=3)
+    assert prepared.features["labels"].names == ["odd", "even"]
+    assert set(prepared.column_names) == {"audio_values", "image_values", "text_input_ids", "labels"}
+    assert prepared[0]["audio_values"].shape == (1, 65, 31)
+    collator = LfmDataCollator(processor)
+    loader = torch.utils.data.DataLoader(prepared, batch_size=3, shuffle=False, collate_fn=collator)
+    for start, batch in zip((0, 3), loader, strict=True):
+        rows = raw[start : start + 3]
+        expected = processor(audio=rows["sound"], image=rows["picture"], text=rows["caption"])
+        assert batch.keys() == {*expected.keys(), "labels"}
+        for key, value in expected.items():
+            assert batch[key].dtype == value.dtype
+            assert torch.equal(batch[key], value), key
+        assert batch["labels"].tolist() == rows["kind"]
+        assert batch["labels"].dtype == torch.int64
+
+
+def test_prepared_data_can_be_selected_and_sent_to_other_processes(processor):
+    prepared = prepare_dataset(make_raw(), processor, COLUMNS, label_column="kind")
+    collator = LfmDataCollator(processor)
+    picked = prepared.select([3, 1])
+    whole = collator([prepared[3], prepared[1]])
+    sent = pickle.loads(pickle.dumps(collator))([pickle.loads(pickle.dumps(picked))[i] for i in range(2)])
+    assert all(torch.equal(whole[key], sent[key]) for key in whole)
+    assert np.asarray(picked.with_format("numpy")["labels"][:]).tolist() == [1, 1]
+
+
+def test_splits_are_prepared_together(processor):
+    names = (["b", "a", "b", "c"], datasets.Value("string"))
+    splits = datasets.DatasetDict({"train": make_raw(4, kind=names), "test": make_raw(2, kind=(["c", "a"], names[1]))})
+    prepared = prepare_dataset(splits, processor, COLUMNS, label_column="kind")
+    assert prepared["test"].features["labels"].names == ["a", "b", "c"]
+    assert prepared["test"].with_format("numpy")["labels"][:].tolist() == [2, 0]
+    alone = prepare_dataset(splits["test"], processor, COLUMNS, label_column="kind", class_names=["a", "b", "c"])
+    assert alone.with_format("numpy")["labels"][:].tolist() == [2, 0]
+
+
+def test_several_labels_a_sample(processor):
+    tags = ([["x", "y"], [], ["z"], ["x"]], datasets.List(datasets.Value("string")))
+    prepared = prepare_dataset(make_raw(kind=tags), processor, COLUMNS, label_column="kind")
+    labels = LfmDataCollator(processor)([prepared[i] for i in range(4)])["labels"]
+    assert labels.dtype == torch.float32
+    assert labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_audio_and_image_columns_of_datasets(processor):
+    """Their own types are read without the decoders that `datasets` would need."""
+    raw = make_raw()
+    typed = raw.cast_column("sound", datasets.Audio()).cast_column("picture", datasets.Image())
+    plain, decoded = (prepare_dataset(d, processor, COLUMNS, label_column="kind") for d in (raw, typed))
+    assert all(torch.equal(plain[2][key], decoded[2][key]) for key in ("audio_values", "image_values"))
+
+
+def test_audio_of_any_length(tmp_path):
+    processor = LfmProcessor({"audio": {**AUDIO, "duration": None}})
+    raw = make_raw()
+    prepared = prepare_dataset(raw, processor, {"audio": "sound"}, label_column="kind")
+    batch = LfmDataCollator(processor)([prepared[i] for i in range(4)])
+    assert torch.equal(batch["audio_values"], processor(audio=raw["sound"][:])["audio_values"])
+    assert prepared[0]["audio_values"].shape != prepared[1]["audio_values"].shape
+
+
+PROGRAM = """
+import sys, datasets
+from transformers import AutoTokenizer
+from modeling_lfm import LfmProcessor
+from modeling_lfm.data import prepare_dataset
+processor = LfmProcessor.from_pretrained(sys.argv[2])
+processor(text=["the cat", "sat"])  # the state that a call leaves in the tokenizer decides nothing
+prepared = prepare_dataset(datasets.load_from_disk(sys.argv[1]), processor, {"text": "caption"}, label_column="kind")
+print(prepared._fingerprint, prepared.cache_files[0]["filename"])
+"""
+
+
+def test_cache_is_found_by_another_process_and_keyed_by_settings(tmp_path, tokenizer):
+    make_raw().save_to_disk(tmp_path / "raw")
+    raw = datasets.load_from_disk(tmp_path / "raw")
+    processor = LfmProcessor({"text": TEXT}, tokenizer=tokenizer)
+    processor.save_pretrained(tmp_path / "processor")
+    first = prepare_dataset(raw, processor, {"text": "caption"}, label_column="kind")
+    file = first.cache_files[0]["filename"]
+    written = os.stat(file).st_mtime_ns
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "raw"), str(tmp_path / "processor")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-1] == file
+    assert os.stat(file).st_mtime_ns == written
+    shorter = LfmProcessor({"text": {**TEXT, "max_length": 3}}, tokenizer=tokenizer)
+    tokenizer_of_more = BertTokenizer(vocab={**tokenizer.get_vocab(), "dog": 10})
+    for other in (shorter, LfmProcessor({"text": TEXT}, tokenizer=tokenizer_of_more)):
+        changed = prepare_dataset(raw, other, {"text": "caption"}, label_column="kind")
+        assert changed.cache_files[0]["filename"] != file
+        assert changed[1]["text_input_ids"] != first[1]["text_input_ids"] or changed[2] != first[2]
+
+
+def test_reading_a_batch_is_fast():
+    """64 samples of 65x63 spectrograms and 3x64x64 images, shuffled: a few milliseconds of one core."""
+    settings = {"audio": {**AUDIO, "duration": 1.0}, "image": {"type": "image", "size": [64, 64]}}
+    processor = LfmProcessor(settings)
+    row = make_raw(1)
+    raw = datasets.concatenate_datasets([row] * 256)
+    prepared = prepare_dataset(raw, processor, {"audio": "sound", "image": "picture"}, label_column="kind")
+    collator = LfmDataCollator(processor)
+    rng = np.random.default_rng(0)
+    times = []
+    for _ in range(20):
+        indices = rng.permutation(256)[:64].tolist()
+        start = time.process_time()
+        batch = collator(prepared.__getitems__(indices))
+        times.append(time.process_time() - start)
+    assert batch["audio_values"].shape == (64, 1, 65, 63)
+    assert np.median(times) < 0.025, "about 2.5 ms on an idle core; the margin is for slow machines"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("sound", {"bytes": b"no sound", "path": "b.wav"}, r"sample 2, column 'sound': b\.wav cannot be read as audio"),
+        ("picture", {"bytes": b"no image", "path": "b.png"}, r"sample 2, column 'picture': b\.png cannot be read as"),
+        ("sound", {"bytes": None, "path": "nowhere.wav"}, r"sample 2, column 'sound': no file at nowhere\.wav"),
+        ("caption", None, "sample 2, column 'caption': text expects text"),
+    ],
+)
+def test_errors_name_the_sample_and_the_file(processor, column, value, message):
+    raw = make_raw()
+    values = raw[column][:]
+    values[2] = value
+    raw = make_raw(**{column: (values, raw.features[column])})
+    with pytest.raises(ValueError, match=message):
+        prepare_dataset(raw, processor, COLUMNS, label_column="kind")
+
+
+def test_wrong_columns_are_refused(processor):
+    raw = make_raw()
+    for columns, label, message in [
+        (None, "kind", r"no column 'audio' for the modality 'audio'; it has sound, .*columns=\{'audio'"),
+        ({"video": "sound"}, "kind", r"columns names \['video'\]; the processor reads audio, image, text"),
+        ({}, "kind", "columns names nothing"),
+        (COLUMNS, "label", "no column 'label'; it has sound"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            prepare_dataset(raw, processor, columns, label_column=label)
+    with pytest.raises(ValueError, match="samples hold"):
+        LfmDataCollator(processor)([{"pixels": 1}])
+
+
+def test_workers_prepare_the_same(processor):
+    raw = make_raw()
+    one, two = (
+        prepare_dataset(raw, processor, COLUMNS, label_column="kind", num_proc=number, batch_size=2)
+        for number in (None, 2)
+    )
+    assert all(torch.equal(one[3][key], two[3][key]) for key in ("audio_values", "image_values"))
+    assert one[3]["text_input_ids"] == two[3]["text_input_ids"]
