@@ -98,8 +98,11 @@ def main(argv=None):
     settings = arguments.read_settings(argv)
     output_dir = Path(settings.get("output_dir", "outputs/quickstart"))
 
+    import torch
+
     from modeling_lfm.trainer.plots import alpha_by_epoch, plot_accuracy, plot_alpha
 
+    torch.set_num_threads(1)  # towers this small gain nothing from more, and lose much where cores are busy
     hide_progress_bars()
     done = train_all(argv, output_dir)
     modalities = next(iter(done.values()))[0].model.config.modality_names
