@@ -22,27 +22,6 @@ IMAGE_SIZE = 16  # pixels, height and width
 SPLIT_SIZES = {"train": 1000, "validation": 200, "test": 400}
 NUM_VOICES = {"train": 24, "test": 12}  # validation shares the voices of train
 
-# Settings of `LfmProcessor(modalities=PROCESSOR)`: audio (1, 65, 31) and image (1, 16, 16), both of about unit variance
-# over the training split.
-PROCESSOR = {
-    "audio": {
-        "type": "spectrogram",
-        "sampling_rate": SAMPLING_RATE,
-        "n_fft": 128,
-        "hop_length": 125,
-        "duration": 0.5,
-        "mean": -0.45,
-        "std": 0.81,
-    },
-    "image": {
-        "type": "image",
-        "size": [IMAGE_SIZE, IMAGE_SIZE],
-        "num_channels": 1,
-        "mean": [0.41],
-        "std": [0.22],
-    },
-}
-
 
 class Segment(NamedTuple):
     """A stretch of a word: what excites the vocal tract, and where its formants are when the stretch ends."""

@@ -12,7 +12,8 @@ from sklearn.preprocessing import StandardScaler
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import list_benchmarks, load_benchmark
-from modeling_lfm.data.demo import PROCESSOR, VOICE_RANGES, draw_images, draw_voices
+from modeling_lfm.data.demo import VOICE_RANGES, draw_images, draw_voices
+from modeling_lfm.scripts.arguments import read_config
 
 SIZES = {"train": 1000, "validation": 200, "test": 400}
 
@@ -30,7 +31,7 @@ def demo(cache):
 @pytest.fixture(scope="module")
 def tensors(demo):
     """Audio, images and labels of each split, through the processor."""
-    processor = LfmProcessor(modalities=PROCESSOR)
+    processor = LfmProcessor(modalities=read_config("demo")["processor"])
     output = {}
     for split, rows in demo.items():
         batch = processor(audio=rows["audio"][:], image=rows["image"][:], return_tensors="np")

@@ -174,18 +174,18 @@ def test_update_of_alpha_leaves_no_trace(alpha, tmp_path):
     assert schedule.updates == 1
 
 
-@pytest.mark.parametrize("settings", [{"alpha_parameters": "all"}, {"alpha_parameters": "head"}])
-@pytest.mark.parametrize("product", ["double_backward", "central_difference"])
-def test_products_agree_on_a_real_model(settings, product, tmp_path):
-    """Attention and batch normalisation included: both products and both passes give the same hypergradient."""
-    trainer = toy_trainer(tmp_path, NORMALISED, alpha_holdout=16, alpha_iterations=3, num_train_epochs=1, **settings)
-    trainer.args.alpha_product = product
+@pytest.mark.parametrize(("parameters", "modalities"), [("head", NORMALISED), ("all", SMOOTH)])
+def test_products_agree_on_a_real_model(parameters, modalities, tmp_path):
+    """Attention included, and batch normalisation before the head; the gradient of ReLU towers itself has jumps."""
+    settings = {"alpha_parameters": parameters, "alpha_holdout": 16, "alpha_iterations": 3, "num_train_epochs": 1}
+    trainer = toy_trainer(tmp_path, modalities, **settings)
     trainer.train()
-    trainer.update_alpha(trainer.make_alpha_schedule(4), 2)
-    found = trainer.state.log_history[-1]["hypergradient"]
-    trainer.args.alpha_product = "double_backward"
-    trainer.update_alpha(trainer.make_alpha_schedule(4), 2)
-    assert found == pytest.approx(trainer.state.log_history[-1]["hypergradient"], rel=2e-2)
+    found = []
+    for trainer.args.alpha_product in ("double_backward", "central_difference"):
+        trainer.update_alpha(trainer.make_alpha_schedule(4), 2)
+        found.append(trainer.state.log_history[-1]["hypergradient"])
+    assert found[0] != 0
+    assert found[0] == pytest.approx(found[1], rel=2e-2)
 
 
 def test_evaluation_reports_each_modality_and_plain_cross_entropy(tmp_path):
