@@ -111,7 +111,13 @@ def make_processor(model_args, data_args):
         source = model_args.tokenizer or model_args.modalities[texts[0]].get("name")
         if source is None:
             raise ValueError(f"the text modality {texts[0]!r} needs a tokenizer: set 'tokenizer'.")
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"no tokenizer at {source}: it is neither a folder nor a model that can be fetched from the Hub; set "
+                f"'tokenizer', or 'name' of the tower of {texts[0]!r}."
+            ) from error
     return LfmProcessor(modalities=settings, tokenizer=tokenizer)
 
 
