@@ -248,6 +248,15 @@ def test_help_is_fast_and_tells_how(name):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0, "help needs no torch"
 
 
+def test_help_lists_every_training_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_program.main(["--help_training"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--learning_rate" in printed
+    assert "--alpha_damping" in printed
+
+
 def test_quickstart_compares_three_runs_and_can_be_repeated(tmp_path, capsys):
     argv = ["--output_dir", str(tmp_path), "--num_train_epochs", "1", "--max_train_samples", "64"]
     argv += ["--max_eval_samples", "20", "--max_test_samples", "20", "--hidden_size", "8", "--use_cpu"]
