@@ -1,7 +1,11 @@
 """Run a table of experiments, every row with every seed in every setting, and print it; goes on where it stopped."""
 
 import json
+import multiprocessing
+import os
+import statistics
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -30,7 +34,8 @@ changes of the base), or the name of one that comes along: {tables}.
 Test accuracy and what is chosen by it never meet: the best constant alpha of a setting is the one with the best mean
 validation accuracy, and the regret of a row is how far its test accuracy stays behind that constant's.
 """
-OWN = {"seeds": [0, 1, 2], "settings": None, "rows": None, "jobs": 1, "output": None, "report": False}
+OWN = {"seeds": ["0", "1", "2"], "settings": None, "rows": None, "jobs": ["1"], "output": None, "report": None}
+MARKS = ("only", "constant_of_the_default")
 METRICS = ("accuracy", "map", "f1", "gap")
 
 
@@ -53,11 +58,12 @@ def read_table(path):
 def configure(base, setting, row, seed, overrides):
     """The configuration of one run: `base` changed by the setting, the row, the command line, and the seed.
 
-    A mapping changes the mapping of the base key by key; the key `only` of a row names the modalities that stay.
+    A mapping changes the mapping of the base key by key. Two keys of a row are no settings: `only` names the modalities
+    that stay, and `constant_of_the_default` marks what the report compares with.
     """
     config = json.loads(json.dumps(base))
     only = row.get("only")
-    for changes in (setting, {key: value for key, value in row.items() if key != "only"}):
+    for changes in (setting, {key: value for key, value in row.items() if key not in MARKS}):
         for key, value in changes.items():
             config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
     arguments.apply_overrides(config, overrides)
@@ -82,6 +88,7 @@ def run_one(config, threads):
 
     from modeling_lfm.scripts.train import set_up
     from modeling_lfm.trainer import LfmTrainingArguments
+    from modeling_lfm.trainer.callbacks import LfmPrinterCallback
 
     torch.set_num_threads(threads)
     datasets.disable_progress_bars()
@@ -92,9 +99,7 @@ def run_one(config, threads):
         {**config, **quiet}, arguments.ModelArguments, arguments.DataArguments, LfmTrainingArguments
     )
     trainer, splits = set_up(*built)
-    trainer.callback_handler.callbacks = [
-        c for c in trainer.callback_handler.callbacks if "Printer" not in str(type(c))
-    ]
+    trainer.pop_callback(LfmPrinterCallback)
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
@@ -118,11 +123,10 @@ def sweep(jobs, workers, output):
     done = {(r["setting"], r["row"], r["seed"]) for r in read_records(output)}
     left = {key: config for key, config in jobs.items() if key not in done}
     output.parent.mkdir(parents=True, exist_ok=True)
-    import multiprocessing
-    import os
-
+    drop_cut_line(output)
     threads = max((os.cpu_count() or 1) // workers, 1)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
         futures = {pool.submit(run_one, config, threads): key for key, config in left.items()}
         for number, future in enumerate(as_completed(futures), 1):
             setting, row, seed = futures[future]
@@ -133,34 +137,41 @@ def sweep(jobs, workers, output):
             print(f"[{number}/{len(left)}] {setting}, {row}, seed {seed}: {accuracy:.1f} %", flush=True)
 
 
+def end_with_parent():
+    """End this worker when its parent does: a killed sweep must not go on in the background."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def drop_cut_line(output):
+    """Remove from `output` (`Path`) a last line that a kill cut short."""
+    content = output.read_bytes() if output.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        output.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
 def read_records(output):
-    """Finished runs (`list[dict]`); a last line that a kill cut short is left out, and so run again."""
+    """Finished runs (`list[dict]`) of `output` (`Path`); a line that a kill cut short is left out."""
     if not output.is_file():
         return []
-    records = []
-    for line in output.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def mean_and_spread(values):
     """`mean ± standard deviation` of percentages (sample deviation; none for one value)."""
-    import statistics
-
     mean = statistics.fmean(values)
     return f"{100 * mean:.1f}" + (f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def best_constant(records, rows):
-    """Per setting, the row of a constant alpha with the best mean validation accuracy, and its mean test accuracy.
+    """Per setting (`dict`), the constant row with the best mean validation accuracy, and its mean test accuracy.
 
-    A constant row trains the default fusion, matching loss and total with `alpha: constant`, or no matching at all.
+    Constant rows are those marked `constant_of_the_default`: default fusion, matching loss and total.
     """
-    from statistics import fmean
-
     constants = [name for name, row in rows.items() if row.get("constant_of_the_default")]
     best = {}
     for setting in {r["setting"] for r in records}:
@@ -168,8 +179,8 @@ def best_constant(records, rows):
         for name in constants:
             found = [r for r in records if r["setting"] == setting and r["row"] == name]
             if found:
-                validation = fmean(r["validation"]["accuracy"] for r in found)
-                means[name] = (validation, fmean(r["test"]["accuracy"] for r in found))
+                validation = statistics.fmean(r["validation"]["accuracy"] for r in found)
+                means[name] = (validation, statistics.fmean(r["test"]["accuracy"] for r in found))
         if means:
             name = max(means, key=lambda key: means[key][0])
             best[setting] = (name, means[name][1])
@@ -178,8 +189,6 @@ def best_constant(records, rows):
 
 def print_table(records, settings, rows):
     """Markdown: a row a method, the fused test accuracy, that of each modality, and the gap in each setting."""
-    from statistics import fmean
-
     best = best_constant(records, rows)
     present = [s for s in settings if any(r["setting"] == s for r in records)]
     print("| | " + " | ".join(f"{s} | modalities, gap" for s in present) + " | regret mean / worst | seconds |")
@@ -193,15 +202,15 @@ def print_table(records, settings, rows):
                 continue
             cells.append(mean_and_spread([r["test"]["accuracy"] for r in found]))
             names = [k for k in found[0]["test"] if k.endswith("_accuracy")]
-            parts = [f"{100 * fmean(r['test'][name] for r in found):.0f}" for name in names]
-            gap = f"{100 * fmean(r['test']['gap'] for r in found):.0f}"
+            parts = [f"{100 * statistics.fmean(r['test'][name] for r in found):.0f}" for name in names]
+            gap = f"{100 * statistics.fmean(r['test']['gap'] for r in found):.0f}"
             cells.append(" / ".join(parts) + f", {gap}")
             seconds += [r["seconds"] for r in found]
             if setting in best:
-                regrets.append(100 * (best[setting][1] - fmean(r["test"]["accuracy"] for r in found)))
+                regrets.append(100 * (best[setting][1] - statistics.fmean(r["test"]["accuracy"] for r in found)))
         if seconds:
-            regret = f"{fmean(regrets):.2f} / {max(regrets):.2f}" if regrets else ""
-            print(f"| {row} | " + " | ".join(cells) + f" | {regret} | {fmean(seconds):.0f} |")
+            regret = f"{statistics.fmean(regrets):.2f} / {max(regrets):.2f}" if regrets else ""
+            print(f"| {row} | " + " | ".join(cells) + f" | {regret} | {statistics.fmean(seconds):.0f} |")
     for setting in present:
         if setting in best:
             print(f"\n{setting}: best constant by validation is {best[setting][0]!r}.", end="")
@@ -226,20 +235,15 @@ def main(argv=None):
         unknown = [name for name in own[kind] or [] if name not in known]
         if unknown:
             raise ValueError(f"unknown {kind} {unknown}; the table has {', '.join(known)}.")
-    if own["report"] is False:
+    if own["report"] is None:
         jobs = {
-            (s, r, int(seed)): configure(base, settings[s], drop_marks(rows[r]), int(seed), overrides)
+            (setting, row, int(seed)): configure(base, settings[setting], rows[row], int(seed), overrides)
             for seed in own["seeds"]
-            for s in own["settings"] or settings
-            for r in own["rows"] or rows
+            for setting in own["settings"] or settings
+            for row in own["rows"] or rows
         }
-        sweep(jobs, int(own["jobs"][0]) if own["jobs"] != 1 else 1, output)
+        sweep(jobs, int(own["jobs"][0]), output)
     print_table(read_records(output), settings, rows)
-
-
-def drop_marks(row):
-    """A row without what only the report reads."""
-    return {key: value for key, value in row.items() if key != "constant_of_the_default"}
 
 
 if __name__ == "__main__":
