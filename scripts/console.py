@@ -17,6 +17,17 @@ def say(*text):
         print(*text, flush=True)
 
 
+def note_missing_processes():
+    """Say so where `accelerate launch --cpu` was asked for several processes: without MPI it starts one, silently."""
+    one_of_several = "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
+    if one_of_several and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        print(
+            "note: accelerate started one process only, as it does with --cpu. For several on a CPU: accelerate launch "
+            "--multi_gpu --num_processes N scripts/train.py ... --use_cpu",
+            file=sys.stderr,
+        )
+
+
 def hide_progress_bars():
     """No progress bars of transformers and datasets."""
     import datasets

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from modeling_lfm.scripts import arguments, runs
 from modeling_lfm.scripts.arguments import DataArguments, ModelArguments
-from modeling_lfm.scripts.console import hide_progress_bars, is_main_process, run, say
+from modeling_lfm.scripts.console import hide_progress_bars, is_main_process, note_missing_processes, run, say
 
 HELP = """
 Train a multimodal classifier.
@@ -250,6 +250,7 @@ def main(argv=None):
         arguments.show_help(HELP.format(configs=configs, model=model, data=data))
     if "--help_training" in argv:
         list_training_settings()
+    note_missing_processes()
     trainer, metrics = train(*parse_arguments(argv))
     for prefix in ("eval", "test"):
         if f"{prefix}_accuracy" in metrics:

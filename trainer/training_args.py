@@ -126,6 +126,8 @@ class LfmTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop every modality; leave it False.")
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is not part of the objective; leave it 0.")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError("early_stopping_patience needs evaluations: set eval_strategy to epoch or steps.")
         super().__post_init__()

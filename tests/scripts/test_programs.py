@@ -276,3 +276,11 @@ def test_quickstart_compares_three_runs_and_can_be_repeated(tmp_path, capsys):
         assert (tmp_path / name / "model.safetensors").is_file()
     assert (tmp_path / "alpha.png").is_file()
     assert (tmp_path / "accuracy.png").is_file()
+
+
+def test_accelerate_on_cpu_that_starts_one_process_is_noted():
+    """`accelerate launch --cpu --num_processes 2` starts one, without a word of its own."""
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    result = program("train", "no_such_configuration", launcher=launcher)
+    assert result.returncode != 0
+    assert "note: accelerate started one process only" in result.stderr
