@@ -13,7 +13,20 @@ TOWER_KEYS = {
     "clip_vision": _COMMON_KEYS | {"config"},
     "clip_text": _COMMON_KEYS | {"config"},
 }
-FUSION_NAMES = ("concat", "sum", "weight")
+FUSION_ARGS = {  # the settings of each fusion, with their defaults
+    "concat": {},
+    "sum": {},
+    "weight": {},
+    "film": {},
+    "mmtm": {"ratio": 4},
+    "lstm": {"num_layers": 2},
+    "etmc": {},
+    "qmf": {},
+    "mla": {"weights": None},
+    "domfn": {"gamma": 0.8, "tau": 0.5},
+    "reconboost": {"width": 256},
+}
+FUSION_NAMES = tuple(FUSION_ARGS)
 POOLINGS = ("cls", "mean", "pooler")
 
 
@@ -34,7 +47,11 @@ class LfmConfig(PreTrainedConfig):
             - `clip_vision`, `clip_text`: `config` (`dict`, a CLIP vision or text configuration).
         modality_order (`list[str]`, *optional*): written on saving, because JSON files of configurations are sorted by
             key; given by hand it reorders `modalities`.
-        fusion (`str`, defaults to `"concat"`): `"concat"`, `"sum"` or `"weight"`.
+        fusion (`str`, defaults to `"concat"`): how the modalities are combined, one of `FUSION_ARGS`; the classes in
+            `fusions_lfm.py` and its siblings tell their formulas.
+        fusion_args (`dict`, *optional*): settings of the fusion; those in `FUSION_ARGS` where not given.
+        unimodal_heads (`bool`, defaults to False): give each modality a linear classifier of its own, apart from the
+            fusion, from which its `modality_logits` come.
         hidden_size (`int`, defaults to 512): the common width d to which each tower's output is projected.
         kwargs: those of `PreTrainedConfig`, among them `num_labels`, `id2label` and `problem_type`
             (`"single_label_classification"`, the default here, or `"multi_label_classification"`).
@@ -51,6 +68,8 @@ class LfmConfig(PreTrainedConfig):
         modalities=None,
         modality_order=None,
         fusion="concat",
+        fusion_args=None,
+        unimodal_heads=False,
         hidden_size=512,
         problem_type="single_label_classification",
         **kwargs,
@@ -61,11 +80,18 @@ class LfmConfig(PreTrainedConfig):
                 raise ValueError(f"modality_order={modality_order} must name each of {list(self.modalities)} once.")
             self.modalities = {name: self.modalities[name] for name in modality_order}
         self.fusion = fusion
+        self.fusion_args = {} if fusion_args is None else dict(fusion_args)
+        self.unimodal_heads = unimodal_heads
         self.hidden_size = hidden_size
         for name, spec in self.modalities.items():
             _check_modality(name, spec)
         if fusion not in FUSION_NAMES:
             raise ValueError(f"fusion={fusion!r} is unknown; choose one of {', '.join(FUSION_NAMES)}.")
+        unknown = sorted(set(self.fusion_args) - set(FUSION_ARGS[fusion]))
+        if unknown:
+            raise ValueError(
+                f"fusion_args has unknown keys {unknown}; {fusion!r} has {', '.join(FUSION_ARGS[fusion]) or 'none'}."
+            )
         if not (isinstance(hidden_size, int) and hidden_size > 0):
             raise ValueError(f"hidden_size={hidden_size!r} must be a positive integer.")
         if problem_type not in ("single_label_classification", "multi_label_classification"):
@@ -82,6 +108,10 @@ class LfmConfig(PreTrainedConfig):
     def modality_names(self):
         """`tuple[str]`: the modalities in the order of every tuple that the model returns."""
         return tuple(self.modalities)
+
+    def fusion_arg(self, name):
+        """The setting `name` of the fusion: that of `fusion_args`, or its default."""
+        return self.fusion_args.get(name, FUSION_ARGS[self.fusion][name])
 
     def tower_config(self, modality):
         """The nested `PreTrainedConfig` of a modality, or None for a timm tower or one not yet resolved."""

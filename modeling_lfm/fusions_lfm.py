@@ -73,3 +73,7 @@ class WeightFusion(SumFusion):
 
 
 FUSIONS = {"concat": ConcatFusion, "sum": SumFusion, "weight": WeightFusion}
+
+# Modules by which towers exchange what they see before their last layer: `module(towers, tensors)` takes the ModuleDict
+# of towers and a dict from each modality to its tower's inputs, and returns the towers' vectors.
+EXCHANGES = {}

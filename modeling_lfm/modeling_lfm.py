@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_lfm import LfmConfig
-from .fusions_lfm import FUSIONS
+from .fusions_lfm import EXCHANGES, FUSIONS
 from .towers_lfm import make_tower, resolve_tower_configs
 
 
@@ -82,6 +82,7 @@ class LfmModel(LfmPreTrainedModel):
         self.projections = nn.ModuleDict(
             {name: nn.Linear(tower.num_features, config.hidden_size) for name, tower in self.towers.items()}
         )
+        self.exchange = EXCHANGES[config.fusion](config, self.towers) if config.fusion in EXCHANGES else None
         self.post_init()
 
     @property
@@ -106,17 +107,31 @@ class LfmModel(LfmPreTrainedModel):
         unknown = sorted(set(inputs) - set(self.input_names))
         if unknown:
             raise ValueError(f"unknown inputs {unknown}; this model reads {list(self.input_names)}.")
-        vectors = []
-        for name, tower in self.towers.items():
-            tensors = [inputs.get(f"{name}_{part}") for part in tower.input_names]
-            if tensors[0] is None:
-                raise ValueError(
-                    f"input {name}_{tower.input_names[0]!s} is missing; this model reads {list(self.input_names)}."
-                )
-            if len(tensors) == 2 and tensors[1] is None:
-                tensors[1] = torch.ones_like(tensors[0])
-            vectors.append(tower(*tensors))
-        return tuple(vectors)
+        tensors = {name: self._tower_inputs(name, inputs) for name in self.towers}
+        if self.exchange is not None:
+            return self.exchange(self.towers, tensors)
+        return tuple(tower(*tensors[name]) for name, tower in self.towers.items())
+
+    def encode_modality(self, name, **inputs):
+        """The feature (B, hidden_size) of one modality; the inputs of others are not read.
+
+        Raises:
+            ValueError: its input is missing, or the fusion lets the towers talk to each other (`mmtm`).
+        """
+        if self.exchange is not None:
+            raise ValueError(f"the towers of fusion {self.config.fusion} run together: call encode.")
+        return self.projections[name](self.towers[name](*self._tower_inputs(name, inputs)))
+
+    def _tower_inputs(self, name, inputs):
+        tower = self.towers[name]
+        tensors = [inputs.get(f"{name}_{part}") for part in tower.input_names]
+        if tensors[0] is None:
+            raise ValueError(
+                f"input {name}_{tower.input_names[0]!s} is missing; this model reads {list(self.input_names)}."
+            )
+        if len(tensors) == 2 and tensors[1] is None:
+            tensors[1] = torch.ones_like(tensors[0])
+        return tensors
 
     def project(self, vectors):
         """The towers' vectors to features: a tuple of M tensors (B, hidden_size)."""
@@ -140,6 +155,10 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         super().__init__(config)
         self.lfm = LfmModel(config)
         self.fusion = FUSIONS[config.fusion](config)
+        self.unimodal_heads = None
+        if config.unimodal_heads:
+            heads = {name: nn.Linear(config.hidden_size, config.num_labels) for name in config.modalities}
+            self.unimodal_heads = nn.ModuleDict(heads)
         self.post_init()
 
     @classmethod
@@ -168,7 +187,13 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
 
     def head_parameters(self):
         """Projections and fusion: the trainable parameters after the towers (`list` of `nn.Parameter`)."""
-        return [*self.lfm.projections.parameters(), *self.fusion.parameters()]
+        heads = [self.fusion] if self.unimodal_heads is None else [self.fusion, self.unimodal_heads]
+        return [*self.lfm.projections.parameters(), *(p for head in heads for p in head.parameters())]
+
+    def encoder_parameters(self, name):
+        """Tower and projection of a modality: its trainable parameters before the fusion (`list` of `nn.Parameter`)."""
+        modules = (self.lfm.towers[name], self.lfm.projections[name])
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
 
     def classify(self, vectors, labels=None):
         """The towers' vectors (from `self.lfm.encode`) to an [`LfmOutput`].
@@ -179,6 +204,9 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         """
         features = self.lfm.project(vectors)
         logits, modality_logits = self.fusion(features)
+        if self.unimodal_heads is not None:
+            heads = self.unimodal_heads.values()
+            modality_logits = tuple(head(feature) for head, feature in zip(heads, features, strict=True))
         loss = None
         if labels is not None:
             if self.config.problem_type == "multi_label_classification":

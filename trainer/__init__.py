@@ -1,4 +1,4 @@
-"""How LFM models are trained: the trainer, its settings, the objective, and the alpha that mixes its two losses."""
+"""How LFM models are trained: the trainer, its settings, and the methods that it can train with."""
 
 from importlib import import_module
 
@@ -7,9 +7,17 @@ _EXPORTS = {
     "LfmTrainingArguments": "training_args",
     "compute_multimodal_metrics": "metrics",
     "hypergradient": "hypergradient",
+    "list_methods": "methods",
     "make_alpha": "alpha",
 }
-__all__ = ["LfmTrainer", "LfmTrainingArguments", "compute_multimodal_metrics", "hypergradient", "make_alpha"]
+__all__ = [
+    "LfmTrainer",
+    "LfmTrainingArguments",
+    "compute_multimodal_metrics",
+    "hypergradient",
+    "list_methods",
+    "make_alpha",
+]
 
 
 def __getattr__(name):

@@ -4,7 +4,6 @@ import copy
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from .frozen_statistics import frozen_norm_statistics
 from .hypergradient import hypergradient
@@ -19,13 +18,15 @@ class BilevelProblem:
     statistics of each batch (as in training), dropout off. Every process computes the same on the same samples.
 
     Args:
-        trainer ([`LfmTrainer`]): in training; its model, data sets, collator and optimizer are used.
+        method ([`Lfm`]): in training; the model, data sets, collator and optimizer of its trainer are used.
     """
 
-    def __init__(self, trainer):
-        self.trainer = trainer
-        self.args = trainer.args
-        self.model = trainer.model
+    def __init__(self, method):
+        self.method = method
+        self.settings = method.settings
+        self.trainer = method.trainer
+        self.args = method.args
+        self.model = method.model
 
     def advance(self, schedule, epoch):
         """Find out how alpha should move before `epoch`.
@@ -36,7 +37,7 @@ class BilevelProblem:
         Returns:
             the arguments of `schedule.update` (`tuple`), and what to log (`dict`).
         """
-        if self.args.alpha == "lookahead":
+        if self.settings.alpha == "lookahead":
             losses = self.lookahead(schedule.candidates(), epoch)
             return losses, {"hypergradient": losses[0] - losses[1], "hypergradient_outer_loss": sum(losses) / 2}
         result = self.hypergradient(schedule.value(epoch), epoch)
@@ -46,16 +47,18 @@ class BilevelProblem:
 
     def hypergradient(self, alpha, epoch):
         """dJ/dalpha at the current parameters by the implicit function theorem (see [`hypergradient`])."""
-        args = self.args
-        head = args.alpha_parameters == "head"
+        settings = self.settings
+        head = settings.alpha_parameters == "head"
         parameters = self.model.head_parameters() if head else list(self.model.parameters())
         with frozen_norm_statistics(self.model):
-            inner = self._outputs(self.trainer.train_dataset, self._draw(args.alpha_inner_samples, epoch), head)
-            outer = self._outputs(self.trainer.outer_dataset, np.arange(len(self.trainer.outer_dataset)), head)
+            inner = self._outputs(
+                self.trainer.train_dataset, self.trainer.draw_indices(settings.alpha_inner_samples, epoch), head
+            )
+            outer = self._outputs(self.trainer.holdout_dataset, np.arange(len(self.trainer.holdout_dataset)), head)
             parts = {}
 
             def loss_cls():  # called right before loss_mm, which takes its part of the same forward pass
-                parts.update(self.trainer.loss_parts(*inner()))
+                parts.update(self.method.parts(*inner()))
                 return parts.pop("loss_cls")
 
             return hypergradient(
@@ -64,15 +67,15 @@ class BilevelProblem:
                 lambda: self._outer_loss(*outer()),
                 [p for p in parameters if p.requires_grad],
                 alpha,
-                solver=args.alpha_solver,
-                iterations=args.alpha_iterations,
-                damping=args.alpha_damping,
-                product=args.alpha_product,
+                solver=settings.alpha_solver,
+                iterations=settings.alpha_iterations,
+                damping=settings.alpha_damping,
+                product=settings.alpha_product,
             )
 
     def _outputs(self, dataset, indices, head):
         """A closure that gives (outputs, labels) of the samples; the towers run once if only the head varies."""
-        batches = list(self._batches(dataset, indices))
+        batches = list(self.trainer.make_batches(dataset, indices))
         labels = torch.cat([batch.pop("labels") for batch in batches])
         if head:
             with torch.no_grad():
@@ -88,7 +91,7 @@ class BilevelProblem:
 
     def _outer_loss(self, outputs, labels):
         return outer_loss(
-            self.args.alpha_outer, outputs.logits, outputs.modality_logits, labels, self.model.config.problem_type
+            self.settings.alpha_outer, outputs.logits, outputs.modality_logits, labels, self.model.config.problem_type
         )
 
     # -- look-ahead --------------------------------------------------------------------------------------------
@@ -103,7 +106,9 @@ class BilevelProblem:
         weights = {key: value.clone() for key, value in self.model.state_dict().items()}
         state = copy.deepcopy(optimizer.state_dict())
         size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        steps = np.split(self._draw(self.args.lookahead_steps * size, epoch), self.args.lookahead_steps)
+        steps = np.split(
+            self.trainer.draw_indices(self.settings.lookahead_steps * size, epoch), self.settings.lookahead_steps
+        )
         losses = []
         try:
             for alpha in candidates:
@@ -121,10 +126,10 @@ class BilevelProblem:
 
     def _train_step(self, optimizer, indices, alpha):
         self.model.train()
-        for batch in self._batches(self.trainer.train_dataset, indices):
+        for batch in self.trainer.make_batches(self.trainer.train_dataset, indices):
             labels = batch.pop("labels")
-            parts = self.trainer.loss_parts(self.model(**batch), labels)
-            loss = total_loss(parts["loss_cls"], parts["loss_mm"], alpha, self.args.total)
+            parts = self.method.parts(self.model(**batch), labels)
+            loss = total_loss(parts["loss_cls"], parts["loss_mm"], alpha, self.settings.total)
             (loss * len(labels) / len(indices)).backward()
         if self.args.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
@@ -133,25 +138,5 @@ class BilevelProblem:
 
     def _held_out_loss(self):
         with frozen_norm_statistics(self.model), torch.no_grad():
-            outer = self._outputs(self.trainer.outer_dataset, np.arange(len(self.trainer.outer_dataset)), head=True)
+            outer = self._outputs(self.trainer.holdout_dataset, np.arange(len(self.trainer.holdout_dataset)), head=True)
             return self._outer_loss(*outer()).item()
-
-    # -- samples -----------------------------------------------------------------------------------------------
-
-    def _draw(self, size, epoch):
-        """`size` indices of the training set, without repeats until all were drawn; the same on every process."""
-        rng = np.random.default_rng((self.args.seed, epoch))
-        total = len(self.trainer.train_dataset)
-        passes = -(-size // total)
-        return np.concatenate([rng.permutation(total) for _ in range(passes)])[:size]
-
-    def _batches(self, dataset, indices):
-        """Batches of the samples on the training device, even in size and at most that of a training step."""
-        count = -(-len(indices) // self.args.train_batch_size)
-        loader = DataLoader(
-            dataset,
-            batch_sampler=[part.tolist() for part in np.array_split(indices, count)],
-            collate_fn=self.trainer.data_collator,
-        )
-        for batch in loader:
-            yield self.trainer._prepare_inputs(batch)

@@ -1,48 +1,49 @@
-"""Callbacks of [`LfmTrainer`]: alpha, whose state is saved with every checkpoint, and readable progress."""
+"""Callbacks of [`LfmTrainer`]: one that drives the method, and readable progress."""
 
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 
-class AlphaCallback(TrainerCallback, ExportableState):
-    """Moves alpha at the start of each epoch and keeps its state in `trainer_state.json`.
+class MethodCallback(TrainerCallback, ExportableState):
+    """Tells the method when training and epochs begin, and shows its numbers in `trainer_state.json`.
 
     transformers makes the object anew from its state in some resumes, hence no arguments; [`LfmTrainer`] sets
-    `trainer` and `schedule`.
+    `trainer`. What a resumed run needs is `full_state`, which the trainer keeps beside the optimizer's.
     """
 
     def __init__(self):
         self.trainer = None
-        self.schedule = None
-        self.alpha = None
-        self.updated_epoch = 0
+        self.begun_epoch = 0
 
     def state(self):
-        schedule = {} if self.schedule is None else self.schedule.state_dict()
-        return {
-            "args": {},
-            "attributes": {"alpha": self.alpha, "updated_epoch": self.updated_epoch, "schedule_state": schedule},
-        }
+        method = {} if self.trainer is None else {"method": self.trainer.method.spec.name, **self.trainer.method.logs()}
+        return {"args": {}, "attributes": {"begun_epoch": self.begun_epoch, **method}}
+
+    def full_state(self):
+        """State of the method (`dict` of tensors and plain values) and the last epoch that it saw begin."""
+        method = self.trainer.method
+        return {"method": method.spec.name, "begun_epoch": self.begun_epoch, "state": method.state_dict()}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.schedule = self.trainer.make_alpha_schedule(state.num_train_epochs)
-        saved = state.stateful_callbacks.get(type(self).__name__)
-        if state.global_step == 0 or saved is None:
-            self.alpha, self.updated_epoch = None, 0
+        method, saved = self.trainer.method, self.trainer._resumed_method
+        self.trainer._resumed_method = None
+        if saved is not None and saved["method"] != method.spec.name:
+            raise ValueError(
+                f"the checkpoint was trained with method {saved['method']}, not {method.spec.name}: resume with that one."
+            )
+        if saved is None:
+            self.begun_epoch = 0
+            method.on_train_begin()
         else:
-            self.alpha = saved["attributes"]["alpha"]
-            self.updated_epoch = saved["attributes"]["updated_epoch"]
-            self.schedule.load_state_dict(saved["attributes"]["schedule_state"])
+            self.begun_epoch = saved["begun_epoch"]
+            method.load_state_dict(saved["state"])
         state.stateful_callbacks[type(self).__name__] = self.state()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        epoch = int(state.epoch or 0) + 1
-        if epoch <= self.updated_epoch:
-            return  # resumed in the middle of an epoch whose alpha is already known
-        if args.learns_alpha and epoch > 1:
-            self.trainer.update_alpha(self.schedule, epoch)
-        self.alpha = self.schedule.value(epoch)
-        self.updated_epoch = epoch
+        epoch = self.trainer.epoch
+        if epoch > self.begun_epoch:  # else resumed in the middle of an epoch that has begun
+            self.trainer.method.on_epoch_begin(epoch)
+            self.begun_epoch = epoch
 
 
 _SHOWN_FIRST = ("loss", "loss_cls", "loss_mm", "alpha", "hypergradient_cosine")

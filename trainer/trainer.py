@@ -1,42 +1,49 @@
-"""`LfmTrainer`: transformers' training loop with the objective of LFM, its moving alpha, and per-modality metrics."""
+"""`LfmTrainer`: transformers' training loop with a method's objective and hooks, and metrics for each modality."""
 
+import copy
+import os
+import random
+import tempfile
 from collections import defaultdict
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+import torch.distributed as dist
 from sklearn.model_selection import train_test_split
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 
-from .alpha import make_alpha
-from .bilevel import BilevelProblem
-from .callbacks import AlphaCallback, LfmPrinterCallback, LfmProgressCallback
+from .callbacks import LfmPrinterCallback, LfmProgressCallback, MethodCallback
+from .methods import Method, make_method
 from .metrics import compute_multimodal_metrics
-from .objectives import classification_loss, matching_loss, total_loss
+from .sample_ids import SampleIdCollator, SampleIdDataset
 from .training_args import LfmTrainingArguments
+
+METHOD_STATE = "method.pt"
 
 
 class LfmTrainer(Trainer):
-    """Trains [`LfmForMultimodalClassification`] on L_CLS and L_MM, mixed by alpha.
+    """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
-    Source: Yang et al., "Facilitating Multimodal Classification via Dynamically Learning Modality Gap", NeurIPS 2024,
-    equation 1 (`total="convex"`). Everything not named here is as in `transformers.Trainer`.
+    Everything not named here is as in `transformers.Trainer`.
 
     Args:
         args ([`LfmTrainingArguments`]): settings.
         train_dataset (`datasets.Dataset` or a map-style `torch.utils.data.Dataset`): samples are dicts of the model's
-            inputs and `labels`. With a learned alpha, `args.alpha_holdout` of it is kept for the outer problem unless
-            `outer_dataset` is given.
-        outer_dataset (*optional*): samples on which the outer loss of a learned alpha is computed; never trained on.
-            With `args.alpha_holdout` 0 it is the `eval_dataset`.
+            inputs and `labels`. For a method that watches held-out samples, `args.holdout` of it is kept for that
+            unless `holdout_dataset` is given.
+        holdout_dataset (*optional*): samples that such a method watches; never trained on. With `args.holdout` 0 it is
+            the `eval_dataset`.
         compute_metrics (*optional*): in place of [`compute_multimodal_metrics`].
         processing_class ([`LfmProcessor`], *optional*): saved beside the model; kept as `processor`, because
             transformers takes the special tokens of a `processing_class` for the model's, tokenizer or not.
+        method ([`Method`], *optional*): in place of the one that `args.method` names.
 
     Raises:
-        ValueError: a learned alpha with a training set that cannot be split; labels missing from a sample.
+        ValueError: the method cannot train this model; a training set that cannot be split; labels missing from a
+            sample.
     """
 
     def __init__(
@@ -45,23 +52,22 @@ class LfmTrainer(Trainer):
         args=None,
         train_dataset=None,
         eval_dataset=None,
-        outer_dataset=None,
+        holdout_dataset=None,
         compute_metrics=None,
         processing_class=None,
+        method=None,
         **kwargs,
     ):
-        if args is None:
-            args = LfmTrainingArguments(output_dir="outputs")
-        self.outer_dataset = outer_dataset
+        args = LfmTrainingArguments(output_dir="outputs") if args is None else args
+        self.method = method if isinstance(method, Method) else make_method(args.method)
+        if model is not None:
+            self.method.check(model.config)
         self.processor = processing_class
-        if train_dataset is not None and args.learns_alpha and outer_dataset is None:
-            if args.alpha_holdout:
-                seed = args.seed if args.data_seed is None else args.data_seed
-                train_dataset, self.outer_dataset = split_holdout(train_dataset, args.alpha_holdout, seed)
-            elif eval_dataset is None or isinstance(eval_dataset, dict):
-                raise ValueError("alpha_holdout=0 learns alpha on eval_dataset: give one, or another alpha_holdout.")
-            else:
-                self.outer_dataset = eval_dataset
+        self.holdout_dataset = holdout_dataset
+        if train_dataset is not None and self.method.needs_holdout and holdout_dataset is None:
+            train_dataset, self.holdout_dataset = choose_holdout(train_dataset, eval_dataset, args)
+        if train_dataset is not None and self.method.needs_sample_ids:
+            train_dataset = SampleIdDataset(train_dataset)
         super().__init__(
             model=model,
             args=args,
@@ -70,6 +76,8 @@ class LfmTrainer(Trainer):
             compute_metrics=compute_metrics,
             **kwargs,
         )
+        if self.method.needs_sample_ids:
+            self.data_collator = SampleIdCollator(self.data_collator)
         config = self.model.config
         if self.compute_metrics is None:
             self.compute_metrics = partial(
@@ -79,111 +87,241 @@ class LfmTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self._loss_parts = defaultdict(float)
-        self.alpha_callback = AlphaCallback()
-        self.add_callback(self.alpha_callback)
-        self._bind_alpha_callback()
+        self._resumed_method = None
+        self._check_parallelism()
+        self.method.bind(self)
+        self.add_callback(MethodCallback())
+        self._bind_method_callback()
         for plain, ours in ((ProgressCallback, LfmProgressCallback), (PrinterCallback, LfmPrinterCallback)):
             if self.pop_callback(plain) is not None:
                 self.add_callback(ours)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
-    # -- objective ---------------------------------------------------------------------------------------------
+    def _check_parallelism(self):
+        name, method = self.method.spec.name, type(self.method)
+        if method.own_backward and self.args.fp16:
+            raise ValueError(f"method {name} computes gradients itself, past the loss scaling of fp16: use bf16.")
+        shapes_gradients = method.own_backward or method.on_gradients is not Method.on_gradients
+        if shapes_gradients and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(f"method {name} needs whole gradients in each process: no FSDP or DeepSpeed.")
+
+    # -- training ----------------------------------------------------------------------------------------------
 
     @property
-    def alpha(self):
-        """`float`: the weight of L_MM in this epoch; None before training."""
-        return self.alpha_callback.alpha
+    def epoch(self):
+        """`int`: the epoch that is being trained, from 1."""
+        return int(self.state.epoch or 0) + 1
+
+    @property
+    def accumulation(self):
+        """`int`: batches whose gradients make up the current optimizer step."""
+        return self.current_gradient_accumulation_steps
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The objective in training; in evaluation the plain cross-entropy of the fused logits."""
-        outputs = model(**inputs)
+        """The method's objective in training; in evaluation the plain cross-entropy of the fused logits."""
         if not model.training:
-            loss = outputs.loss
+            outputs = model(**inputs)
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+        inputs, outputs = dict(inputs), None
+        labels = inputs.pop("labels")
+        if self.method.own_backward:
+            parts = self.method.run_batch(inputs, labels)
+            loss = parts.pop("loss").detach().requires_grad_()  # a leaf, so that a second backward changes nothing
         else:
-            parts = self.loss_parts(outputs, inputs["labels"], gather=self.accelerator.num_processes > 1)
-            for name, value in {**parts, "steps": torch.ones(())}.items():
-                self._loss_parts[name] += value.detach() / self.current_gradient_accumulation_steps
-            loss = total_loss(parts["loss_cls"], parts["loss_mm"], self.alpha, self.args.total)
+            outputs = model(**{key: value for key, value in inputs.items() if key != "sample_ids"})
+            parts = dict(self.method.losses(outputs, labels, inputs))
+            loss = parts.pop("loss")
+        for name, value in {**parts, "steps": torch.ones(())}.items():
+            self._loss_parts[name] += value.detach() / self.accumulation
         return (loss, outputs) if return_outputs else loss
 
-    def loss_parts(self, outputs, labels, gather=False):
-        """L_CLS and L_MM of a batch.
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self._finish_gradients()
+        return loss
+
+    def _finish_gradients(self):
+        if self.method.own_backward:
+            self.average_gradients()
+        self.method.on_gradients()
+
+    def create_optimizer(self, model=None):
+        """As in transformers, with the learning rates of the method's parameter groups."""
+        if self.optimizer is None:
+            super().create_optimizer(model)
+            wanted = self.method.parameter_groups()
+            if wanted is not None:
+                self.optimizer.param_groups = split_groups(self.optimizer.param_groups, wanted)
+        return self.optimizer
+
+    # -- for methods -------------------------------------------------------------------------------------------
+
+    def step_optimizer(self):
+        """An optimizer step in the middle of a batch, for methods that take several; gradients are zero afterwards."""
+        self._finish_gradients()
+        if self.args.max_grad_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.model.zero_grad()
+
+    def reduce(self, tensor, reduction="mean"):
+        """`tensor` averaged (`"mean"`) or added up (`"sum"`) over the processes; no gradient flows through it."""
+        return self.accelerator.reduce(tensor, reduction) if self.args.world_size > 1 else tensor
+
+    def average_gradients(self):
+        """Average the gradients over the processes, in place of DistributedDataParallel."""
+        if self.args.world_size == 1:
+            return
+        by_type = defaultdict(list)
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                by_type[parameter.grad.dtype].append(parameter.grad)
+        for gradients in by_type.values():
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            dist.all_reduce(flat)
+            flat /= self.args.world_size
+            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
+
+    def draw_indices(self, size, epoch):
+        """`size` indices of the training set, without repeats until all were drawn; the same on every process."""
+        rng = np.random.default_rng((self.args.seed, epoch))
+        total = len(self.train_dataset)
+        passes = -(-size // total)
+        return np.concatenate([rng.permutation(total) for _ in range(passes)])[:size]
+
+    def make_batches(self, dataset, indices):
+        """Batches (`dict` with `labels`) of the samples on the training device, in order, even in size, and at most as
+        big as that of a training step; the same on every process."""
+        count = -(-len(indices) // self.args.train_batch_size)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=[part.tolist() for part in np.array_split(indices, count)],
+            collate_fn=self.data_collator,
+        )
+        for batch in loader:
+            batch.pop("sample_ids", None)
+            yield self._prepare_inputs(batch)
+
+    @torch.no_grad()
+    def run_batches(self, dataset, indices=None, model=None):
+        """Outputs and labels of the samples, batch by batch, in evaluation mode; the same on every process.
 
         Args:
-            outputs ([`LfmOutput`])
-            labels (`torch.Tensor` `(B,)` or `(B, num_labels)`)
-            gather (`bool`): InfoNCE takes its negatives from all processes.
-
-        Returns:
-            `dict` with the scalars `loss_cls` and `loss_mm`.
+            dataset: map-style, as the training set.
+            indices (`np.ndarray`, *optional*): of the samples; all if not given.
+            model (*optional*): in place of the one that is trained.
         """
-        problem_type = self.model.config.problem_type
-        return {
-            "loss_cls": classification_loss(outputs.logits, labels, problem_type),
-            "loss_mm": matching_loss(
-                self.args.matching_loss,
-                outputs,
-                labels,
-                temperature=self.args.temperature,
-                problem_type=problem_type,
-                gather=gather,
-            ),
-        }
+        model = self.model if model is None else model
+        training = model.training
+        model.eval()
+        for batch in self.make_batches(dataset, np.arange(len(dataset)) if indices is None else indices):
+            yield model(**batch), batch["labels"]
+        model.train(training)
 
-    # -- alpha -------------------------------------------------------------------------------------------------
+    def train_apart(self, model, method, num_train_epochs=None):
+        """Train another model on the same training set with the same settings, before or between epochs.
 
-    def make_alpha_schedule(self, num_epochs):
-        """The alpha of `args` over `num_epochs` epochs (see [`make_alpha`])."""
-        args = self.args
-        coefficients = args.polynomial_coefficients
-        return make_alpha(
-            args.alpha,
-            num_epochs=num_epochs,
-            value=args.alpha_value,
-            start=args.alpha_start,
-            step=args.alpha_step,
-            rule=args.alpha_rule,
-            **({} if coefficients is None else {"coefficients": coefficients}),
-        )
+        The random state is as before afterwards.
 
-    def update_alpha(self, schedule, epoch):
-        """Move a learned alpha before `epoch`: the same on every process, and without touching the random state."""
-        problem = BilevelProblem(self)
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.args.seed + epoch)
-            found = [problem.advance(schedule, epoch)]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(found)
-        values, logs = found[0]
-        schedule.update(*values)
-        self.log({**logs, "alpha": schedule.value(epoch)})
+        Args:
+            model ([`LfmForMultimodalClassification`]): trained in place.
+            method ([`Method`])
+            num_train_epochs (`float`, *optional*): those of `args` if not given.
+        """
+        args = copy.copy(self.args)
+        args.save_strategy = args.eval_strategy = args.logging_strategy = "no"
+        args.load_best_model_at_end, args.disable_tqdm, args.early_stopping_patience = False, True, None
+        if num_train_epochs is not None:
+            args.num_train_epochs, args.max_steps = num_train_epochs, -1
+        dataset, collator = self.train_dataset, self.data_collator
+        if self.method.needs_sample_ids:
+            dataset, collator = dataset.dataset, collator.collator
+        with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
+            trainer = LfmTrainer(model, args, dataset, data_collator=collator, method=method)
+            trainer.pop_callback(LfmPrinterCallback)
+            trainer.train()
+        return model
 
-    def _bind_alpha_callback(self):
-        self.alpha_callback = next(cb for cb in self.callback_handler.callbacks if isinstance(cb, AlphaCallback))
-        self.alpha_callback.trainer = self
+    # -- state and logs ----------------------------------------------------------------------------------------
+
+    def _bind_method_callback(self):
+        self.method_callback = next(cb for cb in self.callback_handler.callbacks if isinstance(cb, MethodCallback))
+        self.method_callback.trainer = self
 
     def _load_callback_state(self):
         super()._load_callback_state()  # may put new objects in place of the callbacks
-        self._bind_alpha_callback()
+        self._bind_method_callback()
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            torch.save(self.method_callback.full_state(), os.path.join(output_dir, METHOD_STATE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        file = os.path.join(checkpoint or "", METHOD_STATE)
+        if checkpoint is not None and os.path.isfile(file):
+            self._resumed_method = torch.load(file, map_location=self.args.device, weights_only=True)
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         if self.processor is not None:
             self.processor.save_pretrained(output_dir or self.args.output_dir)
 
-    # -- logs --------------------------------------------------------------------------------------------------
-
     def log(self, logs, start_time=None):
-        """As in transformers; entries with a training loss also get its parts and alpha."""
+        """As in transformers; entries with a training loss also get its parts and what the method logs."""
         if "loss" in logs and self._loss_parts:
             steps = float(self._loss_parts.pop("steps"))
             for name, value in self._loss_parts.items():
                 logs[name] = self.accelerator.gather(value.reshape(1)).mean().item() / steps
-            logs["alpha"] = self.alpha
+            logs.update(self.method.logs())
             self._loss_parts.clear()
         super().log(logs, start_time)
+
+
+@contextmanager
+def unchanged_random_state(device):
+    """What is drawn inside leaves the random states of torch, numpy and Python as they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
+
+def split_groups(groups, wanted):
+    """Optimizer groups split by the learning rates that a method wants.
+
+    Args:
+        groups (`list[dict]`): `param_groups` of an optimizer.
+        wanted (`list` of (parameters, factor)): see [`Method.parameter_groups`]; others keep the factor 1.
+
+    Returns:
+        `list[dict]`: for each of `wanted`, then for the rest, the parameters of each given group; each with `lr`, and
+        `method_group`, the place in `wanted` (`len(wanted)` for the rest).
+    """
+    place = {parameter: number for number, (parameters, _) in enumerate(wanted) for parameter in parameters}
+    factors = [*(factor for _, factor in wanted), 1.0]
+    result = []
+    for number, factor in enumerate(factors):
+        for group in groups:
+            members = [p for p in group["params"] if place.get(p, len(wanted)) == number]
+            if members:
+                result.append({**group, "params": members, "lr": group["lr"] * factor, "method_group": number})
+    return result
+
+
+def choose_holdout(train_dataset, eval_dataset, args):
+    """The training set and the samples that a method watches: a part of the former, or the evaluation set."""
+    if args.holdout:
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return split_holdout(train_dataset, args.holdout, seed)
+    if eval_dataset is None or isinstance(eval_dataset, dict):
+        raise ValueError("holdout=0 lets the method watch eval_dataset: give one, or another holdout.")
+    return train_dataset, eval_dataset
 
 
 def split_holdout(dataset, size, seed):
@@ -198,12 +336,12 @@ def split_holdout(dataset, size, seed):
         the rest and the kept part, of the same type (or `torch.utils.data.Subset`).
     """
     if not hasattr(dataset, "__len__"):
-        raise ValueError("a learned alpha needs a data set with a length, to hold a part out; or give outer_dataset.")
+        raise ValueError("the method needs a data set with a length, to hold a part out; or give holdout_dataset.")
     labels = read_labels(dataset)
     kept = round(size * len(labels)) if size < 1 else int(size)
     classes, counts = np.unique(labels, return_counts=True) if labels.ndim == 1 else ([0], [len(labels)])
     if not 0 < kept < len(labels):
-        raise ValueError(f"alpha_holdout={size} keeps {kept} of {len(labels)} training samples; change it.")
+        raise ValueError(f"holdout={size} keeps {kept} of {len(labels)} training samples; change it.")
     single = np.isin(labels, classes[counts < 2]) if labels.ndim == 1 else np.zeros(len(labels), bool)
     indices = np.arange(len(labels))
     splittable = indices[~single]  # a class with one sample stays in training

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -39,8 +40,7 @@ def test_one_step_is_sgd_on_the_objective(tmp_path):
         learning_rate=0.1,
         lr_scheduler_type="constant",
         max_grad_norm=0.0,
-        alpha="constant",
-        alpha_value=0.8,
+        method={"alpha": "constant", "alpha_value": 0.8},
     )
     model = toy_model(SMOOTH).train()
     batch = {key: torch.stack([s[key] for s in trainer.train_dataset]) for key in trainer.train_dataset[0]}
@@ -64,10 +64,10 @@ def test_one_step_is_sgd_on_the_objective(tmp_path):
 @pytest.mark.parametrize("alpha", ["learned", "lookahead", "heuristic"])
 def test_resumed_run_equals_uninterrupted_one(alpha, tmp_path):
     """Bit for bit, from an epoch's end (8 steps) and from the middle of the next."""
-    settings = {"alpha": alpha, "save_strategy": "steps", "save_steps": 4}
+    settings = {"method": {"alpha": alpha}, "save_strategy": "steps", "save_steps": 4}
     settings |= {"eval_strategy": "steps", "eval_steps": 4}
     if alpha != "heuristic":
-        settings["alpha_holdout"] = 16
+        settings["holdout"] = 16
     size = 64 if alpha == "heuristic" else 80
     whole = toy_trainer(tmp_path / "whole", NORMALISED, size=size, **settings)
     whole.train()
@@ -79,27 +79,28 @@ def test_resumed_run_equals_uninterrupted_one(alpha, tmp_path):
             assert torch.equal(one, other)
         one, other = whole.optimizer.state_dict()["state"], resumed.optimizer.state_dict()["state"]
         assert all(torch.equal(one[i][key], other[i][key]) for i in one for key in one[i])
-        assert resumed.alpha_callback.state() == whole.alpha_callback.state()
+        assert resumed.method_callback.full_state() == whole.method_callback.full_state()
     if alpha != "heuristic":
         assert len({entry["alpha"] for entry in training_log(whole) if "loss_cls" in entry}) > 1
 
 
 def test_state_of_alpha_is_in_the_checkpoint(tmp_path):
-    trainer = toy_trainer(tmp_path, NORMALISED, alpha="learned", alpha_holdout=16, save_strategy="epoch")
+    trainer = toy_trainer(tmp_path, NORMALISED, holdout=16, save_strategy="epoch")
     trainer.train()
     state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
-    saved = state["stateful_callbacks"]["AlphaCallback"]["attributes"]
+    saved = state["stateful_callbacks"]["MethodCallback"]["attributes"]
     entries = [entry for entry in state["log_history"] if "loss_cls" in entry]
-    assert saved["updated_epoch"] == 2
+    assert saved["begun_epoch"] == 2
     assert saved["alpha"] == entries[-1]["alpha"] != entries[0]["alpha"]
 
 
 @pytest.mark.parametrize("alpha", ["constant", "learned", "lookahead"])
 def test_accumulated_small_batches_equal_a_big_one(alpha, tmp_path):
     """L_CLS and JS are means over samples, so 32 x 1 and 8 x 4 agree to rounding."""
-    settings = {"num_train_epochs": 2, "alpha": alpha, "alpha_value": 0.5, "optim": "sgd", "learning_rate": 0.05}
+    settings = {"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.05}
+    settings["method"] = {"alpha": alpha, "alpha_value": 0.5}
     size = 64 if alpha == "constant" else 80
-    settings["alpha_holdout"] = 16
+    settings["holdout"] = 16
     big = toy_trainer(tmp_path, SMOOTH, size=size, per_device_train_batch_size=32, **settings)
     small = toy_trainer(
         tmp_path, SMOOTH, size=size, per_device_train_batch_size=8, gradient_accumulation_steps=4, **settings
@@ -116,7 +117,7 @@ def test_accumulated_small_batches_equal_a_big_one(alpha, tmp_path):
 
 @pytest.mark.parametrize(("alpha", "matching"), [("learned", "infonce"), ("lookahead", "js")])
 def test_two_processes_equal_one(alpha, matching, tmp_path):
-    settings = {"num_train_epochs": 2, "alpha": alpha, "matching_loss": matching, "alpha_holdout": 16}
+    settings = {"num_train_epochs": 2, "method": {"alpha": alpha, "matching_loss": matching}, "holdout": 16}
     settings.update(size=80, optim="sgd", learning_rate=0.02)
     for processes in (1, 2):
         given = json.dumps({**settings, "per_device_train_batch_size": 16 // processes})
@@ -139,7 +140,7 @@ def test_two_processes_equal_one(alpha, matching, tmp_path):
 
 @pytest.mark.parametrize("alpha", ["learned", "lookahead"])
 def test_bf16_autocast_with_a_learned_alpha(alpha, tmp_path):
-    trainer = toy_trainer(tmp_path, NORMALISED, alpha=alpha, bf16=True, num_train_epochs=2, alpha_holdout=8)
+    trainer = toy_trainer(tmp_path, NORMALISED, method={"alpha": alpha}, bf16=True, num_train_epochs=2, holdout=8)
     seen = []
     hook = trainer.model.fusion.head.register_forward_hook(
         lambda module, args, output: seen.append((module.training, output.dtype))
@@ -157,14 +158,14 @@ def test_bf16_autocast_with_a_learned_alpha(alpha, tmp_path):
 @pytest.mark.parametrize("alpha", ["learned", "lookahead"])
 def test_update_of_alpha_leaves_no_trace(alpha, tmp_path):
     """Weights, buffers, optimizer, gradients, modes and random numbers are as before."""
-    trainer = toy_trainer(tmp_path, NORMALISED, alpha=alpha, num_train_epochs=1, alpha_holdout=16)
+    trainer = toy_trainer(tmp_path, NORMALISED, method={"alpha": alpha}, num_train_epochs=1, holdout=16)
     trainer.train()
     trainer.model.train()
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     moments = [{k: v.clone() for k, v in s.items()} for s in trainer.optimizer.state_dict()["state"].values()]
     random_state = torch.get_rng_state()
-    schedule = trainer.make_alpha_schedule(4)
-    trainer.update_alpha(schedule, 2)
+    schedule = trainer.method.schedule = trainer.method.make_schedule(4)
+    trainer.method.update_alpha(2)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(before[key], value) for key, value in trainer.model.state_dict().items())
     for one, other in zip(moments, trainer.optimizer.state_dict()["state"].values(), strict=True):
@@ -177,19 +178,21 @@ def test_update_of_alpha_leaves_no_trace(alpha, tmp_path):
 @pytest.mark.parametrize(("parameters", "modalities"), [("head", NORMALISED), ("all", SMOOTH)])
 def test_products_agree_on_a_real_model(parameters, modalities, tmp_path):
     """Attention included, and batch normalisation before the head; the gradient of ReLU towers itself has jumps."""
-    settings = {"alpha_parameters": parameters, "alpha_holdout": 16, "alpha_iterations": 3, "num_train_epochs": 1}
-    trainer = toy_trainer(tmp_path, modalities, **settings)
+    method = {"alpha_parameters": parameters, "alpha_iterations": 3}
+    trainer = toy_trainer(tmp_path, modalities, method=method, holdout=16, num_train_epochs=1)
     trainer.train()
-    found = []
-    for trainer.args.alpha_product in ("double_backward", "central_difference"):
-        trainer.update_alpha(trainer.make_alpha_schedule(4), 2)
+    found, settings = [], trainer.method.settings
+    for product in ("double_backward", "central_difference"):
+        trainer.method.settings = replace(settings, alpha_product=product)
+        trainer.method.schedule = trainer.method.make_schedule(4)
+        trainer.method.update_alpha(2)
         found.append(trainer.state.log_history[-1]["hypergradient"])
     assert found[0] != 0
     assert found[0] == pytest.approx(found[1], rel=2e-2)
 
 
 def test_evaluation_reports_each_modality_and_plain_cross_entropy(tmp_path):
-    trainer = toy_trainer(tmp_path, NORMALISED, num_train_epochs=1, alpha="constant", alpha_value=0.9)
+    trainer = toy_trainer(tmp_path, NORMALISED, num_train_epochs=1, method={"alpha": "constant", "alpha_value": 0.9})
     trainer.train()
     metrics = trainer.evaluate()
     model, data = trainer.model.eval(), trainer.eval_dataset
@@ -207,7 +210,7 @@ def test_evaluation_reports_each_modality_and_plain_cross_entropy(tmp_path):
 
 
 def test_one_modality_and_multi_label_train(tmp_path):
-    trainer = toy_trainer(tmp_path, {"text": NORMALISED["text"]}, num_train_epochs=2, alpha="constant")
+    trainer = toy_trainer(tmp_path, {"text": NORMALISED["text"]}, num_train_epochs=2, method={"alpha": "constant"})
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss_cls" in entry]
     assert all(entry["loss_mm"] == 0 for entry in entries)
@@ -234,7 +237,7 @@ def test_early_stopping_and_best_model(tmp_path):
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
         early_stopping_patience=2,
-        alpha="heuristic",
+        method={"alpha": "heuristic"},
     )
     trainer.train()
     assert trainer.state.epoch == 3  # the first is best, and two more do not improve on it
@@ -259,11 +262,13 @@ def test_bad_settings_are_named(tmp_path):
         return LfmTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **kwargs)
 
     for name, value in {"matching_loss": "kl", "alpha": "magic", "alpha_solver": "lu", "total": "sum"}.items():
-        with pytest.raises(ValueError, match=f"{name}='{value}'"):
-            arguments(**{name: value})
+        with pytest.raises(ValueError, match=f"method.{name}='{value}'"):
+            arguments(method={name: value})
     for name, value in {"alpha_value": 1.5, "temperature": 0.0, "alpha_damping": -1.0, "lookahead_steps": 0}.items():
         with pytest.raises(ValueError, match=name):
-            arguments(**{name: value})
+            arguments(method={name: value})
+    with pytest.raises(ValueError, match="holdout=-1"):
+        arguments(holdout=-1)
     with pytest.raises(ValueError, match="remove_unused_columns"):
         arguments(remove_unused_columns=True)
     with pytest.raises(ValueError, match="label_smoothing_factor"):
@@ -271,16 +276,14 @@ def test_bad_settings_are_named(tmp_path):
     with pytest.raises(ValueError, match="eval_strategy"):
         arguments(early_stopping_patience=2)
     data = only(toy_data(8), SMOOTH)
-    with pytest.raises(ValueError, match="alpha_holdout=8"):
-        LfmTrainer(model=toy_model(SMOOTH), args=arguments(alpha_holdout=8), train_dataset=data)
-    with pytest.raises(ValueError, match="alpha_holdout=0"):
-        LfmTrainer(model=toy_model(SMOOTH), args=arguments(alpha_holdout=0), train_dataset=data)
-    trainer = LfmTrainer(
-        model=toy_model(SMOOTH), args=arguments(alpha_holdout=0), train_dataset=data, eval_dataset=data[:4]
-    )
-    assert len(trainer.outer_dataset) == 4
+    with pytest.raises(ValueError, match="holdout=8"):
+        LfmTrainer(model=toy_model(SMOOTH), args=arguments(holdout=8), train_dataset=data)
+    with pytest.raises(ValueError, match="holdout=0"):
+        LfmTrainer(model=toy_model(SMOOTH), args=arguments(holdout=0), train_dataset=data)
+    trainer = LfmTrainer(model=toy_model(SMOOTH), args=arguments(holdout=0), train_dataset=data, eval_dataset=data[:4])
+    assert len(trainer.holdout_dataset) == 4
     assert len(trainer.train_dataset) == 8
     with pytest.raises(ValueError, match="'labels'"):
         LfmTrainer(model=toy_model(SMOOTH), args=arguments(), train_dataset=[{"vit_values": torch.zeros(1)}] * 9)
-    with pytest.raises(ValueError, match="outer_dataset"):
+    with pytest.raises(ValueError, match="holdout_dataset"):
         LfmTrainer(model=toy_model(SMOOTH), args=arguments(), train_dataset=iter(data))

@@ -8,6 +8,7 @@ import torch
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+from modeling_lfm.trainer.methods import make_method
 from tests.modeling.towers import BERT, TOWERS
 
 # Layer normalisation only, and no dropout: what a batch's samples compute does not depend on how they are split.
@@ -54,14 +55,16 @@ def toy_model(modalities, seed=0, **kwargs):
     return LfmForMultimodalClassification(config)
 
 
-def toy_trainer(output_dir, modalities, size=64, **kwargs):
-    """A trainer on the toy problem; `kwargs` are training arguments."""
+def toy_trainer(output_dir, modalities, size=64, method="lfm", **kwargs):
+    """A trainer on the toy problem with a model as the method wants it; `kwargs` are training arguments."""
+    method = {"name": method} if isinstance(method, str) else {"name": "lfm", **method}
+    if method["name"] == "lfm":
+        method = {"alpha_inner_samples": 16, "lookahead_steps": 2, **method}
     settings = {
+        "method": method,
         "num_train_epochs": 3,
         "per_device_train_batch_size": 8,
         "learning_rate": 2e-3,
-        "alpha_inner_samples": 16,
-        "lookahead_steps": 2,
         "logging_strategy": "steps",
         "logging_steps": 1,
         "save_strategy": "no",
@@ -70,9 +73,10 @@ def toy_trainer(output_dir, modalities, size=64, **kwargs):
         "seed": 1,
         **kwargs,
     }
-    data = only(toy_data(size), modalities)
+    model_settings = make_method(method).config_settings(modalities)
+    data = only(toy_data(size), model_settings["modalities"])
     return LfmTrainer(
-        model=toy_model(modalities),
+        model=toy_model(**model_settings),
         args=LfmTrainingArguments(output_dir=str(output_dir), **settings),
         train_dataset=data,
         eval_dataset=data[:16],

@@ -1,0 +1,267 @@
+"""What a method is: its settings, what it says of itself, and the hooks by which it changes the training of a model."""
+
+import difflib
+from dataclasses import MISSING, dataclass, fields
+from types import NoneType, UnionType
+from typing import Union, get_args, get_origin, get_type_hints
+
+import torch
+
+from ..objectives import classification_loss
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What a method says of itself.
+
+    Args:
+        name: by which it is chosen, such as `"ogm"`.
+        title: as in tables, such as `"OGM-GE"`.
+        paper: title of the paper.
+        venue: where and when it appeared, such as `"CVPR 2022"`.
+        formula: what it computes, in one line.
+        fusions: the fusions that it can train, the default first; None: any, `concat` by default.
+        unimodal_heads: whether each modality needs a classifier of its own beside the fusion.
+        min_modalities, max_modalities: how many modalities it can train; None: no limit.
+        multi_label: whether its formula is defined for multi-label problems.
+        extra_passes: forward and backward passes a step beyond those of concatenation, for M modalities.
+        batch_statistics: whether its loss depends on statistics of the batch, so that accumulating the gradients of
+            small batches differs from one big batch.
+        row: name of its row in Table 1 of the LFM paper, or None.
+    """
+
+    name: str
+    title: str
+    paper: str
+    venue: str
+    formula: str
+    fusions: tuple[str, ...] | None = None
+    unimodal_heads: bool = False
+    min_modalities: int = 2
+    max_modalities: int | None = None
+    multi_label: bool = False
+    extra_passes: str = "none"
+    batch_statistics: bool = False
+    row: str | None = None
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """A method without hyper-parameters."""
+
+
+class Method:
+    """One way to train a multimodal classifier. A subclass defines the hooks that it needs, and nothing else.
+
+    While it trains, `trainer` is the [`LfmTrainer`], `model` the model without any wrapper, `args` the training
+    arguments. Statistics of a batch are to be reduced over the processes (`trainer.reduce`), so that two processes
+    compute what one does.
+
+    Args:
+        settings (a `Settings` object, *optional*): its hyper-parameters; the published ones if not given.
+    """
+
+    spec: MethodSpec
+    Settings = NoSettings
+    own_backward = False
+    """Whether `run_batch` takes the place of `losses`: the method computes gradients itself. The model then runs without
+    DistributedDataParallel, and the trainer averages the gradients over the processes before `on_gradients`."""
+    needs_sample_ids = False
+    """Whether `inputs` holds `sample_ids` (B,), the positions of the samples in the training set."""
+
+    def __init__(self, settings=None):
+        self.settings = self.Settings() if settings is None else settings
+        self.trainer = None
+
+    # -- before training ---------------------------------------------------------------------------------------
+
+    def config_settings(self, modalities):
+        """The settings of `LfmConfig` that this method wants.
+
+        Args:
+            modalities (`dict[str, dict]`): the towers at hand.
+
+        Returns:
+            `dict`: `modalities`, `fusion`, `fusion_args` and `unimodal_heads`.
+        """
+        return {
+            "modalities": modalities,
+            "fusion": self.spec.fusions[0] if self.spec.fusions else "concat",
+            "fusion_args": {},
+            "unimodal_heads": self.spec.unimodal_heads,
+        }
+
+    def check(self, config):
+        """Raise a `ValueError` if the method cannot train a model of this `LfmConfig`."""
+        spec, number = self.spec, len(config.modalities)
+        if number < spec.min_modalities or (spec.max_modalities is not None and number > spec.max_modalities):
+            most = "or more" if spec.max_modalities is None else f"to {spec.max_modalities}"
+            if spec.min_modalities == spec.max_modalities:
+                most = "exactly"
+            raise ValueError(
+                f"method {spec.name} takes {spec.min_modalities} {most} modalities, and this model has {number} "
+                f"({', '.join(config.modalities)})."
+            )
+        if spec.fusions is not None and config.fusion not in spec.fusions:
+            raise ValueError(
+                f"method {spec.name} trains models of fusion {' or '.join(spec.fusions)}, not {config.fusion}."
+            )
+        if config.unimodal_heads != spec.unimodal_heads:
+            raise ValueError(
+                f"method {spec.name} needs LfmConfig(unimodal_heads={spec.unimodal_heads}), and this model has "
+                f"unimodal_heads={config.unimodal_heads}; method.config_settings(modalities) gives what it needs."
+            )
+        if config.problem_type == "multi_label_classification" and not spec.multi_label:
+            raise ValueError(f"method {spec.name} is defined for single-label problems only.")
+
+    def bind(self, trainer):
+        """Keep the trainer, which calls this once, before anything else but `check`."""
+        self.trainer = trainer
+
+    @property
+    def model(self):
+        """The [`LfmForMultimodalClassification`] that is trained, without any wrapper."""
+        return self.trainer.model
+
+    @property
+    def args(self):
+        """The [`LfmTrainingArguments`]."""
+        return self.trainer.args
+
+    @property
+    def modalities(self):
+        """`tuple[str]`: names of the modalities in the order of every tuple."""
+        return self.model.config.modality_names
+
+    @property
+    def needs_holdout(self):
+        """`bool`: whether it watches samples that are not trained on, `trainer.holdout_dataset`."""
+        return False
+
+    # -- hooks of training -------------------------------------------------------------------------------------
+
+    def parameter_groups(self):
+        """Learning rates of their own: a list of (parameters, factor of the learning rate), or None."""
+        return None
+
+    def on_train_begin(self):
+        """A run starts at its first step; in a run that is resumed `load_state_dict` is called instead."""
+
+    def on_epoch_begin(self, epoch):
+        """Epoch `epoch` (`int`, from 1) starts. A run that is resumed within an epoch does not call it again for that."""
+
+    def losses(self, outputs, labels, inputs):
+        """The losses of a batch.
+
+        Args:
+            outputs ([`LfmOutput`]): of the model in training mode.
+            labels (`torch.Tensor` `(B,)` int64, or `(B, K)` for multi-label problems)
+            inputs (`dict[str, torch.Tensor]`): of the model, without labels; with `sample_ids` where needed.
+
+        Returns:
+            `dict[str, torch.Tensor]`: scalars; `loss` is minimised, the others are logged beside it.
+        """
+        return {"loss": self.classification_loss(outputs.logits, labels)}
+
+    def run_batch(self, inputs, labels):
+        """In place of `losses` where `own_backward` is set: runs the model and adds to the gradients.
+
+        Gradients of a batch count 1 / `trainer.accumulation`; `trainer.accelerator.sync_gradients` tells the last
+        batch before an optimizer step. Returns a `dict` as `losses` does, detached.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sets own_backward and must define run_batch")
+
+    def on_gradients(self):
+        """Gradients of all batches and processes are there (`p.grad`), before they are clipped and applied."""
+
+    def logs(self):
+        """`dict` of what joins each log entry of the training loss, and `trainer_state.json`: plain numbers."""
+        return {}
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    def state_dict(self):
+        """What a resumed run needs: nested dicts and lists of tensors and plain values, equal on every process."""
+        return {}
+
+    def load_state_dict(self, state):
+        """Go on from `state`, in a run that is resumed."""
+
+    # -- for subclasses ----------------------------------------------------------------------------------------
+
+    def classification_loss(self, logits, labels):
+        """Mean cross-entropy in float32 (scalar) of logits (B, K); binary for multi-label problems."""
+        return classification_loss(logits, labels, self.model.config.problem_type)
+
+    def backward(self, loss, **kwargs):
+        """Add the gradients of a batch's loss, in `run_batch`: without autocast, and its share of an accumulation."""
+        with torch.autocast(device_type=loss.device.type, enabled=False):
+            (loss / self.trainer.accumulation).backward(**kwargs)
+
+
+# -- registry --------------------------------------------------------------------------------------------------
+
+METHODS = {}
+
+
+def register(cls):
+    """Class decorator: makes a [`Method`] known under its name.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    name = cls.spec.name
+    if name in METHODS:
+        raise ValueError(f"a method named {name!r} is registered already ({METHODS[name].__module__}).")
+    METHODS[name] = cls
+    return cls
+
+
+def make_method(given):
+    """A method from what a user wrote.
+
+    Args:
+        given (`str`, `dict` or [`Method`]): its name, or a mapping with `name` (`"lfm"` if not given) and any of its
+            hyper-parameters, such as `{"name": "ogm", "alpha": 0.8}`.
+
+    Raises:
+        ValueError: an unknown name or hyper-parameter (with the nearest known one), or a wrong value.
+    """
+    if isinstance(given, Method):
+        return given
+    settings = {"name": given} if isinstance(given, str) else dict(given)
+    name = settings.pop("name", "lfm")
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}{_nearest(name, METHODS)}; known are {', '.join(sorted(METHODS))}.")
+    cls = METHODS[name]
+    hints = get_type_hints(cls.Settings)
+    known = [f.name for f in fields(cls.Settings)]
+    for key, value in settings.items():
+        if key not in known:
+            raise ValueError(
+                f"method {name} has no setting {key!r}{_nearest(key, known)}; it has {', '.join(known) or 'none'}."
+            )
+        settings[key] = _typed(f"method.{key}", value, hints[key])
+    required = [f.name for f in fields(cls.Settings) if f.default is MISSING and f.default_factory is MISSING]
+    for key in required:
+        if key not in settings:
+            raise ValueError(f"method {name} needs the setting {key!r}: --method.{key}.")
+    return cls(cls.Settings(**settings))
+
+
+def _nearest(word, known):
+    near = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _typed(name, value, hint):
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    plain = tuple(get_origin(option) or option for option in options)
+    if isinstance(value, int) and not isinstance(value, bool) and float in plain and int not in plain:
+        return float(value)
+    if isinstance(value, list) and tuple in plain:
+        return tuple(value)
+    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
+        wanted = " or ".join(option.__name__ for option in plain if option is not NoneType)
+        raise ValueError(f"{name}={value!r} should be of type {wanted}.")
+    return value

@@ -1,0 +1,192 @@
+"""LFM: classification and matching loss, mixed by an alpha that moves while the model trains."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import broadcast_object_list
+
+from ..alpha import make_alpha
+from ..bilevel import BilevelProblem
+from ..objectives import matching_loss, total_loss
+from .base import Method, MethodSpec, register
+
+CHOICES = {
+    "matching_loss": ("js", "infonce", "unimodal"),
+    "total": ("ratio", "convex"),
+    "alpha": ("learned", "lookahead", "constant", "linear", "stepwise", "heuristic", "polynomial"),
+    "alpha_rule": ("cosine", "raw", "sign"),
+    "alpha_solver": ("cg", "neumann", "identity"),
+    "alpha_product": ("double_backward", "central_difference"),
+    "alpha_parameters": ("head", "all"),
+    "alpha_outer": ("calibrated", "plain"),
+}
+
+
+@dataclass(frozen=True)
+class LfmSettings:
+    """How L_MM is computed, and how alpha, its weight, moves once an epoch.
+
+    Args:
+        matching_loss: L_MM: `js`, Jensen-Shannon divergence of the modalities' predictions; `infonce` on their
+            features (the paper's text); `unimodal`, each modality's own cross-entropy (a control).
+        total: `ratio`: L_CLS + min(alpha / (1 - alpha), 50) L_MM; `convex`: the paper's equation 1,
+            (1 - alpha) L_CLS + alpha L_MM.
+        temperature: of InfoNCE.
+        alpha: `learned` by the implicit hypergradient (costs a few steps an epoch), by `lookahead`
+            (2 x lookahead_steps steps an epoch), or a schedule: `constant`, `linear`, `stepwise`, `heuristic`,
+            `polynomial`.
+        alpha_value: alpha of `constant` (0 leaves L_CLS alone); p of `stepwise` h(p).
+        alpha_start: first alpha of `learned` (0.95 if not given), `lookahead` (0.9) and `linear` (0.95).
+        alpha_step: step of the learned alpha: k in alpha -= k / T cos for rule `cosine` (3 if not given; T epochs), eta
+            in alpha -= eta h for `raw`, k in x -= k / T direction for `lookahead` (6).
+        alpha_rule: what of the hypergradient moves the learned alpha: `cosine`, `raw`, `sign`.
+        alpha_solver: how the implicit system (H + damping I) v = g is solved: `cg`, `neumann`, `identity`.
+        alpha_iterations: of the solver.
+        alpha_damping: added to the Hessian.
+        alpha_product: Hessian-vector products by `double_backward` or `central_difference`.
+        alpha_parameters: of the inner problem: `head`, projections and fusion (cheap: towers run once), or `all`.
+        alpha_outer: outer loss: `calibrated` cross-entropy of the fused and the single-modality predictions, each with
+            its best inverse temperature, or the `plain` one of the fused prediction.
+        alpha_inner_samples: training samples on which the inner problem's derivatives are computed.
+        lookahead_steps: steps that `lookahead` trains each of its two copies.
+        polynomial_coefficients: a b c d of alpha = a t^3 + b t^2 + c t + d; the paper's if not given.
+    """
+
+    matching_loss: str = "js"
+    total: str = "ratio"
+    temperature: float = 0.07
+    alpha: str = "learned"
+    alpha_value: float = 0.0
+    alpha_start: float | None = None
+    alpha_step: float | None = None
+    alpha_rule: str = "cosine"
+    alpha_solver: str = "cg"
+    alpha_iterations: int = 5
+    alpha_damping: float = 0.1
+    alpha_product: str = "double_backward"
+    alpha_parameters: str = "head"
+    alpha_outer: str = "calibrated"
+    alpha_inner_samples: int = 256
+    lookahead_steps: int = 20
+    polynomial_coefficients: list[float] | None = None
+
+    def __post_init__(self):
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"method.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}."
+                )
+        for name in ("alpha_value", "alpha_start"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"method.{name}={value} must lie in [0, 1].")
+        for name in ("temperature", "alpha_iterations", "alpha_inner_samples", "lookahead_steps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"method.{name}={getattr(self, name)} must be positive.")
+        if self.alpha_damping < 0:
+            raise ValueError(f"method.alpha_damping={self.alpha_damping} must not be negative.")
+
+
+@register
+class Lfm(Method):
+    """L_Total of L_CLS, the cross-entropy of the fused logits, and L_MM, mixed by alpha(t), t = 1, 2, ... in epochs.
+
+    Source: Yang et al., "Facilitating Multimodal Classification via Dynamically Learning Modality Gap", NeurIPS 2024,
+    equation 1 (`total="convex"`), section 3; the ratio, the scale-free step and the calibrated outer loss are ours.
+
+    Attributes:
+        alpha (`float`): the weight of L_MM in this epoch; None before training.
+        schedule: the object that gives alpha (see [`make_alpha`]); None before training.
+    """
+
+    spec = MethodSpec(
+        name="lfm",
+        title="LFM",
+        paper="Facilitating Multimodal Classification via Dynamically Learning Modality Gap",
+        venue="NeurIPS 2024",
+        formula="CE(F) and JS or InfoNCE between modalities, mixed by a learned or scheduled alpha",
+        min_modalities=1,
+        multi_label=True,
+        extra_passes="none; the learned alpha a few head passes an epoch",
+        row="LFM-LB",
+    )
+    Settings = LfmSettings
+
+    def bind(self, trainer):
+        super().bind(trainer)
+        self.alpha, self.schedule = None, None
+
+    @property
+    def needs_holdout(self):
+        return self.settings.alpha in ("learned", "lookahead")
+
+    def on_train_begin(self):
+        self.alpha, self.schedule = None, self.make_schedule(self.trainer.state.num_train_epochs)
+
+    def make_schedule(self, num_epochs):
+        """The alpha of the settings over `num_epochs` epochs (see [`make_alpha`])."""
+        s = self.settings
+        coefficients = s.polynomial_coefficients
+        return make_alpha(
+            s.alpha,
+            num_epochs=num_epochs,
+            value=s.alpha_value,
+            start=s.alpha_start,
+            step=s.alpha_step,
+            rule=s.alpha_rule,
+            **({} if coefficients is None else {"coefficients": coefficients}),
+        )
+
+    def on_epoch_begin(self, epoch):
+        if self.needs_holdout and epoch > 1:
+            self.update_alpha(epoch)
+        self.alpha = self.schedule.value(epoch)
+
+    def update_alpha(self, epoch):
+        """Move a learned alpha before `epoch`: the same on every process, and without touching the random state."""
+        problem = BilevelProblem(self)
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.args.seed + epoch)
+            found = [problem.advance(self.schedule, epoch)]
+        if self.args.world_size > 1:
+            broadcast_object_list(found)
+        values, logs = found[0]
+        self.schedule.update(*values)
+        self.trainer.log({**logs, "alpha": self.schedule.value(epoch)})
+
+    def losses(self, outputs, labels, inputs):
+        parts = self.parts(outputs, labels, gather=self.args.world_size > 1)
+        return {"loss": total_loss(parts["loss_cls"], parts["loss_mm"], self.alpha, self.settings.total), **parts}
+
+    def parts(self, outputs, labels, gather=False):
+        """L_CLS and L_MM of a batch.
+
+        Args:
+            outputs ([`LfmOutput`])
+            labels (`torch.Tensor` `(B,)` or `(B, num_labels)`)
+            gather (`bool`): InfoNCE takes its negatives from all processes.
+
+        Returns:
+            `dict` with the scalars `loss_cls` and `loss_mm`.
+        """
+        loss_mm = matching_loss(
+            self.settings.matching_loss,
+            outputs,
+            labels,
+            temperature=self.settings.temperature,
+            problem_type=self.model.config.problem_type,
+            gather=gather,
+        )
+        return {"loss_cls": self.classification_loss(outputs.logits, labels), "loss_mm": loss_mm}
+
+    def logs(self):
+        return {"alpha": self.alpha}
+
+    def state_dict(self):
+        return {"alpha": self.alpha, "schedule": {} if self.schedule is None else self.schedule.state_dict()}
+
+    def load_state_dict(self, state):
+        self.on_train_begin()
+        self.alpha = state["alpha"]
+        self.schedule.load_state_dict(state["schedule"])

@@ -1,0 +1,37 @@
+"""Positions of samples in the training set, for methods that remember something of each sample."""
+
+import torch
+from torch.utils.data import Dataset
+
+
+class SampleIdDataset(Dataset):
+    """A map-style data set (of dicts) whose samples also hold `sample_ids`, their position (`int`)."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return {**self.dataset[index], "sample_ids": index}
+
+    def __getitems__(self, indices):
+        """Samples at several positions, read at once where the data set can."""
+        if hasattr(self.dataset, "__getitems__"):
+            samples = self.dataset.__getitems__(indices)
+        else:
+            samples = [self.dataset[index] for index in indices]
+        return [{**sample, "sample_ids": index} for sample, index in zip(samples, indices, strict=True)]
+
+
+class SampleIdCollator:
+    """A collator that passes `sample_ids` (B,) int64 on beside what `collator` makes; samples may lack them."""
+
+    def __init__(self, collator):
+        self.collator = collator
+
+    def __call__(self, samples):
+        ids = [sample["sample_ids"] for sample in samples if "sample_ids" in sample]
+        batch = self.collator([{k: v for k, v in sample.items() if k != "sample_ids"} for sample in samples])
+        return {**batch, "sample_ids": torch.tensor(ids)} if ids else batch
