@@ -2,13 +2,36 @@
 
 from importlib import import_module
 
+from .partial import MISSING_SHOWN
+
 BENCHMARKS = {
     "demo": "demo:Demo",
     "av_mnist": "av_mnist:AvMnist",
     "mvsa_single": "mvsa_single:MvsaSingle",
+    "crema_d": "crema_d:CremaD",
+    "kinetics_sounds": "kinetics_sounds:KineticsSounds",
+    "vggsound": "vggsound:VggSound",
+    "sarcasm": "sarcasm:Sarcasm",
+    "twitter2015": "twitter2015:Twitter2015",
+    "nvgesture": "nvgesture:NvGesture",
 }
-_EXPORTS = {"LfmDataCollator": "preparation", "prepare_dataset": "preparation", "label_names": "labels"}
-__all__ = ["LfmDataCollator", "label_names", "list_benchmarks", "load_benchmark", "prepare_dataset"]
+_EXPORTS = {
+    "AugmentedDataset": "augmentation",
+    "LfmDataCollator": "preparation",
+    "label_names": "labels",
+    "prepare_dataset": "preparation",
+    "read_prepared": "preparation",
+}
+__all__ = [
+    "AugmentedDataset",
+    "LfmDataCollator",
+    "check_benchmark",
+    "label_names",
+    "list_benchmarks",
+    "load_benchmark",
+    "prepare_dataset",
+    "read_prepared",
+]
 
 
 def list_benchmarks():
@@ -16,30 +39,59 @@ def list_benchmarks():
     return sorted(BENCHMARKS)
 
 
-def load_benchmark(name, data_dir=None, split=None, cache_dir=None, **options):
+def load_benchmark(
+    name, data_dir=None, split=None, cache_dir=None, strict=False, missing_shown=MISSING_SHOWN, **options
+):
     """Build a benchmark from its files, or read it from the cache.
+
+    Of the paper's six, a part of the files is enough: what is there is built, and what is missing is reported as a
+    warning.
 
     Args:
         name (`str`): one of `list_benchmarks()`.
         data_dir (`str`): folder of its files; `demo` needs none.
         split (`str`, *optional*): build only this one.
         cache_dir (`str`, *optional*): of the Arrow files; that of `datasets` if not given.
+        strict (`bool`): make missing media an error, for the paper's six too.
+        missing_shown (`int`): names of missing samples that the warning shows.
         options: of the benchmark, see its configuration class.
 
     Returns:
-        `datasets.DatasetDict` with raw media as `{"bytes", "path"}` or text, and a `ClassLabel` column `label`; or
-        one `datasets.Dataset` where `split` is given.
+        `datasets.DatasetDict` with raw media as `{"bytes", "path"}` (a cut of a video: `first_frame` and `last_frame`
+        too) or text, and a `ClassLabel` column `label`; or one `datasets.Dataset` where `split` is given. The paper's
+        six refer to their media by absolute paths, with `bytes` None.
 
     Raises:
         ValueError: an unknown benchmark, option or split, a damaged file, a wrong label, a split without samples.
-        FileNotFoundError: a missing file or folder.
+        FileNotFoundError: a missing file or folder; with `strict`, an incomplete download.
     """
-    if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(list_benchmarks())}.")
     from .benchmark import build
 
+    return build(_benchmark(name), data_dir, split, cache_dir, options, strict, missing_shown)
+
+
+def check_benchmark(name, data_dir=None, **options):
+    """What is there of a benchmark's files and what is missing, without building it.
+
+    Args:
+        name (`str`), data_dir (`str`), options: see [`load_benchmark`].
+
+    Returns:
+        [`DownloadReport`][modeling_lfm.data.partial.DownloadReport]
+
+    Raises:
+        ValueError, FileNotFoundError: as [`load_benchmark`].
+    """
+    from .benchmark import check
+
+    return check(_benchmark(name), data_dir, options)
+
+
+def _benchmark(name):
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(list_benchmarks())}.")
     module, cls = BENCHMARKS[name].split(":")
-    return build(getattr(import_module(f".{module}", __name__), cls), data_dir, split, cache_dir, options)
+    return getattr(import_module(f".{module}", __name__), cls)
 
 
 def __getattr__(name):

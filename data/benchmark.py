@@ -1,16 +1,26 @@
 """What all benchmarks share: a builder that plans its splits from annotations, then reads one sample at a time."""
 
 import hashlib
+import logging
+import os
 import sys
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
+from .partial import MISSING_SHOWN, DownloadReport, SplitCount
+
 MEDIA = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+CUT = {"first_frame": datasets.Value("int32"), "last_frame": datasets.Value("int32")}
+FEATURES = {"audio": MEDIA, "image": MEDIA, "video": MEDIA, "clip": MEDIA | CUT}  # text is a string
 SPLITS = ("train", "validation", "test")
+REPORT = "download_report.json"  # beside the Arrow files
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -25,8 +35,10 @@ class BenchmarkConfig(datasets.BuilderConfig):
 class Benchmark(datasets.GeneratorBasedBuilder):
     """A data set of raw media with class labels, built from the files that people have.
 
-    A benchmark sets `modalities` (column to `audio`, `image` or `text`), `class_names` and `summary`, and defines
-    `plan` and `example`. Media are kept as `{"bytes", "path"}`, so that nothing has to be decoded to store them.
+    A benchmark sets `modalities` (column to `audio`, `image`, `text`, `video` or `clip`), `class_names` and `summary`,
+    and defines `plan` and `example`. Media are kept as `{"bytes", "path"}`, so that nothing has to be decoded to store
+    them; a clip is a cut of a video and holds `first_frame` and `last_frame` too, both inclusive. Where the files may
+    be there in part, `plan` sets `report`, a [`DownloadReport`].
     """
 
     BUILDER_CONFIG_CLASS = BenchmarkConfig
@@ -34,6 +46,9 @@ class Benchmark(datasets.GeneratorBasedBuilder):
     modalities: ClassVar[dict[str, str]] = {}
     class_names: ClassVar[list[str]] = []
     summary: ClassVar[str] = ""
+    report: DownloadReport | None = None
+    strict: bool = False
+    missing_shown: int = MISSING_SHOWN
 
     def plan(self):
         """Entries of each split (`dict[str, list]`), light and in order; checks that the files are there.
@@ -52,9 +67,15 @@ class Benchmark(datasets.GeneratorBasedBuilder):
         """`Path` of the data set's files, which exists."""
         return Path(self.config.data_dir)
 
+    @cached_property
+    def files(self):
+        """Sizes and times of the files below `data_dir`, as [`list_files`] gives them."""
+        return list_files(self.data_dir)
+
     def _info(self):
         columns = {
-            name: datasets.Value("string") if kind == "text" else dict(MEDIA) for name, kind in self.modalities.items()
+            name: datasets.Value("string") if kind == "text" else dict(FEATURES[kind])
+            for name, kind in self.modalities.items()
         }
         label = datasets.ClassLabel(names=list(self.class_names))
         return datasets.DatasetInfo(description=self.summary, features=datasets.Features({**columns, "label": label}))
@@ -62,6 +83,8 @@ class Benchmark(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         wanted = self.config.only_split
         plan = {name: entries for name, entries in self.plan().items() if entries}
+        if self.strict and self.report is not None:
+            self.report.require_complete(self.missing_shown)
         if wanted is not None and wanted not in plan:
             raise ValueError(
                 f"{self.name} has no samples for the split {wanted!r}; it has {', '.join(plan) or 'none'}."
@@ -79,16 +102,13 @@ class Benchmark(datasets.GeneratorBasedBuilder):
             yield number, self.example(entry)
 
 
-def build(cls, data_dir, split, cache_dir, options):
-    """Build a benchmark, or read it from the cache when options and files are as they were.
+def make_builder(cls, data_dir, split, cache_dir, options):
+    """The builder of a benchmark, which has not read its files yet.
 
     Args:
         cls: a [`Benchmark`].
         data_dir (`str`, *optional*), split (`str`, *optional*), cache_dir (`str`, *optional*)
         options (`dict`): fields of its configuration.
-
-    Returns:
-        `datasets.DatasetDict`, or the `datasets.Dataset` of `split`.
     """
     name = cls.__name__
     own = {f.name for f in fields(cls.BUILDER_CONFIG_CLASS)} - {f.name for f in fields(datasets.BuilderConfig)}
@@ -98,33 +118,106 @@ def build(cls, data_dir, split, cache_dir, options):
         raise ValueError(f"{name} has no options {unknown}; it has {', '.join(known)}.")
     if split is not None and split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
+    files = {}
     if data_dir is not None:
         data_dir = str(Path(data_dir).expanduser().resolve())
         if not Path(data_dir).is_dir():
             raise FileNotFoundError(f"no folder at {data_dir}; data_dir must hold the files of {name}.")
+        files = list_files(data_dir)
+    builder = cls(
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        hash=hash_code(cls),
+        only_split=split,
+        fingerprint=fingerprint(files),
+        **options,
+    )
+    builder.files = files  # a second listing could take long, and differ
+    return builder
+
+
+def build(cls, data_dir, split, cache_dir, options, strict=False, missing_shown=MISSING_SHOWN):
+    """Build a benchmark, or read it from the cache when options and files are as they were.
+
+    Args:
+        cls, data_dir, split, cache_dir, options: see [`make_builder`].
+        strict (`bool`): whether missing media are an error; otherwise they are left out, and reported as a warning.
+        missing_shown (`int`): names of missing samples in that warning.
+
+    Returns:
+        `datasets.DatasetDict`, or the `datasets.Dataset` of `split`.
+    """
+    builder = make_builder(cls, data_dir, split, cache_dir, options)
+    builder.strict, builder.missing_shown = strict, missing_shown
     try:
-        builder = cls(
-            data_dir=data_dir,
-            cache_dir=cache_dir,
-            hash=hash_code(cls),
-            only_split=split,
-            fingerprint=fingerprint(data_dir),
-            **options,
-        )
         builder.download_and_prepare()
     except DatasetGenerationError as error:
         raise (error.__cause__ or error) from None
+    saved = Path(builder.cache_dir) / REPORT
+    if builder.report is not None:
+        builder.report.save(saved)
+    elif saved.is_file():
+        builder.report = DownloadReport.load(saved)
+    if builder.report is not None:
+        if strict:
+            builder.report.require_complete(missing_shown)
+        logger.log(logging.INFO if builder.report.complete else logging.WARNING, builder.report.text(missing_shown))
     return builder.as_dataset(split)
 
 
-def fingerprint(data_dir):
-    """A hash (`str`) of names, sizes and times of all files below `data_dir`; empty for None."""
-    if data_dir is None:
+def check(cls, data_dir, options):
+    """What is there of a benchmark's files, without building it.
+
+    Args:
+        cls, data_dir, options: see [`make_builder`].
+
+    Returns:
+        [`DownloadReport`]. Of a benchmark that accepts nothing but whole sources, it counts what was found.
+    """
+    builder = make_builder(cls, data_dir, None, None, options)
+    plan = builder.plan()
+    if builder.report is None:
+        counts = {name: SplitCount(len(entries), len(entries)) for name, entries in plan.items()}
+        return DownloadReport(cls.__module__.rpartition(".")[2], str(data_dir or ""), counts)
+    return builder.report
+
+
+def list_files(folder):
+    """All files below a folder in one pass; hidden ones are left out, and links are followed.
+
+    Args:
+        folder (`str` or `Path`)
+
+    Returns:
+        `dict[str, tuple[int, int]]`: from a path relative to it, with slashes, to size in bytes and time of the last
+        change in ns; sorted by path.
+    """
+    found, seen, waiting = {}, set(), [("", os.fspath(folder))]
+    while waiting:
+        prefix, path = waiting.pop()
+        state = os.stat(path)
+        if (state.st_dev, state.st_ino) in seen:  # a link to a folder above it
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    waiting.append((f"{prefix}{entry.name}/", entry.path))
+                elif entry.is_file():
+                    state = entry.stat()
+                    found[prefix + entry.name] = (state.st_size, state.st_mtime_ns)
+    return dict(sorted(found.items()))
+
+
+def fingerprint(files):
+    """A hash (`str`) of names, sizes and times of `files`, as [`list_files`] gives them; empty for none."""
+    if not files:
         return ""
     digest = hashlib.sha256()
-    for file in sorted(path for path in Path(data_dir).rglob("*") if path.is_file()):
-        state = file.stat()
-        digest.update(f"{file.relative_to(data_dir)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    for path, (size, time) in files.items():
+        digest.update(f"{path}\0{size}\0{time}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 

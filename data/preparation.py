@@ -1,6 +1,8 @@
 """From raw samples to the model's tensors: once, cached as Arrow, and read back in batches without decoding media."""
 
 import json
+import logging
+import math
 from functools import partial
 
 import datasets
@@ -10,20 +12,32 @@ from datasets.fingerprint import Hasher
 
 from .labels import label_encoder, label_names
 
-FORMAT = 2  # of what is stored; a change makes older caches stale
+FORMAT = 3  # of what is stored; a change makes older caches stale
+BATCH_BYTES = 2**25  # of samples that are written at a time, so that memory does not grow with what a sample holds
+SHOWN = 20  # broken samples, in a warning
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_dataset(
-    dataset, processor, columns=None, label_column="label", class_names=None, num_proc=None, batch_size=64
+    dataset,
+    processor,
+    columns=None,
+    label_column="label",
+    class_names=None,
+    num_proc=None,
+    batch_size=None,
+    broken="raise",
 ):
     """Run a data set through the processor once.
 
-    Media are stored as the bytes of arrays (spectrograms float32, images uint8, which the collator scales), so that
-    reading a batch costs little more than copying it.
+    Media are stored as the bytes of arrays (spectrograms float32, images and frames uint8, flow int8, which the
+    collator scales), so that reading a batch costs little more than copying it.
 
     Args:
         dataset (`datasets.Dataset` or `datasets.DatasetDict`): raw samples; media as paths, bytes,
-            `{"bytes", "path"}`, arrays, or in columns of the types `datasets.Audio` and `datasets.Image`.
+            `{"bytes", "path"}`, arrays, or in columns of the types `datasets.Audio`, `Image` and `Video`; cuts of
+            videos as `{"bytes", "path", "first_frame", "last_frame"}`.
         processor ([`LfmProcessor`])
         columns (`dict[str, str]`, *optional*): from a modality of the processor to its column; equal names if not
             given.
@@ -31,36 +45,56 @@ def prepare_dataset(
         class_names (`list[str]`, *optional*): the classes in their order; by default those of this data set. Where
             labels are plain strings and the splits are prepared one by one, give all the same.
         num_proc (`int`, *optional*): processes.
-        batch_size (`int`): samples that are written at a time.
+        batch_size (`int`, *optional*): samples that are written at a time; about 32 MB of them if not given.
+        broken (`str`): samples whose media cannot be read are an error (`"raise"`), or left out with a warning that
+            names them (`"skip"`).
 
     Returns:
-        `datasets.Dataset` (or `DatasetDict`), whose samples hold `{modality}_values` (`torch.Tensor`) or
-        `{modality}_input_ids` (`list[int]`), and `labels`: an `int` (`features["labels"]` is a `ClassLabel` with the
-        names), or for multi-label problems a `list[float]`. [`LfmDataCollator`] makes batches of them.
+        `datasets.Dataset` (or `DatasetDict`), whose samples hold `{modality}_values` (`torch.Tensor`; all stored frames
+        of a video, see [`Video`][modeling_lfm.video_inputs_lfm.Video]) or `{modality}_input_ids` (`list[int]`), and
+        `labels`: an `int` (`features["labels"]` is a `ClassLabel` with the names), or for multi-label problems a
+        `list[float]`. [`LfmDataCollator`] makes batches of them; for training wrap it into [`AugmentedDataset`] first
+        where `processor.varies`.
 
     Raises:
-        ValueError: a column or label that is missing or wrong; a sample that cannot be read, with its index.
+        ValueError: a column or label that is missing or wrong; a sample that cannot be read, with its index; no sample
+        that can be.
     """
+    if broken not in ("raise", "skip"):
+        raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
     class_names = label_names(dataset, label_column) if class_names is None else list(class_names)
     if isinstance(dataset, dict):
-        settings = (processor, columns, label_column, class_names, num_proc, batch_size)
+        settings = (processor, columns, label_column, class_names, num_proc, batch_size, broken)
         return datasets.DatasetDict({split: prepare_dataset(part, *settings) for split, part in dataset.items()})
     columns = _check_columns(columns, dataset, processor)
     for column in columns.values():
         feature = dataset.features[column]
-        if isinstance(feature, (datasets.Audio, datasets.Image)):  # the processor reads their bytes itself
+        if isinstance(feature, (datasets.Audio, datasets.Image, datasets.Video)):  # the processor reads their bytes
             dataset = dataset.cast_column(column, type(feature)(decode=False))
     encode_label, label_feature = label_encoder(dataset, label_column, class_names)
-    stored = {
-        f"{name}_{processor.kinds[name].parts[0]}": datasets.List(datasets.Value("int32"))
-        if processor.shape(name) is None
-        else datasets.Value("binary")
-        for name in columns
-    }
+    stored = stored_features(processor, columns)
+    if broken == "skip":
+        stored["error"] = datasets.Value("string")
+    batch_size = batch_size or max(1, min(64, BATCH_BYTES // sample_bytes(processor, columns)))
     raw = dataset.select_columns(list(dict.fromkeys([*columns.values(), label_column])))
-    identity = (FORMAT, dataset._fingerprint, _identify(processor), sorted(columns.items()), label_column, class_names)
+    identity = (
+        FORMAT,
+        dataset._fingerprint,
+        identify(processor),
+        sorted(columns.items()),
+        label_column,
+        class_names,
+        broken,
+    )
     prepared = raw.map(
-        partial(_encode, processor=processor, columns=columns, label_column=label_column, encode_label=encode_label),
+        partial(
+            _encode,
+            processor=processor,
+            columns=columns,
+            label_column=label_column,
+            encode_label=encode_label,
+            skip=broken == "skip",
+        ),
         batched=True,
         with_indices=True,
         batch_size=batch_size,
@@ -71,7 +105,77 @@ def prepare_dataset(
         new_fingerprint=Hasher.hash(identity),  # the processor's own hash differs from process to process
         desc="preparing",
     )
-    return prepared.with_transform(_Decoder(processor, columns))
+    if broken == "skip":
+        prepared = _leave_out(prepared)
+    return read_prepared(prepared, processor, columns)
+
+
+def _leave_out(prepared):
+    """What is left of prepared samples without those that have an `error`, and a warning about these."""
+    errors = prepared.data.column("error").to_pylist()
+    found = [error for error in errors if error is not None]
+    if found:
+        shown = "\n  ".join(found[:SHOWN]) + (f"\n  ... and {len(found) - SHOWN:,} more" if len(found) > SHOWN else "")
+        text = f"{len(found):,} of {len(errors):,} samples cannot be read and are left out:\n  {shown}"
+        if len(found) == len(errors):
+            raise ValueError(text)
+        logger.warning(text)
+        prepared = prepared.select([number for number, error in enumerate(errors) if error is None])
+    return prepared.remove_columns("error")
+
+
+def stored_features(processor, columns):
+    """Features (`dict`) of what is stored of the modalities `columns`: bytes of an array, or token numbers."""
+    return {
+        f"{name}_{processor.kinds[name].parts[0]}": datasets.List(datasets.Value("int32"))
+        if processor.shape(name) is None
+        else datasets.Value("binary")
+        for name in columns
+    }
+
+
+def sample_bytes(processor, columns):
+    """How much is stored of a sample (`int`); a guess for texts and audio of any length."""
+    shapes = [(processor.shape(name) or (-1,), getattr(processor.kinds[name], "dtype", np.int32)) for name in columns]
+    return sum(math.prod(1000 if side < 0 else side for side in shape) * np.dtype(d).itemsize for shape, d in shapes)
+
+
+def encode_sample(processor, columns, sample):
+    """What is stored of one raw sample.
+
+    Args:
+        processor ([`LfmProcessor`])
+        columns (`dict[str, str]`): from modality to the key of its raw input.
+        sample (`dict`): raw inputs.
+
+    Returns:
+        `dict` with the keys of [`stored_features`]: `bytes` of an array, or `list[int]`.
+
+    Raises:
+        ValueError: an input that cannot be read; the message names the column and the file.
+    """
+    output = {}
+    for name, column in columns.items():
+        try:
+            row = processor.encode(name, sample[column])
+        except (ValueError, TypeError, OSError) as error:
+            raise ValueError(f"column {column!r}: {error}") from error
+        output[f"{name}_{processor.kinds[name].parts[0]}"] = row if isinstance(row, list) else row.tobytes()
+    return output
+
+
+def read_prepared(dataset, processor, columns=None):
+    """Let a data set of stored samples (as [`encode_sample`] gives them) give tensors.
+
+    Args:
+        dataset (`datasets.Dataset`): with the columns of [`stored_features`], and `labels`.
+        processor ([`LfmProcessor`]): as they were stored; settings that only matter in reading may differ.
+        columns (*optional*): modalities; all of the processor if not given.
+
+    Returns:
+        `datasets.Dataset`, see [`prepare_dataset`].
+    """
+    return dataset.with_transform(_Decoder(processor, processor.modalities if columns is None else columns))
 
 
 def _check_columns(columns, dataset, processor):
@@ -90,8 +194,8 @@ def _check_columns(columns, dataset, processor):
     return columns
 
 
-def _identify(processor):
-    """What of a processor decides its output, as JSON, equal in every process."""
+def identify(processor):
+    """What of a processor decides what is stored, as JSON (`str`), equal in every process."""
     tokenizer = processor.tokenizer
     if tokenizer is None:
         text = None
@@ -100,21 +204,28 @@ def _identify(processor):
         text = {key: value for key, value in text.items() if key not in ("padding", "truncation")}  # of the last call
     else:
         text = [type(tokenizer).__name__, tokenizer.get_vocab()]
-    return json.dumps([processor.modalities, text], sort_keys=True)
+    modalities = {
+        name: {key: value for key, value in settings.items() if key not in processor.kinds[name].read_only}
+        for name, settings in processor.modalities.items()
+    }
+    return json.dumps([modalities, text], sort_keys=True)
 
 
-def _encode(batch, indices, processor, columns, label_column, encode_label):
-    output = {"labels": [encode_label(label, i) for label, i in zip(batch[label_column], indices, strict=True)]}
-    for name, column in columns.items():
-        rows = []
-        for value, index in zip(batch[column], indices, strict=True):
-            try:
-                rows.append(processor.encode(name, value))
-            except (ValueError, TypeError, OSError) as error:
-                raise ValueError(f"sample {index}, column {column!r}: {error}") from error
-        is_text = processor.shape(name) is None
-        output[f"{name}_{processor.kinds[name].parts[0]}"] = rows if is_text else [row.tobytes() for row in rows]
-    return output
+def _encode(batch, indices, processor, columns, label_column, encode_label, skip):
+    rows, errors = [], []
+    for number, index in enumerate(indices):
+        label = encode_label(batch[label_column][number], index)
+        row, problem = dict.fromkeys(stored_features(processor, columns)), None
+        try:
+            row = encode_sample(processor, columns, {column: batch[column][number] for column in columns.values()})
+        except ValueError as error:
+            problem = f"sample {index}, {error}"
+            if not skip:
+                raise ValueError(problem) from error
+        rows.append({**row, "labels": label})
+        errors.append(problem)
+    output = {key: [row[key] for row in rows] for key in rows[0]}
+    return {**output, "error": errors} if skip else output
 
 
 class _Decoder:

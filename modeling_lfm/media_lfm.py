@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 
+from .container_lfm import MAX_SECONDS, UnknownFormatError, audio_track, av
+
 try:
     import librosa
     import soundfile
@@ -45,21 +47,22 @@ def open_media(value):
     raise ValueError(f"a path, bytes or a mapping with 'bytes' or 'path' is expected, got {type(value).__name__}.")
 
 
-def load_audio(value, given_rate=None):
+def load_audio(value, given_rate=None, seconds=None):
     """A mono waveform as it is in the file.
 
     Args:
         value: an array or tensor `(samples,)` or `(channels, samples)`, floating in [-1, 1] or of signed integers
             (PCM), `{"array", "sampling_rate"}`, a path, bytes, or `{"bytes", "path"}` of a file that libsndfile
-            reads (wav, flac, ogg, mp3).
+            reads (wav, flac, ogg, mp3), or of any other with an audio track that PyAV reads (mp4, avi, flv, mkv, webm).
         given_rate (`int`, *optional*): Hz, of a plain array.
+        seconds (`float`, *optional*): read so much from the start at most, where the sampling rate is known.
 
     Returns:
         `np.ndarray` `(samples,)`, float32, the mean of the channels; and its sampling rate in Hz (None if not known).
 
     Raises:
-        ValueError: empty, damaged or not finite; the message names the file. FileNotFoundError: no such file.
-        ImportError: librosa or soundfile is missing.
+        ValueError: empty, damaged, not finite, without audio track, or too long; the message names the file.
+        FileNotFoundError: no such file. ImportError: librosa or soundfile is missing.
     """
     if librosa is None:
         raise ImportError("audio needs librosa and soundfile: pip install librosa soundfile")
@@ -69,12 +72,12 @@ def load_audio(value, given_rate=None):
     if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
         wave, rate = _channels(np.asarray(value), name), given_rate
     else:
-        source = open_media(value)
         try:
-            wave, rate = soundfile.read(source, dtype="float32", always_2d=True)
+            wave, rate = _read_sound(open_media(value), name, seconds)
         except soundfile.LibsndfileError as error:
-            raise ValueError(f"{name} cannot be read as audio ({error}); replace the file.") from error
-        wave = wave.T
+            wave, rate = _read_track(value, name, seconds, error)
+    if seconds is not None and rate is not None:
+        wave = wave[:, : round(seconds * rate)]
     wave = wave.mean(axis=0, dtype=np.float32)
     if wave.size == 0:
         raise ValueError(f"{name} holds no audio samples; replace or remove it.")
@@ -83,15 +86,38 @@ def load_audio(value, given_rate=None):
     return wave, rate
 
 
-def read_waveform(value, sampling_rate, given_rate=None):
+def _read_sound(source, name, seconds):
+    """`(channels, samples)` float32 and sampling rate of a file, by libsndfile."""
+    with soundfile.SoundFile(source) as file:
+        limit = round(file.samplerate * (MAX_SECONDS if seconds is None else seconds))
+        if seconds is None and file.frames > limit:
+            raise ValueError(f"{name} is refused: its audio is longer than {MAX_SECONDS} s; cut it.")
+        return file.read(limit, dtype="float32", always_2d=True).T, file.samplerate
+
+
+def _read_track(value, name, seconds, error):
+    """The same from the audio track of a video file; `error` tells why it is no audio file."""
+    if av is None:
+        raise ValueError(
+            f"{name} cannot be read as audio ({error}); replace the file, or if it is a video: pip install av."
+        ) from error
+    try:
+        return audio_track(open_media(value), name, seconds)
+    except UnknownFormatError:
+        raise ValueError(f"{name} cannot be read as audio ({error}); replace the file.") from error
+
+
+def read_waveform(value, sampling_rate, given_rate=None, seconds=None):
     """A mono waveform with the wanted `sampling_rate` (`int`, Hz), resampled if need be.
 
-    `value` and errors are those of [`load_audio`]; a plain array without `given_rate` is taken to be as wanted.
+    `value` and errors are those of [`load_audio`]; a plain array without `given_rate` is taken to be as wanted. Of more
+    than `seconds` (`float`, *optional*) the first are returned, or some more.
 
     Returns:
         `np.ndarray` `(samples,)`, float32.
     """
-    wave, rate = load_audio(value, given_rate)
+    # A second more, so that the end of what is wanted is not resampled as the end of the sound.
+    wave, rate = load_audio(value, given_rate, None if seconds is None else seconds + 1)
     if rate is None or rate == sampling_rate:
         return wave
     return librosa.resample(wave, orig_sr=rate, target_sr=sampling_rate)
@@ -113,17 +139,19 @@ def fit_length(wave, length):
     return np.tile(wave, -(-length // len(wave)))[:length]
 
 
-def log_spectrogram(wave, n_fft, hop_length, floor=1e-7):
-    """log(|STFT| + floor), Hann window, no centring.
+def log_spectrogram(wave, n_fft, hop_length, floor=1e-7, center=False):
+    """log(|STFT| + floor), Hann window.
 
     Args:
         wave (`np.ndarray` `(samples,)`): at least `n_fft` samples.
         n_fft, hop_length (`int`): samples.
+        center (`bool`): centre the first window on the first sample, and so on, with silence before and after.
 
     Returns:
-        `np.ndarray` `(n_fft // 2 + 1, 1 + (samples - n_fft) // hop_length)`, float32.
+        `np.ndarray` `(n_fft // 2 + 1, 1 + (samples - n_fft) // hop_length)`, float32; with `center`,
+        `1 + samples // hop_length` frames.
     """
-    magnitude = np.abs(librosa.stft(wave, n_fft=n_fft, hop_length=hop_length, center=False))
+    magnitude = np.abs(librosa.stft(wave, n_fft=n_fft, hop_length=hop_length, center=center, pad_mode="constant"))
     return np.log(magnitude + floor).astype(np.float32)
 
 

@@ -1,165 +1,33 @@
 """`LfmProcessor`: raw inputs of each modality to the tensors that the model reads."""
 
-import math
 import re
-from dataclasses import asdict, dataclass, field, fields
-from typing import ClassVar
+from dataclasses import asdict, fields
 
 import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from .media_lfm import describe, fit_length, image_pixels, log_spectrogram, read_image, read_waveform
+from .inputs_lfm import Picture, Spectrogram, Text
+from .media_lfm import describe
+from .video_inputs_lfm import Flow, Video
 
 RESERVED = ("sampling_rate", "return_tensors", "labels")
 
 
-@dataclass
-class Spectrogram:
-    """Audio to log-spectrograms; `encode` gives (1, bins, frames) float32.
-
-    Args:
-        sampling_rate (`int`): Hz; other audio is resampled to it.
-        n_fft, hop_length (`int`): window and step, in samples.
-        duration (`float`, *optional*): seconds; shorter audio is repeated, longer cut. None keeps its length (but one
-            window at least), and a batch is padded with silence.
-        floor (`float`): added to the magnitude before the logarithm.
-        normalize (`bool`): zero mean and unit variance of each spectrogram.
-        mean, std (`float`): otherwise subtracted and divided by.
-    """
-
-    sampling_rate: int = 16000
-    n_fft: int = 512
-    hop_length: int = 159
-    duration: float | None = 3.0
-    floor: float = 1e-7
-    normalize: bool = False
-    mean: float = 0.0
-    std: float = 1.0
-    parts: ClassVar = ("values",)
-    dtype: ClassVar = np.float32
-
-    def __post_init__(self):
-        _check_positive(self, "sampling_rate", "n_fft", "hop_length", "floor", "std")
-        for key in ("sampling_rate", "n_fft", "hop_length"):
-            _check_whole(self, key)
-        if self.duration is not None:
-            _check_positive(self, "duration")
-            if self.duration * self.sampling_rate < self.n_fft:
-                raise ValueError(f"duration={self.duration} s is shorter than one window of n_fft={self.n_fft} samples")
-
-    @property
-    def shape(self):
-        if self.duration is None:
-            return (1, self.n_fft // 2 + 1, -1)
-        samples = round(self.duration * self.sampling_rate)
-        return (1, self.n_fft // 2 + 1, 1 + (samples - self.n_fft) // self.hop_length)
-
-    def encode(self, sample, sampling_rate=None):
-        wave = read_waveform(sample, self.sampling_rate, sampling_rate)
-        length = max(len(wave), self.n_fft) if self.duration is None else round(self.duration * self.sampling_rate)
-        spectrogram = log_spectrogram(fit_length(wave, length), self.n_fft, self.hop_length, self.floor)
-        if self.normalize:
-            spectrogram = (spectrogram - spectrogram.mean()) / max(float(spectrogram.std()), 1e-6)
-        else:
-            spectrogram = (spectrogram - self.mean) / self.std
-        return spectrogram[None].astype(np.float32)
-
-    def stack(self, rows):
-        lengths = [row.shape[-1] for row in rows]
-        if min(lengths) < max(lengths):
-            silence = 0.0 if self.normalize else (math.log(self.floor) - self.mean) / self.std
-            pad = torch.nn.functional.pad
-            rows = [pad(row, (0, max(lengths) - row.shape[-1]), value=silence) for row in rows]
-        return torch.stack(rows)
-
-
-@dataclass
-class Picture:
-    """Images to pixels; `encode` gives (num_channels, height, width) uint8, and `stack` scales it.
-
-    Args:
-        size (`list[int]`): height and width.
-        num_channels (`int`): 1 (grey) or 3 (RGB).
-        crop (`bool`): keep the proportions, cover `size` and cut at the centre; otherwise stretch.
-        mean, std (`float` or a `list` with one a channel): subtracted from values in [0, 1], and divided by; those of
-            ImageNet by default, 0.5 and 0.5 for grey images.
-    """
-
-    size: list = field(default_factory=lambda: [224, 224])
-    num_channels: int = 3
-    crop: bool = True
-    mean: list | None = None
-    std: list | None = None
-    parts: ClassVar = ("values",)
-    dtype: ClassVar = np.uint8
-
-    def __post_init__(self):
-        self.size = [self.size, self.size] if isinstance(self.size, int) else list(self.size)
-        if len(self.size) != 2 or not all(isinstance(side, int) and side > 0 for side in self.size):
-            raise ValueError(f"size={self.size!r} must be [height, width] in pixels")
-        if self.num_channels not in (1, 3):
-            raise ValueError(f"num_channels={self.num_channels!r} must be 1 or 3")
-        defaults = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-        for key, default in defaults.items():
-            value = getattr(self, key)
-            if value is None:
-                value = default if self.num_channels == 3 else [0.5]
-            value = [float(part) for part in (value if isinstance(value, (list, tuple)) else [value])]
-            value = value * self.num_channels if len(value) == 1 else value
-            if len(value) != self.num_channels or (key == "std" and min(value) <= 0):
-                raise ValueError(f"{key}={value} must be {self.num_channels} numbers (std above 0)")
-            setattr(self, key, value)
-
-    @property
-    def shape(self):
-        return (self.num_channels, *self.size)
-
-    def encode(self, sample, sampling_rate=None):
-        return image_pixels(read_image(sample), self.size, self.num_channels, self.crop)
-
-    def stack(self, rows):
-        values = torch.stack(rows)
-        if values.dtype != torch.uint8:  # they were scaled before
-            return values
-        mean, std = (torch.tensor(part).reshape(-1, 1, 1) for part in (self.mean, self.std))
-        # after stacking and in place, because memory is what costs here
-        return values.float().div_(255).sub_(mean).div_(std)
-
-
-@dataclass
-class Text:
-    """Text to token numbers.
-
-    Args:
-        max_length (`int`): tokens; more are cut off.
-        padding (`str`): a batch is padded to its `longest` text, or always to `max_length`.
-    """
-
-    max_length: int = 128
-    padding: str = "longest"
-    parts: ClassVar = ("input_ids", "attention_mask")
-    shape: ClassVar = None
-
-    def __post_init__(self):
-        _check_positive(self, "max_length")
-        _check_whole(self, "max_length")
-        if self.padding not in ("longest", "max_length"):
-            raise ValueError(f"padding={self.padding!r} must be 'longest' or 'max_length'")
-
-
-# A new type of input is one class with `parts`, `dtype`, `shape`, `encode` and `stack`, and one line here.
-TYPES = {"spectrogram": Spectrogram, "image": Picture, "text": Text}
+# A new type of input is a class and one line here. It has `encode` and `stack`; `parts` (of the model's input names);
+# `dtype` and `shape` of what `encode` gives; `read_only`, settings on which that does not depend; `varies`, whether
+# training changes it at random, and then `vary` does so.
+TYPES = {"spectrogram": Spectrogram, "image": Picture, "text": Text, "video": Video, "flow": Flow}
 
 
 class LfmProcessor(ProcessorMixin):
     """Turns raw inputs into the model's tensors; saved and loaded with the model.
 
     Args:
-        modalities (`dict[str, dict]`): per modality its `type` (`"spectrogram"`, `"image"` or `"text"`) and the
-            settings of [`Spectrogram`], [`Picture`] or [`Text`]. The defaults of a spectrogram give 257 x 299; a
-            `duration` of 10 gives 257 x 1004.
+        modalities (`dict[str, dict]`): per modality its `type` (`"spectrogram"`, `"image"`, `"text"`, `"video"` or
+            `"flow"`) and the settings of [`Spectrogram`], [`Picture`], [`Text`], [`Video`] or [`Flow`]. The defaults of
+            a spectrogram give 257 x 299; a `duration` of 10 gives 257 x 1004. Depth is a video with `num_channels` 1.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): for the text modalities; needed if there are any.
 
     Raises:
@@ -206,11 +74,13 @@ class LfmProcessor(ProcessorMixin):
             sampling_rate (`int`, *optional*): Hz, of audio given as plain arrays.
             return_tensors (`str`): `"pt"` or `"np"`.
             inputs: by modality, a list of raw inputs (paths, bytes, `{"bytes", "path"}`, arrays, PIL images, or
-                texts), or a single one.
+                texts), or a single one. Audio may be the file of a video with sound. A cut of a video is
+                `{"bytes", "path", "first_frame", "last_frame"}`, from 0, both inclusive.
 
         Returns:
-            `BatchFeature` with `{modality}_values` float32 ((B, 1, bins, frames) or (B, C, H, W)), or
-            `{modality}_input_ids` and `{modality}_attention_mask` int64 (B, L).
+            `BatchFeature` with `{modality}_values` float32 (audio (B, 1, bins, frames), images (B, C, H, W), video
+            (B, num_frames, C, H, W), flow (B, num_frames, 2, H, W)), or `{modality}_input_ids` and
+            `{modality}_attention_mask` int64 (B, L).
 
         Raises:
             ValueError: an unknown modality, none at all, batches of different sizes, or an input that cannot be
@@ -228,12 +98,17 @@ class LfmProcessor(ProcessorMixin):
             raise ValueError(f"every modality needs the same number of samples, one at least; got {sizes}.")
         output = {}
         for name, values in batches.items():
-            output |= self.stack(name, [self.encode(name, value, sampling_rate) for value in values])
+            output |= self.stack(name, [self.encode(name, value, sampling_rate, stored=False) for value in values])
         return BatchFeature(output if return_tensors == "pt" else {key: value.numpy() for key, value in output.items()})
 
-    def encode(self, modality, sample, sampling_rate=None):
-        """One raw input in a compact form, to be stored: an array of `shape`, or token numbers (`list[int]`)."""
+    def encode(self, modality, sample, sampling_rate=None, stored=True):
+        """One raw input in a compact form, to be stored: an array of `shape`, or token numbers (`list[int]`).
+
+        Of a video, without `stored`, only the frames that evaluation reads.
+        """
         kind = self.kinds[modality]
+        if isinstance(kind, (Video, Flow)) and not stored:
+            return kind.encode(sample, sampling_rate, kind.centres)
         if not isinstance(kind, Text):
             return kind.encode(sample, sampling_rate)
         if not isinstance(sample, str):
@@ -256,8 +131,13 @@ class LfmProcessor(ProcessorMixin):
         return {f"{modality}_{part}": padded[part] for part in kind.parts}
 
     def shape(self, modality):
-        """Shape of one sample of `modality` (`tuple[int, ...]`; -1 where it varies), or None for text."""
+        """Shape of what `encode` gives of `modality` (`tuple[int, ...]`; -1 where it varies), or None for text."""
         return self.kinds[modality].shape
+
+    @property
+    def varies(self):
+        """`bool`: whether training draws frames or augments; see [`AugmentedDataset`]."""
+        return any(kind.varies for kind in self.kinds.values())
 
     @property
     def model_input_names(self):
@@ -273,23 +153,17 @@ def _build(name, settings):
         raise ValueError(f"modality {name!r} needs a 'type', one of {', '.join(TYPES)}; got {settings!r}.")
     own = {key: value for key, value in settings.items() if key != "type"}
     cls = TYPES[settings["type"]]
-    known = [f.name for f in fields(cls)]
+    presets = getattr(cls, "presets", None)
+    known = [f.name for f in fields(cls)] + (["preset"] if presets else [])
     unknown = sorted(set(own) - set(known))
     if unknown:
         raise ValueError(f"modality {name!r} ({settings['type']}) has unknown settings {unknown}; known are {known}.")
+    preset = own.pop("preset", None)
+    if preset is not None:
+        if preset not in presets:
+            raise ValueError(f"modality {name!r}: preset {preset!r} is unknown; choose one of {', '.join(presets)}.")
+        own = {**presets[preset], **own}
     try:
         return cls(**own)
     except (ValueError, TypeError) as error:
         raise ValueError(f"modality {name!r} ({settings['type']}): {error}.") from error
-
-
-def _check_positive(kind, *keys):
-    for key in keys:
-        value = getattr(kind, key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise ValueError(f"{key}={value!r} must be a number above 0")
-
-
-def _check_whole(kind, key):
-    if not isinstance(getattr(kind, key), int):
-        raise ValueError(f"{key}={getattr(kind, key)!r} must be a whole number")

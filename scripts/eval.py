@@ -103,7 +103,7 @@ def evaluate(args):
             check_labels(model.config, raw, f"{args.benchmark} ({args.split})")
             columns = runs.pick_columns(processor.modalities, args.columns)
             raw = runs.draw_samples(raw, args.max_samples)
-            dataset = prepare_dataset(raw, processor, columns=columns, num_proc=args.num_proc)
+            dataset = prepare_dataset(raw, processor, columns=columns, num_proc=args.num_proc, broken="skip")
         collator = LfmDataCollator(processor)
         trainer = LfmTrainer(model=model, args=training_args, data_collator=collator, processing_class=processor)
         metrics = trainer.evaluate(dataset)

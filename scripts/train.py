@@ -133,7 +133,7 @@ def set_up(model_args, data_args, training_args):
     from transformers import set_seed
 
     from modeling_lfm import LfmConfig, LfmForMultimodalClassification
-    from modeling_lfm.data import LfmDataCollator, load_benchmark
+    from modeling_lfm.data import AugmentedDataset, LfmDataCollator, load_benchmark
     from modeling_lfm.trainer import LfmTrainer
 
     config = LfmConfig(model_args.modalities, fusion=model_args.fusion, hidden_size=model_args.hidden_size)
@@ -145,10 +145,13 @@ def set_up(model_args, data_args, training_args):
     names = raw["train"].features["label"].names
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     set_seed(training_args.seed)
+    train_dataset = splits["train"]
+    if processor.varies:
+        train_dataset = AugmentedDataset(train_dataset, processor, training_args.seed)
     trainer = LfmTrainer(
         model=LfmForMultimodalClassification.from_towers(config),
         args=training_args,
-        train_dataset=splits["train"],
+        train_dataset=train_dataset,
         eval_dataset=splits.get("validation"),
         processing_class=processor,
         data_collator=LfmDataCollator(processor),
@@ -175,7 +178,7 @@ def prepare_splits(raw, processor, data_args, with_test):
         limits["test"] = data_args.max_test_samples
     return {
         split: prepare_dataset(
-            runs.draw_samples(raw[split], limit), processor, columns=columns, num_proc=data_args.num_proc
+            runs.draw_samples(raw[split], limit), processor, columns=columns, num_proc=data_args.num_proc, broken="skip"
         )
         for split, limit in limits.items()
         if split in raw

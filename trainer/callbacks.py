@@ -41,6 +41,9 @@ class MethodCallback(TrainerCallback, ExportableState):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         epoch = self.trainer.epoch
+        if hasattr(self.trainer.train_dataset, "set_epoch"):
+            # accelerate does so too late for a method that reads samples now, and not at all on several processes
+            self.trainer.train_dataset.set_epoch(epoch - 1)
         if epoch > self.begun_epoch:  # else resumed in the middle of an epoch that has begun
             self.trainer.method.on_epoch_begin(epoch)
             self.begun_epoch = epoch

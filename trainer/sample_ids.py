@@ -16,6 +16,11 @@ class SampleIdDataset(Dataset):
     def __getitem__(self, index):
         return {**self.dataset[index], "sample_ids": index}
 
+    def set_epoch(self, epoch):
+        """Tell a data set whose samples change from epoch to epoch."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
     def __getitems__(self, indices):
         """Samples at several positions, read at once where the data set can."""
         if hasattr(self.dataset, "__getitems__"):

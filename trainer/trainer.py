@@ -239,6 +239,7 @@ class LfmTrainer(Trainer):
         dataset, collator = self.train_dataset, self.data_collator
         if self.method.needs_sample_ids:
             dataset, collator = dataset.dataset, collator.collator
+        dataset = copy.copy(dataset)  # where samples change from epoch to epoch, its epochs are its own
         with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
             trainer = LfmTrainer(model, args, dataset, data_collator=collator, method=method)
             trainer.pop_callback(LfmPrinterCallback)
@@ -349,7 +350,8 @@ def split_holdout(dataset, size, seed):
     rest, held = train_test_split(splittable, test_size=kept, random_state=seed, stratify=stratify)
     rest, held = np.sort(np.concatenate([rest, indices[single]])), np.sort(held)
     if hasattr(dataset, "select"):
-        return dataset.select(rest), dataset.select(held)
+        held = dataset.select(held)
+        return dataset.select(rest), getattr(held, "unaugmented", held)
     return Subset(dataset, rest.tolist()), Subset(dataset, held.tolist())
 
 

@@ -13,9 +13,10 @@ import torch
 from transformers import BertTokenizer
 
 from modeling_lfm import LfmProcessor
-from modeling_lfm.data import LfmDataCollator, prepare_dataset
+from modeling_lfm.data import LfmDataCollator, prepare_dataset, read_prepared
+from modeling_lfm.data.preparation import encode_sample, sample_bytes, stored_features
 
-from .media import image_bytes, tone, wav_bytes
+from .media import image_bytes, read_number, tone, wav_bytes, write_video
 
 AUDIO = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5, "mean": -3.0}
 IMAGE = {"type": "image", "size": [12, 10]}
@@ -220,3 +221,116 @@ def test_workers_prepare_the_same(processor):
     )
     assert all(torch.equal(one[3][key], two[3][key]) for key in ("audio_values", "image_values"))
     assert one[3]["text_input_ids"] == two[3]["text_input_ids"]
+
+
+VIDEO = {"type": "video", "size": [48, 64], "stored_frames": 4, "num_frames": 2, "mean": 0.0, "std": 1.0}
+FLOW = {"type": "flow", "size": [48, 64], "stored_frames": 4, "num_frames": 2}
+CLIPS = {"video": "clip", "flow": "clip", "sound": "clip"}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Cuts of two videos with sound: frames 8 to 15 of 20, of six samples."""
+    folder = tmp_path_factory.mktemp("clips")
+    paths = [write_video(folder / name, frames=20, sound=300) for name in ("a.mp4", "b.avi")]
+    rows = [{"bytes": None, "path": str(paths[i % 2]), "first_frame": 8, "last_frame": 15} for i in range(6)]
+    feature = {**MEDIA, "first_frame": datasets.Value("int32"), "last_frame": datasets.Value("int32")}
+    features = datasets.Features({"clip": feature, "label": datasets.ClassLabel(names=["a", "b"])})
+    return datasets.Dataset.from_dict({"clip": rows, "label": [i % 2 for i in range(6)]}, features=features)
+
+
+def test_clips_equal_the_processor(clips):
+    processor = LfmProcessor({"video": VIDEO, "flow": FLOW, "sound": AUDIO})
+    prepared = prepare_dataset(clips, processor, CLIPS)
+    assert prepared.features["video_values"] == datasets.Value("binary")
+    assert prepared[0]["video_values"].shape == (4, 3, 48, 64)
+    assert prepared[0]["flow_values"].shape == (3, 2, 48, 64)
+    assert [read_number(frame.permute(1, 2, 0).numpy()) for frame in prepared[1]["video_values"]] == [9, 11, 13, 15]
+    batch = LfmDataCollator(processor)(prepared.__getitems__([0, 3]))
+    rows = [clips[0]["clip"], clips[3]["clip"]]
+    expected = processor(video=rows, flow=rows, sound=rows)
+    assert batch["video_values"].shape == (2, 2, 3, 48, 64)
+    assert all(torch.equal(batch[key], value) for key, value in expected.items())
+    # What is read of what is stored needs no second preparation.
+    other = LfmProcessor(
+        {"video": {**VIDEO, "num_frames": 3, "mean": 0.5, "augment": True}, "flow": {**FLOW, "std": 1}, "sound": AUDIO}
+    )
+    assert prepare_dataset(clips, other, CLIPS).cache_files == prepared.cache_files
+    assert LfmDataCollator(other)([prepared[0]])["video_values"].shape == (1, 3, 3, 48, 64)
+    fewer = LfmProcessor({"video": {**VIDEO, "stored_frames": 3}, "flow": FLOW, "sound": AUDIO})
+    assert prepare_dataset(clips, fewer, CLIPS).cache_files != prepared.cache_files
+
+
+def test_video_columns_of_datasets(clips):
+    typed = datasets.Dataset.from_dict(
+        {"video": [row["path"] for row in clips["clip"]], "label": clips["label"]},
+        features=datasets.Features({"video": datasets.Video(), "label": clips.features["label"]}),
+    )
+    processor = LfmProcessor({"video": VIDEO})
+    prepared = prepare_dataset(typed, processor)
+    assert [read_number(frame.permute(1, 2, 0).numpy()) for frame in prepared[0]["video_values"]] == [2, 7, 12, 17]
+
+
+def test_prepared_files_are_read_without_what_they_were_made_of(clips, tmp_path):
+    processor = LfmProcessor({"video": VIDEO, "sound": AUDIO})
+    columns = {"video": "clip", "sound": "clip"}
+    stored = [{**encode_sample(processor, columns, row), "labels": row["label"]} for row in clips]
+    features = datasets.Features({**stored_features(processor, columns), "labels": clips.features["label"]})
+    datasets.Dataset.from_list(stored, features=features).to_parquet(tmp_path / "train.parquet")
+    loaded = datasets.load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    prepared = prepare_dataset(clips, processor, columns)
+    for one, other in zip(read_prepared(loaded, processor), prepared, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_broken_samples_can_be_left_out(clips, tmp_path, caplog, num_proc):
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    rows = clips["clip"][:]
+    rows[1] = {**rows[1], "path": str(tmp_path / "bad.mp4")}
+    rows[4] = {**rows[4], "path": str(tmp_path / "gone.avi")}
+    raw = datasets.Dataset.from_dict({"clip": rows, "label": [0, 0, 1, 1, 0, 1]}, features=clips.features)
+    processor = LfmProcessor({"video": VIDEO, "sound": AUDIO})
+    columns = {"video": "clip", "sound": "clip"}
+    with pytest.raises(ValueError, match=r"sample 1, column 'clip': .*bad\.mp4 cannot be opened"):
+        prepare_dataset(raw, processor, columns)
+    for _ in range(2):  # made, and found in the cache
+        caplog.clear()
+        prepared = prepare_dataset(raw, processor, columns, broken="skip", num_proc=num_proc, batch_size=2)
+        assert "2 of 6 samples cannot be read and are left out" in caplog.text
+        assert "sample 1, column 'clip': " in caplog.text
+        assert "bad.mp4 cannot be opened" in caplog.text
+        assert "sample 4, column 'clip': no file at" in caplog.text
+        assert set(prepared.column_names) == {"video_values", "sound_values", "labels"}
+        assert prepared.with_format("numpy")["labels"][:].tolist() == [0, 1, 1, 1]
+        assert torch.equal(prepared[3]["video_values"], torch.as_tensor(processor.encode("video", rows[5])))
+    caplog.clear()
+    whole = prepare_dataset(clips, processor, columns, broken="skip")
+    assert not caplog.text
+    assert len(whole) == 6
+    with pytest.raises(ValueError, match="2 of 2 samples cannot be read"):
+        prepare_dataset(raw.select([1, 4]), processor, columns, broken="skip")
+    with pytest.raises(ValueError, match="broken='no' must be 'raise' or 'skip'"):
+        prepare_dataset(raw, processor, columns, broken="no")
+
+
+def test_many_broken_samples_are_counted(tmp_path, caplog):
+    raw = make_raw(
+        40,
+        sound=(
+            [{"bytes": b"x", "path": f"{i}.wav"} for i in range(39)] + [{"bytes": wav_bytes(tone(300))}],
+            dict(MEDIA),
+        ),
+    )
+    prepared = prepare_dataset(raw, LfmProcessor({"audio": AUDIO}), {"audio": "sound"}, "kind", broken="skip")
+    assert len(prepared) == 1
+    assert "39 of 40 samples" in caplog.text
+    assert "... and 19 more" in caplog.text
+
+
+def test_memory_of_a_batch_is_bounded(processor):
+    big = LfmProcessor({"video": {"type": "video"}, "flow": {"type": "flow"}, "sound": {"type": "spectrogram"}})
+    size = sample_bytes(big, big.modalities)
+    assert size == 10 * 3 * 224 * 224 + 9 * 2 * 224 * 224 + 4 * 257 * 299
+    assert sample_bytes(processor, processor.modalities) == 4 * 65 * 31 + 3 * 12 * 10 + 4 * 1000

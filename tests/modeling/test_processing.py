@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -18,6 +19,8 @@ from tests.data.media import image_bytes, tone, wav_bytes
 PAPER = {"type": "spectrogram"}
 SMALL = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5}
 GREY = {"type": "image", "size": [8, 8], "num_channels": 1, "mean": 0.0, "std": 1.0}
+VIDEO = {"type": "video", "size": [48, 64], "mean": 0.0, "std": 1.0}
+FLOW = {"type": "flow", "size": [48, 64]}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat"]
 
 
@@ -44,6 +47,39 @@ def test_spectrogram_of_the_paper_agrees_with_torch(seconds, frames):
     assert values.dtype == torch.float32
     assert processor.shape("audio") == (1, 257, frames)
     torch.testing.assert_close(values[0, 0], reference_spectrogram(wave, 512, 159), rtol=0, atol=2e-4)
+
+
+def test_spectrogram_of_the_released_code(tmp_path):
+    """Against the steps of `dataset/CREMA.py` in github.com/njustkmg/NeurIPS24-LFM."""
+    wave = (1.2 * np.random.default_rng(0).normal(0, 0.4, 40000)).clip(-1, 1).astype(np.float32)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave, 16000)
+    samples, _ = librosa.load(path, sr=22050)
+    assert np.abs(samples).max() > 1
+    repeated = np.tile(samples, 20)[: 22050 * 20]
+    repeated[repeated > 1.0] = 1.0
+    repeated[repeated < -1.0] = -1.0
+    expected = np.log(np.abs(librosa.stft(repeated, n_fft=512, hop_length=353)) + 1e-7)
+    processor = LfmProcessor({"audio": {"type": "spectrogram", "preset": "released"}})
+    values = processor(audio=path)["audio_values"]
+    assert values.shape == (1, 1, 257, 1250)
+    assert processor.shape("audio") == (1, 257, 1250)
+    torch.testing.assert_close(values[0, 0], torch.from_numpy(expected), rtol=0, atol=1e-4)
+    processor.save_pretrained(tmp_path / "saved")
+    loaded = LfmProcessor.from_pretrained(tmp_path / "saved")
+    assert loaded.modalities == processor.modalities
+    assert torch.equal(loaded(audio=path)["audio_values"], values)
+
+
+def test_presets_give_way_to_settings():
+    settings = {"type": "spectrogram", "preset": "released", "duration": 10.0}
+    assert LfmProcessor({"audio": settings}).shape("audio") == (1, 257, 625)
+    paper = LfmProcessor({"audio": {"type": "spectrogram", "preset": "paper"}})
+    assert paper.modalities == LfmProcessor({"audio": PAPER}).modalities
+    with pytest.raises(ValueError, match="preset 'other' is unknown; choose one of paper, released"):
+        LfmProcessor({"audio": {"type": "spectrogram", "preset": "other"}})
+    with pytest.raises(ValueError, match=r"unknown settings \['preset'\]"):
+        LfmProcessor({"image": {"type": "image", "preset": "paper"}})
 
 
 def test_short_audio_is_repeated_and_long_audio_cut():
@@ -190,13 +226,24 @@ def test_numpy_and_single_samples():
 
 @pytest.mark.parametrize("with_text", [False, True])
 def test_round_trip(tmp_path, tokenizer, with_text):
-    settings = {"audio": SMALL, "image": GREY} | ({"text": {"type": "text", "max_length": 6}} if with_text else {})
+    augment = {"scale": [0.5, 1], "flip": 0.25}
+    settings = {
+        "audio": SMALL,
+        "image": {**GREY, "augment": augment},
+        "video": VIDEO,
+        "flow": {**FLOW, "augment": True},
+    }
+    settings |= {"text": {"type": "text", "max_length": 6}} if with_text else {}
     processor = LfmProcessor(settings, tokenizer=tokenizer if with_text else None)
     processor.save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer_config.json").is_file() == with_text
     loaded = LfmProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == processor.to_dict()
+    assert loaded.kinds["image"].augment == {"scale": [0.5, 1.0], "ratio": [0.75, 4 / 3], "flip": 0.25}
+    assert loaded.varies
     inputs = {"audio": [tone(300), tone(900)], "image": [np.full((9, 9), 50 * i, np.uint8) for i in range(2)]}
+    clips = np.random.default_rng(0).integers(0, 256, (2, 12, 40, 50, 3), dtype=np.uint8)
+    inputs |= {"video": list(clips), "flow": list(clips)}
     if with_text:
         inputs["text"] = ["the cat", "sat on the mat on the mat"]
     before, after = processor(**inputs), loaded(**inputs)
@@ -254,7 +301,7 @@ def test_auto_processor_knows_it(tmp_path):
     [
         ({}, "modalities must map names"),
         ({"image": {"size": [8, 8]}}, "'image' needs a 'type', one of spectrogram, image, text"),
-        ({"image": {"type": "video"}}, "one of spectrogram, image, text"),
+        ({"image": {"type": "movie"}}, "one of spectrogram, image, text, video, flow"),
         ({"image": {"type": "image", "sise": 3}}, r"unknown settings \['sise'\]; known are \['size'"),
         ({"image": {"type": "image", "size": [0, 8]}}, "size="),
         ({"image": {"type": "image", "num_channels": 2}}, "num_channels=2 must be 1 or 3"),
@@ -264,6 +311,20 @@ def test_auto_processor_knows_it(tmp_path):
         ({"audio": {**SMALL, "hop_length": 1.5}}, "hop_length=1.5 must be a whole number"),
         ({"audio": {**SMALL, "sampling_rate": "8k"}}, "sampling_rate='8k'"),
         ({"audio": {**SMALL, "duration": 0.01}}, "shorter than one window"),
+        ({"video": {**VIDEO, "num_frames": 11}}, "num_frames=11 must not be above 10"),
+        ({"video": {**VIDEO, "stored_frames": 0}}, "stored_frames=0 must be a number above 0"),
+        ({"video": {**VIDEO, "num_frames": 2.5}}, "num_frames=2.5 must be a whole number"),
+        ({"video": {**VIDEO, "num_channels": 2}}, "num_channels=2 must be 1 or 3"),
+        ({"flow": {**FLOW, "num_frames": 10}}, "num_frames=10 must not be above 9"),
+        ({"flow": {**FLOW, "stored_frames": 1}}, "must not be above 0"),
+        ({"flow": {**FLOW, "bound": 0}}, "bound=0 must be a number above 0"),
+        ({"flow": {**FLOW, "size": 8}}, "must be 16 pixels at least"),
+        ({"flow": {**FLOW, "num_channels": 2}}, r"unknown settings \['num_channels'\]"),
+        ({"image": {**GREY, "augment": {"crop": 1}}}, "must be true, false, or a mapping with scale, ratio, flip"),
+        ({"image": {**GREY, "augment": 1.5}}, "must be true, false, or a mapping"),
+        ({"image": {**GREY, "augment": {"scale": [0.5, 2]}}}, "scale=.* two ascending numbers above 0 and up to 1"),
+        ({"video": {**VIDEO, "augment": {"ratio": [2, 1]}}}, "ratio=.* two ascending numbers"),
+        ({"video": {**VIDEO, "augment": {"flip": 2}}}, "flip=2 must be a probability"),
         ({"text": {"type": "text"}}, "needs a tokenizer"),
         ({"return_tensors": GREY}, "modality name 'return_tensors'"),
         ({"a b": GREY}, "modality name 'a b'"),

@@ -1,0 +1,329 @@
+"""Benchmarks whose samples are lines of annotation files, and whose media may be there in part."""
+
+import csv
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from .benchmark import SPLITS, Benchmark, BenchmarkConfig, check_share, require_file
+from .partial import DownloadReport, MissingSample, SplitCount
+from .sources import SOURCES
+
+EXTENSIONS = {  # those that come first win where a clip lies there twice
+    "audio": (".wav", ".flac", ".m4a", ".mp3", ".ogg"),
+    "image": (".jpg", ".jpeg", ".png", ".webp"),
+    "video": (".mp4", ".mkv", ".webm", ".avi", ".flv", ".mov"),
+}
+MAX_LINE = 10_000  # bytes; the longest line of any of the real files has 694
+POINTER = b"version https://git-lfs.github.com/spec/"
+MAX_POINTER = 300  # bytes of a git-lfs pointer file
+
+
+def read_lines(path):
+    """Lines of a text file, one at a time.
+
+    Only line feeds end a line, so that a line of the file is a line here whatever a text holds. Bytes that are not
+    UTF-8 become the replacement character.
+
+    Args:
+        path (`Path`)
+
+    Yields:
+        The number (`int`, from 1) and the text (`str`) of each line that is not blank.
+
+    Raises:
+        ValueError: a line of more than 10,000 bytes.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+            if len(line) > MAX_LINE:
+                raise ValueError(f"{path}, line {number}: more than {MAX_LINE:,} bytes; is it the annotation file?")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace").rstrip("\r\n")
+            if text.strip():
+                yield number, text
+
+
+def read_csv(path, width):
+    """Rows of a file of comma separated values, whose cells may be quoted and hold commas.
+
+    Args:
+        path (`Path`), width (`int`): cells of a row.
+
+    Yields:
+        The number of each line (`int`, from 1) and its cells (`list[str]`) without blanks around them.
+
+    Raises:
+        ValueError: a row of another width, or an open quote; the message names file and line.
+    """
+    for number, line in read_lines(path):
+        try:
+            cells = next(csv.reader([line], strict=True))
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {number}: {error}; mend the line, or fetch the file again.") from error
+        if len(cells) != width:
+            raise ValueError(f"{path}, line {number}: {len(cells)} cells, but {width} are expected: {line[:80]!r}.")
+        yield number, [cell.strip() for cell in cells]
+
+
+def check_path(value, path, number, name_only=True):
+    """`value` (`str`) of an annotation file, if it stays below `data_dir`: a file's name, or a relative path.
+
+    Args:
+        value (`str`), path (`Path`), number (`int`): what it is, and where it stands.
+        name_only (`bool`): refuse slashes too.
+
+    Returns:
+        `str`: without `./` and doubled slashes.
+
+    Raises:
+        ValueError: empty, too long, absolute, or with `..`; the message names file and line.
+    """
+    parts = value.split("/")
+    clean = "/".join(part for part in parts if part not in ("", "."))
+    bad = not clean or len(value) > 255 or ".." in parts or any(character in value for character in "\0\\:")
+    if bad or value.startswith("/") or (name_only and len(parts) > 1):
+        raise ValueError(
+            f"{path}, line {number}: {value[:80]!r} is not "
+            f"{'a file name' if name_only else 'a path below data_dir'}; remove the line."
+        )
+    return clean
+
+
+def split_path(path):
+    """Folders (`str`), name without ending and ending in lower case of a relative `path` (`str`) with slashes.
+
+    A function of strings, because `datasets` replaces those of `os.path` by slower ones in a builder's module.
+    """
+    folders, _, name = path.rpartition("/")
+    stem, dot, ending = name.rpartition(".")
+    return (folders, stem, dot + ending.lower()) if stem else (folders, name, "")
+
+
+class MediaIndex:
+    """Media below a folder by kind and by name without ending, from one listing of it.
+
+    Args:
+        files (`dict[str, tuple[int, int]]`): as [`list_files`] returns it. folder (`Path`)
+        kinds (`set[str]`): of `EXTENSIONS`, those to index.
+    """
+
+    def __init__(self, files, folder, kinds=frozenset(EXTENSIONS)):
+        kinds = {ending: kind for kind, endings in EXTENSIONS.items() if kind in kinds for ending in endings}
+        self.files, self.folder, self.paths, self.unusable = files, folder, {}, {}
+        for path in files:
+            _, stem, ending = split_path(path)
+            kind = kinds.get(ending)
+            if kind is not None:
+                reason = self.flaw(path)
+                where = self.paths if reason is None else self.unusable
+                where.setdefault((kind, stem), []).append(path if reason is None else reason)
+
+    def flaw(self, path):
+        """Why the file at `path` (`str`, relative) cannot be used (`str`), or None: absent, empty, or a pointer."""
+        if path not in self.files:
+            return f"no file {path}"
+        size = self.files[path][0]
+        if size == 0:
+            return f"{path} is empty; fetch it again"
+        if size <= MAX_POINTER and (self.folder / path).read_bytes().startswith(POINTER):
+            return f"{path} is a git-lfs pointer, not the file; run: git lfs pull"
+        return None
+
+    def find(self, kind, name, prefer=()):
+        """Path (`str`, relative) of the file with this `name` (`str`), or None.
+
+        Args:
+            kind (`str`): a key of `EXTENSIONS`. name (`str`): without ending.
+            prefer (`tuple[str]`): a file below a folder of such a name wins over others of the same name.
+        """
+        paths = self.paths.get((kind, name))
+        if paths is None or len(paths) == 1:
+            return paths and paths[0]
+        endings = EXTENSIONS[kind]
+
+        def rank(path):
+            folders, _, ending = split_path(path)
+            return not any(folder in prefer for folder in folders.split("/")), endings.index(ending), path
+
+        return min(paths, key=rank)
+
+    def reason(self, kind, name, expected):
+        """Why `find` has nothing (`str`): a file that cannot be used, or no file, such as `expected` (`str`)."""
+        return self.unusable.get((kind, name), [f"no file {expected}"])[0]
+
+
+@dataclass
+class HeldOutConfig(BenchmarkConfig):
+    """Options of a benchmark whose source has no validation split.
+
+    Args:
+        validation: share of train that is set aside as validation, stratified by class; 0 for none. It is drawn from
+            the annotation file, so that the same clips are in it whatever part of the media is there.
+    """
+
+    validation: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_share("validation", self.validation)
+
+
+def hold_out(labels, share, seed):
+    """Indices of a `share` of samples, with as equal shares of the classes as whole numbers allow.
+
+    Unlike [`stratified_part`] it takes any list, because a partial one may hold few samples of a class. At least one
+    sample of each class is left.
+
+    Args:
+        labels (`list[int]`), share (`float` in [0, 1)), seed (`int`)
+
+    Returns:
+        `set[int]`
+    """
+    labels = np.asarray(labels)
+    classes, sizes = np.unique(labels, return_counts=True)
+    wanted = sizes * share
+    taken = np.floor(wanted).astype(int)
+    rest = min(round(share * len(labels)), int((sizes - 1).sum())) - int(taken.sum())
+    # The largest remainders first; the smallest class index where they are equal.
+    for index in np.lexsort((classes, taken - wanted)):
+        if rest > 0 and taken[index] < sizes[index] - 1:
+            taken[index] += 1
+            rest -= 1
+    rng = np.random.default_rng(seed)
+    return {
+        int(i)
+        for cls, count in zip(classes, taken, strict=True)
+        for i in rng.permutation(np.flatnonzero(labels == cls))[:count]
+    }
+
+
+class ListedBenchmark(Benchmark):
+    """A data set that annotation files list. A benchmark defines `annotations` and `locate`.
+
+    Media stay where they are: the samples hold `{"bytes": None, "path": absolute path}`. A listed sample without its
+    media is left out and reported (see [`DownloadReport`]).
+    """
+
+    folders: ClassVar[tuple[str, ...]] = ("", "annotations")  # where annotation files may lie
+    first_of_two: ClassVar[bool] = False  # whether of two lines that contradict each other the first one counts
+
+    def annotations(self):
+        """Samples of each split of the source (`dict[str, list[dict]]`): all that are listed, with media or without.
+
+        A sample holds `name`, `label` (a class's name), `at` (file and line), and what `locate` needs.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define annotations")
+
+    def locate(self, sample):
+        """An entry of the plan (`dict`, column to a relative path or a text), or why there is none (`str`)."""
+        raise NotImplementedError(f"{type(self).__name__} must define locate")
+
+    @cached_property
+    def media(self):
+        """[`MediaIndex`] of `data_dir`."""
+        return MediaIndex(self.files, self.data_dir, set(self.modalities.values()))
+
+    def annotation_file(self, *names):
+        """Relative path (`str`) of the first of `names` that is there.
+
+        Raises:
+            FileNotFoundError, ValueError: none is there; it is empty.
+        """
+        for folder in self.folders:
+            for name in names:
+                path = f"{folder}/{name}" if folder else name
+                if path in self.files:
+                    require_file(self.data_dir / path, "fetch it again.")
+                    return path
+        places = " or ".join(f"{folder}/" for folder in self.folders if folder)
+        raise FileNotFoundError(
+            f"no {' or '.join(names)} in {self.data_dir} (or in its {places}). {SOURCES[self.name_of()].layout_line}"
+        )
+
+    @classmethod
+    def name_of(cls):
+        """The benchmark's name, which is that of its module (`str`)."""
+        return cls.__module__.rpartition(".")[2]
+
+    def plan(self):
+        name = self.name_of()
+        if self.config.data_dir is None:
+            raise ValueError(f"{name} needs data_dir. {SOURCES[name].layout_line}")
+        self.notes = []
+        listed = self._distinct(self.annotations())
+        published = SOURCES[name].counts
+        share, held_out = getattr(self.config, "validation", 0), set()
+        origin = {"validation": "train"} if share and "train" in listed else {}
+        report = DownloadReport(name, str(self.data_dir), {}, notes=self.notes, origin=origin)
+        wanted = origin.get(self.config.only_split, self.config.only_split)
+        if wanted in listed:  # what is missing of the others is no concern of the caller
+            listed = {wanted: listed[wanted]}
+        if origin and listed.get("train"):
+            held_out = hold_out([self.class_index[s["label"]] for s in listed["train"]], share, self.config.seed)
+            self.notes.append(
+                f"Validation: a share of {share:g} of train, stratified by class, because the source has none."
+            )
+        plan = {split: [] for split in SPLITS if origin.get(split, split) in listed}
+        for split, samples in listed.items():
+            found = 0
+            for index, sample in enumerate(samples):
+                entry = self.locate(sample)
+                if isinstance(entry, str):
+                    report.missing.append(MissingSample(split, sample["name"], entry))
+                    continue
+                entry["label"] = sample["label"]
+                plan["validation" if split == "train" and index in held_out else split].append(entry)
+                found += 1
+            report.counts[split] = SplitCount(found, len(samples), published.get(split))
+        self.report = report
+        if not report.found:
+            raise FileNotFoundError(f"{report.text(3)}\n{SOURCES[name].layout_line}")
+        return plan
+
+    @cached_property
+    def class_index(self):
+        """From a class's name to its number (`dict[str, int]`)."""
+        return {name: index for index, name in enumerate(self.class_names)}
+
+    def check_label(self, label, path, number):
+        """`label` (`str`) if it is a class; otherwise a `ValueError` that names file and line."""
+        if label not in self.class_index:
+            shown = ", ".join(self.class_names[:30]) + (", ..." if len(self.class_names) > 30 else "")
+            raise ValueError(f"{path}, line {number}: {label[:80]!r} is not one of the classes {shown}.")
+        return label
+
+    def _distinct(self, listed):
+        """The samples without lines that repeat others; contradictions are errors (see `first_of_two`)."""
+        seen, repeated, contradicting = {}, [], 0
+        kept = {split: [] for split in listed}
+        lines = [(split, sample) for split, samples in listed.items() for sample in samples]
+        for split, sample in sorted(lines, key=lambda line: line[1]["at"]):
+            first = seen.setdefault(sample.get("key", sample["name"]), (split, sample))
+            if first[1] is sample:
+                kept[split].append(sample)
+            else:
+                other = first[0] != split or first[1]["label"] != sample["label"]
+                if other and not self.first_of_two:
+                    (file, line), (first_file, first_line) = sample["at"], first[1]["at"]
+                    raise ValueError(
+                        f"{file}, line {line}: {sample['name']} stands in {first_file}, line {first_line} too, "
+                        "with another label or split; remove one of the lines."
+                    )
+                contradicting += other
+                repeated.append("{}:{}".format(*sample["at"]))
+        if repeated:
+            self.notes.append(
+                f"Lines left out because an earlier one names the same sample: {len(repeated):,} ({contradicting:,} "
+                f"with another label or split): {', '.join(repeated[:5])}{', ...' if len(repeated) > 5 else ''}."
+            )
+        return kept
+
+    def example(self, entry):
+        columns = {
+            name: entry[name] if kind == "text" else {"bytes": None, "path": f"{self.config.data_dir}/{entry[name]}"}
+            for name, kind in self.modalities.items()
+        }
+        return {**columns, "label": entry["label"]}

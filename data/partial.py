@@ -1,0 +1,125 @@
+"""What is there of a download and what is missing, counted against the annotation files and the whole data set."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+MISSING_SHOWN = 10  # names that are printed where nothing else is asked for
+
+
+@dataclass
+class SplitCount:
+    """Samples of one split of the source.
+
+    Args:
+        found (`int`): whose media are there.
+        listed (`int`): that the annotation file names, after the filters of the data set's authors.
+        published (`int`, *optional*): of the whole data set; None where nobody tells.
+    """
+
+    found: int
+    listed: int
+    published: int | None = None
+
+
+@dataclass(frozen=True)
+class MissingSample:
+    """A listed sample that is left out: its split of the source, its name, and why."""
+
+    split: str
+    name: str
+    reason: str
+
+
+@dataclass
+class DownloadReport:
+    """Counts of a benchmark's files: what was built, and what is missing.
+
+    Args:
+        benchmark (`str`), data_dir (`str`)
+        counts (`dict[str, SplitCount]`): by split of the source, in its order; a validation split that is set aside
+            from train counts as train.
+        missing (`list[MissingSample]`): all of them, in the order of the annotation files.
+        notes (`list[str]`): what else a user should know, such as lines that were there twice.
+        origin (`dict[str, str]`): from a built split to that of the source: `{"validation": "train"}`.
+    """
+
+    benchmark: str
+    data_dir: str
+    counts: dict[str, SplitCount]
+    missing: list[MissingSample] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def found(self):
+        """Samples that are there (`int`)."""
+        return sum(count.found for count in self.counts.values())
+
+    @property
+    def listed(self):
+        """Samples that the annotation files name (`int`)."""
+        return sum(count.listed for count in self.counts.values())
+
+    @property
+    def shortened(self):
+        """Splits of the source whose annotation file names fewer samples than were published (`list[str]`)."""
+        return [name for name, count in self.counts.items() if count.listed < (count.published or 0)]
+
+    @property
+    def complete(self):
+        """Whether nothing is missing: no media, and no lines of an annotation file (`bool`)."""
+        return not self.missing and not self.shortened
+
+    def leave_out(self, split, name, reason):
+        """Count a built sample as missing after all, because its media turned out to be damaged.
+
+        Args:
+            split (`str`): as built, so it may be a `validation` that comes from train. name (`str`), reason (`str`)
+        """
+        split = self.origin.get(split, split)
+        self.counts[split].found -= 1
+        self.missing.append(MissingSample(split, name, reason))
+
+    def text(self, missing_shown=MISSING_SHOWN):
+        """The report as lines of text (`str`), with the names of at most so many missing samples."""
+        lines = [f"{self.benchmark}: {self.found:,} of {self.listed:,} listed samples are in {self.data_dir}."]
+        lines.append(f"  {'split':<12}{'found':>10}{'listed':>10}{'published':>11}")
+        for name, count in self.counts.items():
+            published = "?" if count.published is None else f"{count.published:,}"
+            lines.append(f"  {name:<12}{count.found:>10,}{count.listed:>10,}{published:>11}")
+        for name in self.shortened:
+            count = self.counts[name]
+            lines.append(
+                f"  The annotation file of {name} names {count.listed:,} samples of {count.published:,}; "
+                "is it the whole file?"
+            )
+        if self.missing:
+            lines.append(f"  Missing samples, left out: {len(self.missing):,}.")
+            lines += [f"    {m.split}: {m.name}: {m.reason}" for m in self.missing[: max(0, missing_shown)]]
+            more = len(self.missing) - max(0, missing_shown)
+            if more > 0:
+                lines.append(f"    ... and {more:,} more")
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+    def require_complete(self, missing_shown=MISSING_SHOWN):
+        """Raise a `FileNotFoundError` with the report unless it is complete."""
+        if not self.complete:
+            raise FileNotFoundError(
+                f"{self.text(missing_shown)}\nFetch what is missing, or build what is there with strict=False."
+            )
+
+    def save(self, path):
+        """Write it as JSON to `path`, whole or not at all."""
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path):
+        """The [`DownloadReport`] that `save` wrote to `path`."""
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values["counts"] = {name: SplitCount(**count) for name, count in values["counts"].items()}
+        values["missing"] = [MissingSample(**sample) for sample in values["missing"]]
+        return cls(**values)

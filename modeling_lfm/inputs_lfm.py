@@ -1,0 +1,233 @@
+"""The types of input of [`LfmProcessor`]: audio as spectrograms, images, text. Video has a file of its own."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from .media_lfm import fit_length, image_pixels, log_spectrogram, read_image, read_waveform
+
+AUGMENT = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5}
+
+
+@dataclass
+class Spectrogram:
+    """Audio to log-spectrograms; `encode` gives (1, bins, frames) float32.
+
+    `preset: paper` (the defaults) or `preset: released` sets what is not given. The paper's shapes are 257 x 299 (3 s,
+    CREMA-D) and 257 x 1004 (10 s). The released code of its authors repeats recordings of CREMA-D to 20 s at 22,050 Hz,
+    257 x 1250 (`dataset/CREMA.py` in github.com/njustkmg/NeurIPS24-LFM).
+
+    Args:
+        sampling_rate (`int`): Hz; other audio is resampled to it.
+        n_fft, hop_length (`int`): window and step, in samples.
+        duration (`float`, *optional*): seconds; shorter audio is repeated, longer cut. None keeps its length (but one
+            window at least), and a batch is padded with silence.
+        floor (`float`): added to the magnitude before the logarithm.
+        normalize (`bool`): zero mean and unit variance of each spectrogram.
+        mean, std (`float`): otherwise subtracted and divided by.
+        center (`bool`): centre windows on their samples, see [`log_spectrogram`].
+        clip (`bool`): limit the waveform to [-1, 1], which resampling may leave.
+    """
+
+    sampling_rate: int = 16000
+    n_fft: int = 512
+    hop_length: int = 159
+    duration: float | None = 3.0
+    floor: float = 1e-7
+    normalize: bool = False
+    mean: float = 0.0
+    std: float = 1.0
+    center: bool = False
+    clip: bool = False
+    parts: ClassVar = ("values",)
+    dtype: ClassVar = np.float32
+    read_only: ClassVar = ()
+    varies: ClassVar = False
+    presets: ClassVar = {
+        "paper": {},
+        "released": {"sampling_rate": 22050, "hop_length": 353, "duration": 20.0, "center": True, "clip": True},
+    }
+
+    def __post_init__(self):
+        check_positive(self, "sampling_rate", "n_fft", "hop_length", "floor", "std")
+        for key in ("sampling_rate", "n_fft", "hop_length"):
+            check_whole(self, key)
+        if self.duration is not None:
+            check_positive(self, "duration")
+            if self.duration * self.sampling_rate < self.n_fft:
+                raise ValueError(f"duration={self.duration} s is shorter than one window of n_fft={self.n_fft} samples")
+
+    @property
+    def shape(self):
+        if self.duration is None:
+            return (1, self.n_fft // 2 + 1, -1)
+        samples = round(self.duration * self.sampling_rate) - (0 if self.center else self.n_fft)
+        return (1, self.n_fft // 2 + 1, 1 + samples // self.hop_length)
+
+    def encode(self, sample, sampling_rate=None):
+        wave = read_waveform(sample, self.sampling_rate, sampling_rate, self.duration)
+        length = max(len(wave), self.n_fft) if self.duration is None else round(self.duration * self.sampling_rate)
+        wave = fit_length(wave, length)
+        if self.clip:
+            wave = wave.clip(-1, 1)
+        spectrogram = log_spectrogram(wave, self.n_fft, self.hop_length, self.floor, self.center)
+        if self.normalize:
+            spectrogram = (spectrogram - spectrogram.mean()) / max(float(spectrogram.std()), 1e-6)
+        else:
+            spectrogram = (spectrogram - self.mean) / self.std
+        return spectrogram[None].astype(np.float32)
+
+    def stack(self, rows):
+        lengths = [row.shape[-1] for row in rows]
+        if min(lengths) < max(lengths):
+            silence = 0.0 if self.normalize else (math.log(self.floor) - self.mean) / self.std
+            pad = torch.nn.functional.pad
+            rows = [pad(row, (0, max(lengths) - row.shape[-1]), value=silence) for row in rows]
+        return torch.stack(rows)
+
+
+@dataclass
+class Picture:
+    """Images to pixels; `encode` gives (num_channels, height, width) uint8, and `stack` scales it.
+
+    Args:
+        size (`list[int]`): height and width.
+        num_channels (`int`): 1 (grey) or 3 (RGB).
+        crop (`bool`): keep the proportions, cover `size` and cut at the centre; otherwise stretch.
+        mean, std (`float` or a `list` with one a channel): subtracted from values in [0, 1], and divided by; those of
+            ImageNet by default, 0.5 and 0.5 for grey images.
+        augment (`bool` or `dict`): in training, cut a random part and resize it to `size`, and turn left and right
+            around. `scale`: share of the area, `ratio`: of width to height, each from and to; `flip`: the probability.
+            True: those of ImageNet, [0.08, 1], [3/4, 4/3] and 0.5.
+    """
+
+    size: list = field(default_factory=lambda: [224, 224])
+    num_channels: int = 3
+    crop: bool = True
+    mean: list | None = None
+    std: list | None = None
+    augment: dict | bool = False
+    parts: ClassVar = ("values",)
+    dtype: ClassVar = np.uint8
+    read_only: ClassVar = ("mean", "std", "augment")
+
+    def __post_init__(self):
+        self.size = check_size(self.size)
+        self.augment = check_augment(self.augment)
+        if self.num_channels not in (1, 3):
+            raise ValueError(f"num_channels={self.num_channels!r} must be 1 or 3")
+        defaults = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        for key, default in defaults.items():
+            value = getattr(self, key)
+            if value is None:
+                value = default if self.num_channels == 3 else [0.5]
+            value = [float(part) for part in (value if isinstance(value, (list, tuple)) else [value])]
+            value = value * self.num_channels if len(value) == 1 else value
+            if len(value) != self.num_channels or (key == "std" and min(value) <= 0):
+                raise ValueError(f"{key}={value} must be {self.num_channels} numbers (std above 0)")
+            setattr(self, key, value)
+
+    @property
+    def shape(self):
+        return (self.num_channels, *self.size)
+
+    @property
+    def varies(self):
+        return bool(self.augment)
+
+    def vary(self, row, place=None, crop=None, flip=False):
+        return crop_and_flip(row, crop, flip)
+
+    def encode(self, sample, sampling_rate=None):
+        return image_pixels(read_image(sample), self.size, self.num_channels, self.crop)
+
+    def stack(self, rows):
+        values = torch.stack(rows)
+        if values.dtype != torch.uint8:  # they were scaled before
+            return values
+        mean, std = (torch.tensor(part).reshape(-1, 1, 1) for part in (self.mean, self.std))
+        # after stacking and in place, because memory is what costs here
+        return values.float().div_(255).sub_(mean).div_(std)
+
+
+@dataclass
+class Text:
+    """Text to token numbers.
+
+    Args:
+        max_length (`int`): tokens; more are cut off.
+        padding (`str`): a batch is padded to its `longest` text, or always to `max_length`.
+    """
+
+    max_length: int = 128
+    padding: str = "longest"
+    parts: ClassVar = ("input_ids", "attention_mask")
+    shape: ClassVar = None
+    read_only: ClassVar = ("padding",)
+    varies: ClassVar = False
+
+    def __post_init__(self):
+        check_positive(self, "max_length")
+        check_whole(self, "max_length")
+        if self.padding not in ("longest", "max_length"):
+            raise ValueError(f"padding={self.padding!r} must be 'longest' or 'max_length'")
+
+
+def check_positive(kind, *keys):
+    for key in keys:
+        value = getattr(kind, key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f"{key}={value!r} must be a number above 0")
+
+
+def check_whole(kind, key):
+    if not isinstance(getattr(kind, key), int):
+        raise ValueError(f"{key}={getattr(kind, key)!r} must be a whole number")
+
+
+def check_size(size):
+    """Height and width (`list[int]`) from `size`, or from one number for both."""
+    size = [size, size] if isinstance(size, int) else list(size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"size={size!r} must be [height, width] in pixels")
+    return size
+
+
+def check_augment(augment):
+    """Complete settings of an augmentation (`dict`, see [`Picture`]), or False for none."""
+    if augment is None or isinstance(augment, bool):
+        return dict(AUGMENT) if augment else False
+    if not isinstance(augment, dict) or not set(augment) <= set(AUGMENT):
+        raise ValueError(f"augment={augment!r} must be true, false, or a mapping with {', '.join(AUGMENT)}")
+    augment = {**AUGMENT, **augment}
+    for key, limit in (("scale", 1), ("ratio", math.inf)):
+        pair = augment[key]
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not 0 < pair[0] <= pair[1] <= limit:
+            raise ValueError(f"augment: {key}={pair!r} must be two ascending numbers above 0 and up to {limit}")
+        augment[key] = [float(part) for part in pair]
+    if isinstance(augment["flip"], bool) or not 0 <= augment["flip"] <= 1:
+        raise ValueError(f"augment: flip={augment['flip']!r} must be a probability")
+    return augment
+
+
+def crop_and_flip(values, crop, flip):
+    """A part of an image or of all frames of a clip, resized to the whole (bilinear).
+
+    Args:
+        values (`torch.Tensor` `(..., channels, H, W)`): uint8 or float32.
+        crop (`tuple[int, int, int, int]`, *optional*): top, left, height and width of the part.
+        flip (`bool`): turn left and right around.
+
+    Returns:
+        `torch.Tensor` of the same shape and type.
+    """
+    if crop is not None:
+        top, left, height, width = crop
+        frames = values.reshape(-1, *values.shape[-3:])[..., top : top + height, left : left + width]
+        size = values.shape[-2:]
+        frames = torch.nn.functional.interpolate(frames, size=size, mode="bilinear", antialias=True)
+        values = frames.reshape(values.shape)
+    return values.flip(-1) if flip else values
