@@ -118,17 +118,30 @@ class DemoConfig(BenchmarkConfig):
     Args:
         image_noise (`float`, defaults to 0.3): standard deviation of the Gaussian noise added to each image, where
             paper is 0 and ink 1. It makes the images slower to learn than the audio.
+        second_image (`bool`, defaults to False): add a third modality, the column `second_image`: another image of the
+            same digit, of the same split and as noisy. Audio and first image stay as they are. To train on all three:
+
+                python scripts/train.py demo --benchmark_options.second_image true
+                    --modalities.second_image "{tower: timm, name: resnet10t, in_chans: 1,
+                                                model_args: {channels: [8, 16, 32, 32], stem_width: 8}}"
+                    --processor.second_image "{type: image, size: [16, 16], num_channels: 1, mean: [0.41], std: [0.22]}"
     """
 
     image_noise: float = 0.3
+    second_image: bool = False
 
     def __post_init__(self):
         if not self.image_noise >= 0:
             raise ValueError(f"image_noise must be 0 or more, not {self.image_noise!r}.")
+        if not isinstance(self.second_image, bool):
+            raise ValueError(f"second_image must be true or false, not {self.second_image!r}.")
 
 
 class Demo(Benchmark):
-    """1,000 training, 200 validation and 400 test pairs, balanced over ten digits; no image is in two pairs."""
+    """1,000 training, 200 validation and 400 test pairs, balanced over ten digits; no image is in two pairs.
+
+    As `second_image` each image is in one more pair of its split, so that splits share none.
+    """
 
     BUILDER_CONFIG_CLASS = DemoConfig
     modalities: ClassVar[dict[str, str]] = {"audio": "audio", "image": "image"}
@@ -138,8 +151,13 @@ class Demo(Benchmark):
         "the voices of the test split are unlike those of training. Made on the spot, no download."
     )
 
+    def _info(self):
+        if self.config.second_image:
+            self.modalities = {**type(self).modalities, "second_image": "image"}
+        return super()._info()
+
     def plan(self):
-        """Entries of each split: which image, which voice, and the seed of what is random in the example."""
+        """Entries of each split: which images, which voice, and the seed of what is random in the example."""
         voices = draw_voices(self.config.seed)
         voices["validation"] = voices["train"]
         images = draw_images(self.config.seed)
@@ -150,21 +168,25 @@ class Demo(Benchmark):
                 {"image": image, "voice": voices[split][generator.integers(len(voices[split]))], "index": index}
                 for index, image in enumerate(generator.permutation(images[split]).tolist())
             ]
+        if self.config.second_image:
+            partners = draw_partners(self.config.seed, images)
+            for entry in (entry for split in entries.values() for entry in split):
+                entry["second_image"] = partners[entry["image"]]
         return entries
 
     def example(self, entry):
-        """One pair: audio, 16-bit mono wav at 8 kHz; image, 16x16 grey PNG; label, the digit."""
+        """One pair: audio, 16-bit mono wav at 8 kHz; image (and second_image), 16x16 grey PNG; label, the digit."""
         pixels, labels = _digits()
         label = int(labels[entry["image"]])
         # An image is in one pair only, so its number makes the generator the pair's own.
         generator = np.random.default_rng([self.config.seed, 3, entry["image"]])
         waveform = speak(WORDS[self.class_names[label]], Voice(*entry["voice"]), generator)
-        name = f"{label}_{entry['image']:04d}"
-        return {
-            "audio": {"bytes": _wav(waveform), "path": f"{name}.wav"},
-            "image": {"bytes": _png(pixels[entry["image"]], self.config.image_noise, generator), "path": f"{name}.png"},
-            "label": label,
-        }
+        sample = {"audio": {"bytes": _wav(waveform), "path": f"{label}_{entry['image']:04d}.wav"}, "label": label}
+        for column in ("image", "second_image"):
+            if column in entry:
+                content = _png(pixels[entry[column]], self.config.image_noise, generator)
+                sample[column] = {"bytes": content, "path": f"{label}_{entry[column]:04d}.png"}
+        return sample
 
 
 def draw_voices(seed: int) -> dict[str, list[Voice]]:
@@ -187,6 +209,17 @@ def draw_images(seed: int) -> dict[str, np.ndarray]:
         images[split] = np.concatenate([of_class[start:stop] for of_class in shuffled])
         start = stop
     return images
+
+
+def draw_partners(seed: int, images: dict[str, np.ndarray]) -> dict[int, int]:
+    """For the number of each image of `images` that of another one, of the same class and split; each once."""
+    generator = np.random.default_rng([seed, 4])
+    labels, partners = _digits()[1], {}
+    for numbers in images.values():
+        for label in range(len(WORDS)):
+            ring = generator.permutation(numbers[labels[numbers] == label]).tolist()
+            partners.update(zip(ring, [*ring[1:], ring[0]], strict=True))
+    return partners
 
 
 def speak(word: list[Segment], voice: Voice, generator: np.random.Generator) -> np.ndarray:

@@ -3,20 +3,10 @@
 import torch
 from torch import nn
 
-
-class Fusion(nn.Module):
-    """One way to combine modalities.
-
-    `forward(features)` takes a tuple of M tensors (B, d) in the order of `config.modalities` and returns the fused
-    logits (B, K) and a tuple of M logits (B, K), each a prediction from one modality alone.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        self.num_modalities = len(config.modalities)
-
-    def forward(self, features):
-        raise NotImplementedError(f"{type(self).__name__} must define forward")
+from .confidence_lfm import DomfnFusion, QmfFusion
+from .evidential_lfm import EtmcFusion
+from .fusion_base_lfm import Fusion
+from .shared_head_lfm import MlaFusion, ReconBoostFusion
 
 
 class ConcatFusion(Fusion):
@@ -72,7 +62,16 @@ class WeightFusion(SumFusion):
         return (weights * torch.stack(modality_logits)).sum(0), modality_logits
 
 
-FUSIONS = {"concat": ConcatFusion, "sum": SumFusion, "weight": WeightFusion}
+FUSIONS = {
+    "concat": ConcatFusion,
+    "sum": SumFusion,
+    "weight": WeightFusion,
+    "etmc": EtmcFusion,
+    "qmf": QmfFusion,
+    "domfn": DomfnFusion,
+    "mla": MlaFusion,
+    "reconboost": ReconBoostFusion,
+}
 
 # Modules by which towers exchange what they see before their last layer: `module(towers, tensors)` takes the ModuleDict
 # of towers and a dict from each modality to its tower's inputs, and returns the towers' vectors.

@@ -24,7 +24,12 @@ class ModelArguments:
             "resnet18, in_chans: 1}. One modality trains a unimodal model. See LfmConfig."
         },
     )
-    fusion: str = field(default="concat", metadata={"help": "concat, sum or weight."})
+    fusion: str | None = field(
+        default=None, metadata={"help": "How the modalities are combined; what the method wants if not given."}
+    )
+    fusion_args: dict = field(
+        default_factory=dict, metadata={"help": "Settings of the fusion, such as ratio: 4. See LfmConfig."}
+    )
     hidden_size: int = field(default=512, metadata={"help": "Width to which each tower's output is projected."})
     tokenizer: str | None = field(
         default=None,
@@ -82,6 +87,11 @@ def parse_value(text):
         return text
 
 
+def list_configs():
+    """Names of the configurations of train.py that come with the package (`list`)."""
+    return sorted(file.stem for file in CONFIGS.glob("*.yaml") if file.stem != "published")
+
+
 def read_config(path):
     """Settings of a YAML file.
 
@@ -98,8 +108,7 @@ def read_config(path):
     if not file.is_file() and file.name == str(path) and (CONFIGS / f"{file.stem}.yaml").is_file():
         file = CONFIGS / f"{file.stem}.yaml"
     if not file.is_file():
-        known = ", ".join(sorted(found.stem for found in CONFIGS.glob("*.yaml")))
-        raise FileNotFoundError(f"no configuration at {path}; give a YAML file, or one of {known}.")
+        raise FileNotFoundError(f"no configuration at {path}; give a YAML file, or one of {', '.join(list_configs())}.")
     try:
         settings = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
@@ -142,17 +151,30 @@ def parse_command_line(argv):
 
 
 def apply_overrides(settings, overrides):
-    """Put the values of the command line into `settings` (`dict`, changed in place), dotted keys into its mappings."""
-    for dotted, values in overrides.items():
+    """Put the values of the command line into `settings` (`dict`, changed in place), dotted keys into its mappings.
+
+    Whole settings come before their parts, whatever their order. `--method.alpha 0.8` turns the method `ogm` into
+    `{name: ogm, alpha: 0.8}`.
+    """
+    for dotted, values in sorted(overrides.items(), key=lambda item: item[0].count(".")):
         *parents, last = dotted.split(".")
         target = settings
         for parent in parents:
-            if not isinstance(target.setdefault(parent, {}), dict):
-                raise ValueError(f"--{dotted}: {parent} is {target[parent]!r}, not a mapping that has keys.")
+            target[parent] = _as_mapping(parent, target.get(parent, {}), dotted)
             target = target[parent]
         if parents:  # other words wait for the type of their field
             values = [parse_value(value) for value in values]
         target[last] = True if not values else values[0] if len(values) == 1 else values
+
+
+def _as_mapping(key, value, dotted):
+    """The value of `key` as the mapping into which `--dotted` reaches."""
+    read = parse_value(value) if isinstance(value, str) else value
+    if isinstance(read, str) and key == "method":
+        return {"name": read}
+    if not isinstance(read, dict):
+        raise ValueError(f"--{dotted}: {key} is {value!r}, not a mapping that has keys.")
+    return read
 
 
 def read_settings(argv):
@@ -181,9 +203,20 @@ def build(settings, *classes):
     known = {f.name: cls for cls in classes for f in fields(cls) if f.init}
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise ValueError(f"unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
+            raise ValueError(f"unknown setting {key!r}" + _suggest(key, known, settings))
     return [_fill(cls, settings) for cls in classes]
+
+
+def _suggest(key, known, settings):
+    """What an unknown setting may have meant: one of the method's, or the nearest known."""
+    if "method" in known:
+        from modeling_lfm.trainer.methods import make_method
+
+        method = make_method(_typed("method", settings.get("method", "lfm"), str | dict))
+        if key in (f.name for f in fields(method.Settings)):
+            return f"; did you mean --method.{key}? It is a setting of the method {method.spec.name}."
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _fill(cls, settings):

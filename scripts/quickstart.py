@@ -16,25 +16,25 @@ Train three models on the built-in data set `demo` and compare them on its test 
 usage: bash scripts/quickstart.sh [--setting value ...]
        python scripts/quickstart.py [--setting value ...]
 
-The three are plain concatenation (alpha = 0), LFM with the heuristic alpha (1 - exp(-1/t) in epoch t), and LFM with
-the learned alpha. `demo` pairs handwritten digits (scikit-learn's) with synthetic voices; the voices of the test
-split are not heard in training. Settings are those of train.py, such as --num_train_epochs 4, --seed 1 or
---output_dir outputs/quickstart.
+The three are plain concatenation, LFM with the heuristic alpha (1 - exp(-1/t) in epoch t), and LFM with the learned
+alpha. `demo` pairs handwritten digits (scikit-learn's) with synthetic voices; the voices of the test split are not
+heard in training. Settings are those of train.py, such as --num_train_epochs 4, --seed 1 or
+--output_dir outputs/quickstart; those of the method, such as --method.matching_loss infonce, are for LFM.
 """
 
 RUNS = {
-    "concat": {"alpha": "constant", "alpha_value": 0.0},
-    "heuristic": {"alpha": "heuristic"},
-    "learned": {"alpha": "learned"},
+    "concat": {"method": "concat"},
+    "heuristic": {"method": "lfm", "method.alpha": "heuristic"},
+    "learned": {"method": "lfm", "method.alpha": "learned"},
 }
-TITLES = {"concat": "concat (alpha 0)", "heuristic": "LFM, heuristic", "learned": "LFM, learned"}
+TITLES = {"concat": "concat", "heuristic": "LFM, heuristic", "learned": "LFM, learned"}
 
 
 def train_all(overrides, output_dir):
     """Train every run.
 
     Args:
-        overrides (`list[str]`): settings of the command line, for all of them.
+        overrides (`dict`): settings of the command line, for all of them; the method's for those of LFM.
         output_dir (`Path`): each run gets a folder of its name in it; checkpoints of an earlier quickstart go.
 
     Returns:
@@ -49,8 +49,10 @@ def train_all(overrides, output_dir):
             shutil.rmtree(checkpoint)
         say(f"\n{TITLES[name]}")
         forced = {**settings, "do_predict": True, "disable_tqdm": True, "output_dir": folder}
-        words = [word for key, value in forced.items() for word in (f"--{key}", str(value))]
-        _, data_args, _ = built = parse_arguments(["demo", *overrides, *words])
+        given = {k: v for k, v in overrides.items() if settings["method"] == "lfm" or not k.startswith("method.")}
+        given |= {key: [str(value)] for key, value in forced.items()}
+        words = [word for key, values in given.items() for word in (f"--{key}", *values)]
+        _, data_args, _ = built = parse_arguments(["demo", *words])
         trainer, splits = set_up(*built)
         trainer.pop_callback(LfmPrinterCallback)
         trainer.add_callback(make_epoch_printer())
@@ -59,7 +61,7 @@ def train_all(overrides, output_dir):
 
 
 def make_epoch_printer():
-    """A callback that prints alpha and the validation accuracies of each epoch in one short line."""
+    """A callback that prints LFM's alpha and the validation accuracies of each epoch in one short line."""
     from transformers import TrainerCallback
 
     from modeling_lfm.trainer.plots import accuracy_by_epoch, alpha_by_epoch
@@ -68,7 +70,8 @@ def make_epoch_printer():
         def on_evaluate(self, args, state, control, **kwargs):
             alphas, accuracies = alpha_by_epoch(state.log_history), accuracy_by_epoch(state.log_history)
             now = "  ".join(f"{name} {100 * points[-1][1]:5.1f}" for name, points in accuracies.items())
-            say(f"  epoch {round(state.epoch):2d}  alpha {alphas[max(alphas)]:.2f}  validation accuracy, %: {now}")
+            alpha = f"  alpha {alphas[max(alphas)]:.2f}" if alphas else ""
+            say(f"  epoch {round(state.epoch):2d}{alpha}  validation accuracy, %: {now}")
 
     return EpochPrinter()
 
@@ -104,18 +107,20 @@ def main(argv=None):
 
     torch.set_num_threads(1)  # towers this small gain nothing from more, and lose much where cores are busy
     hide_progress_bars()
-    done = train_all(argv, output_dir)
+    done = train_all(arguments.parse_command_line(argv)[1], output_dir)
     modalities = next(iter(done.values()))[0].model.config.modality_names
     histories = {TITLES[name]: trainer.state.log_history for name, (trainer, _) in done.items()}
-    plot_alpha(histories, output_dir / "alpha.png")
+    alphas = {title: alpha_by_epoch(history) for title, history in histories.items()}
+    plot_alpha({title: histories[title] for title in histories if alphas[title]}, output_dir / "alpha.png")
     plot_accuracy(histories, output_dir / "accuracy.png")
     results = {name: metrics for name, (_, metrics) in done.items()}
     (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     say("\n" + table(done, modalities))
     say("\nalpha, epoch by epoch")
-    for title, history in histories.items():
-        say(f"{title:<20}" + " ".join(f"{alpha:.2f}" for alpha in alpha_by_epoch(history).values()))
+    for title, values in alphas.items():
+        if values:
+            say(f"{title:<20}" + " ".join(f"{alpha:.2f}" for alpha in values.values()))
     say(f"\nmodels   {', '.join(str(output_dir / name) for name in done)}")
     say(f"plots    {output_dir / 'alpha.png'}, {output_dir / 'accuracy.png'}")
     say(f"numbers  {output_dir / 'results.json'}")

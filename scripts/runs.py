@@ -9,9 +9,10 @@ REMEMBERED = "lfm_run.json"
 REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns")
 
 
-def remember(folder, data_args):
-    """Write beside the model which data set, with which options, it was trained on (`DataArguments`)."""
+def remember(folder, data_args, modalities):
+    """Write beside a model of `modalities` which data set, with which options, it was trained on (`DataArguments`)."""
     settings = {key: getattr(data_args, key) for key in REMEMBERED_KEYS}
+    settings["columns"] = {name: column for name, column in data_args.columns.items() if name in modalities}
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / REMEMBERED).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

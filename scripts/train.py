@@ -1,9 +1,10 @@
 """Train a model on a benchmark, choose it on the validation split, and save everything that the run produced."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments, runs
+from modeling_lfm.scripts import arguments, listing, runs
 from modeling_lfm.scripts.arguments import DataArguments, ModelArguments
 from modeling_lfm.scripts.console import hide_progress_bars, is_main_process, note_missing_processes, run, say
 
@@ -13,6 +14,7 @@ Train a multimodal classifier.
 usage: python scripts/train.py CONFIG [--setting value ...]
        accelerate launch scripts/train.py CONFIG [--setting value ...]
        python -m modeling_lfm.scripts.train CONFIG [--setting value ...]
+       python scripts/train.py --list_methods
 
 CONFIG is a YAML file with any of the settings below, or the name of one that comes along:
 {configs}. The command line overrides it. Dots reach into mappings, and an unknown setting is an error.
@@ -20,7 +22,9 @@ CONFIG is a YAML file with any of the settings below, or the name of one that co
 examples:
   python scripts/train.py demo --output_dir outputs/demo
   python scripts/train.py scripts/configs/av_mnist.yaml --data_dir data/av_mnist --seed 1
-  python scripts/train.py demo --alpha constant --alpha_value 0           the baseline without LFM
+  python scripts/train.py demo --method concat                            the baseline without LFM
+  python scripts/train.py demo --method ogm --method.alpha 0.8            a rival, and one of its settings
+  python scripts/train.py demo --method.alpha heuristic                   LFM, with the paper's schedule
   python scripts/train.py demo --benchmark_options.audio_snr_db 5 --modalities.audio.name resnet34
   python scripts/train.py demo --resume_from_checkpoint true              go on where a run was stopped
 
@@ -31,10 +35,10 @@ data:
 {data}
 
 training (the most used; `--help_training` lists all, which are those of transformers.TrainingArguments and LFM's):
-  --alpha             learned | lookahead | constant | linear | stepwise | heuristic | polynomial
-  --alpha_value       alpha of 'constant'; 0 is the plain fusion baseline
-  --matching_loss     js | infonce | unimodal
-  --total             ratio | convex
+  --method            lfm (default), a rival or a baseline; `--list_methods` shows all and their settings
+  --method.SETTING    a setting of the method, such as --method.alpha, of lfm: learned | lookahead | constant | linear |
+                      stepwise | heuristic | polynomial
+  --holdout           part of the training set that a method such as lfm watches; 0 takes the validation split
   --num_train_epochs, --learning_rate, --per_device_train_batch_size, --optim, --lr_scheduler_type, --seed
   --output_dir        where everything is written (default: outputs/BENCHMARK)
   --do_predict        evaluate the chosen model once on the test split
@@ -95,16 +99,35 @@ def find_checkpoint(training_args):
     return wanted
 
 
-def make_processor(model_args, data_args):
-    """The `LfmProcessor` of the model's modalities, in their order, with the tokenizer of the text tower."""
+def make_config(model_args, training_args):
+    """The `LfmConfig` that the method wants, with what `model_args` gives in its place.
+
+    Raises:
+        ValueError: the method cannot train such a model.
+    """
+    from modeling_lfm import LfmConfig
+    from modeling_lfm.trainer.methods import make_method
+
+    method = make_method(training_args.method)
+    settings = method.config_settings(model_args.modalities)
+    if model_args.fusion not in (None, settings["fusion"]):
+        settings |= {"fusion": model_args.fusion, "fusion_args": {}}
+    settings["fusion_args"] = {**settings["fusion_args"], **model_args.fusion_args}
+    config = LfmConfig(**settings, hidden_size=model_args.hidden_size)
+    method.check(config)
+    return config
+
+
+def make_processor(modalities, model_args, data_args):
+    """The `LfmProcessor` of `modalities`, those of the model in their order, with the tokenizer of the text tower."""
     from transformers import AutoTokenizer
 
     from modeling_lfm import LfmProcessor
 
-    missing = [name for name in model_args.modalities if name not in data_args.processor]
+    missing = [name for name in modalities if name not in data_args.processor]
     if missing:
         raise ValueError(f"processor has no entry for the modalities {', '.join(missing)}.")
-    settings = {name: data_args.processor[name] for name in model_args.modalities}
+    settings = {name: data_args.processor[name] for name in modalities}
     texts = [name for name, entry in settings.items() if entry.get("type") == "text"]
     tokenizer = None
     if texts:
@@ -132,12 +155,15 @@ def set_up(model_args, data_args, training_args):
     """
     from transformers import set_seed
 
-    from modeling_lfm import LfmConfig, LfmForMultimodalClassification
+    from modeling_lfm import LfmForMultimodalClassification
     from modeling_lfm.data import AugmentedDataset, LfmDataCollator, load_benchmark
     from modeling_lfm.trainer import LfmTrainer
 
-    config = LfmConfig(model_args.modalities, fusion=model_args.fusion, hidden_size=model_args.hidden_size)
-    processor = make_processor(model_args, data_args)
+    config = make_config(model_args, training_args)
+    processor = make_processor(config.modality_names, model_args, data_args)
+    unused = set(model_args.modalities) - set(config.modality_names)
+    columns = {name: column for name, column in data_args.columns.items() if name not in unused}
+    data_args = replace(data_args, columns=columns)
     with training_args.main_process_first(desc="preparing the data"):
         raw = load_benchmark(data_args.benchmark, data_dir=data_args.data_dir, **data_args.benchmark_options)
         check_splits(raw, data_args.benchmark, training_args)
@@ -200,8 +226,8 @@ def train(model_args, data_args, training_args):
     config = trainer.model.config
     say(
         f"{data_args.benchmark}: {', '.join(f'{len(dataset)} {split}' for split, dataset in splits.items())} samples, "
-        f"{config.num_labels} classes; {', '.join(config.modality_names)} with fusion {config.fusion}, "
-        f"{trainer.model.num_parameters():,} parameters"
+        f"{config.num_labels} classes; method {trainer.method.spec.name}, {', '.join(config.modality_names)} with "
+        f"fusion {config.fusion}, {trainer.model.num_parameters():,} parameters"
     )
     return trainer, fit(trainer, splits, data_args, checkpoint)
 
@@ -212,7 +238,7 @@ def fit(trainer, splits, data_args, checkpoint=None):
 
     folder = trainer.args.output_dir
     if is_main_process():
-        runs.remember(folder, data_args)
+        runs.remember(folder, data_args, trainer.model.config.modality_names)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_model()
     trainer.save_state()
@@ -248,11 +274,13 @@ def list_training_settings():
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        configs = ", ".join(sorted(file.stem for file in arguments.CONFIGS.glob("*.yaml")))
+        configs = ", ".join(arguments.list_configs())
         model, data = arguments.describe(ModelArguments), arguments.describe(DataArguments)
         arguments.show_help(HELP.format(configs=configs, model=model, data=data))
     if "--help_training" in argv:
         list_training_settings()
+    if "--list_methods" in argv:
+        arguments.show_help(listing.format_methods())
     note_missing_processes()
     trainer, metrics = train(*parse_arguments(argv))
     for prefix in ("eval", "test"):

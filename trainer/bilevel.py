@@ -51,9 +51,8 @@ class BilevelProblem:
         head = settings.alpha_parameters == "head"
         parameters = self.model.head_parameters() if head else list(self.model.parameters())
         with frozen_norm_statistics(self.model):
-            inner = self._outputs(
-                self.trainer.train_dataset, self.trainer.draw_indices(settings.alpha_inner_samples, epoch), head
-            )
+            drawn = self.trainer.draw_indices(settings.alpha_inner_samples, epoch)
+            inner = self._outputs(self.trainer.train_dataset, drawn, head)
             outer = self._outputs(self.trainer.holdout_dataset, np.arange(len(self.trainer.holdout_dataset)), head)
             parts = {}
 
@@ -106,9 +105,8 @@ class BilevelProblem:
         weights = {key: value.clone() for key, value in self.model.state_dict().items()}
         state = copy.deepcopy(optimizer.state_dict())
         size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        steps = np.split(
-            self.trainer.draw_indices(self.settings.lookahead_steps * size, epoch), self.settings.lookahead_steps
-        )
+        count = self.settings.lookahead_steps
+        steps = np.split(self.trainer.draw_indices(count * size, epoch), count)
         losses = []
         try:
             for alpha in candidates:

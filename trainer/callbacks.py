@@ -29,7 +29,7 @@ class MethodCallback(TrainerCallback, ExportableState):
         self.trainer._resumed_method = None
         if saved is not None and saved["method"] != method.spec.name:
             raise ValueError(
-                f"the checkpoint was trained with method {saved['method']}, not {method.spec.name}: resume with that one."
+                f"the checkpoint is of method {saved['method']}, not {method.spec.name}: resume with that one."
             )
         if saved is None:
             self.begun_epoch = 0

@@ -94,7 +94,7 @@ def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool
         raise ValueError(f"info_nce takes two or more features of one shape (B, d), got {shapes}.")
     with no_autocast(features[0]):
         anchors = torch.stack([_normalize(full_precision(f)) for f in features])
-        candidates, offset, share = _gather(anchors) if gather else (anchors, 0, 1 / anchors.shape[1])
+        candidates, offset, share = gather_with_gradients(anchors) if gather else (anchors, 0, 1 / anchors.shape[1])
         positives = torch.arange(anchors.shape[1], device=anchors.device) + offset
         losses = []
         for j, k in combinations(range(len(features)), 2):
@@ -223,7 +223,7 @@ class _AllGather(torch.autograd.Function):
         return gradient.split(ctx.sizes, dim=1)[dist.get_rank()], None
 
 
-def _gather(tensor: Tensor) -> tuple[Tensor, int, float]:
+def gather_with_gradients(tensor: Tensor) -> tuple[Tensor, int, float]:
     """`tensor` `(M, B, d)` of all processes, where this one's begins, and the weight of one sample's loss."""
     if not (dist.is_available() and dist.is_initialized()):
         return tensor, 0, 1 / tensor.shape[1]

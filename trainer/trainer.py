@@ -120,10 +120,11 @@ class LfmTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The method's objective in training; in evaluation the plain cross-entropy of the fused logits."""
+        inputs, outputs = dict(inputs), None
         if not model.training:
+            inputs.pop("sample_ids", None)
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
-        inputs, outputs = dict(inputs), None
         labels = inputs.pop("labels")
         if self.method.own_backward:
             parts = self.method.run_batch(inputs, labels)
@@ -200,6 +201,7 @@ class LfmTrainer(Trainer):
             dataset,
             batch_sampler=[part.tolist() for part in np.array_split(indices, count)],
             collate_fn=self.data_collator,
+            generator=torch.Generator(),  # or each pass would draw a seed from the random state of training
         )
         for batch in loader:
             batch.pop("sample_ids", None)
@@ -227,7 +229,7 @@ class LfmTrainer(Trainer):
         The random state is as before afterwards.
 
         Args:
-            model ([`LfmForMultimodalClassification`]): trained in place.
+            model ([`LfmForMultimodalClassification`]): trained in place; may lack some of the modalities.
             method ([`Method`])
             num_train_epochs (`float`, *optional*): those of `args` if not given.
         """
@@ -240,6 +242,7 @@ class LfmTrainer(Trainer):
         if self.method.needs_sample_ids:
             dataset, collator = dataset.dataset, collator.collator
         dataset = copy.copy(dataset)  # where samples change from epoch to epoch, its epochs are its own
+        collator = partial(collate_inputs, collator, {*model.lfm.input_names, "labels"})
         with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
             trainer = LfmTrainer(model, args, dataset, data_collator=collator, method=method)
             trainer.pop_callback(LfmPrinterCallback)
@@ -281,6 +284,11 @@ class LfmTrainer(Trainer):
             logs.update(self.method.logs())
             self._loss_parts.clear()
         super().log(logs, start_time)
+
+
+def collate_inputs(collator, names, samples):
+    """A batch (`dict`) that `collator` makes of the samples, with nothing but the tensors `names`."""
+    return {name: tensor for name, tensor in collator(samples).items() if name in names}
 
 
 @contextmanager

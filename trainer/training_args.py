@@ -27,8 +27,8 @@ class LfmTrainingArguments(TrainingArguments):
         default=0.1,
         metadata={
             "help": "Part of the training set that is kept from training for a method that watches held-out samples "
-            "(LFM's learned alpha and others), stratified by label: a fraction below 1, or a number of samples; 0 takes "
-            "the evaluation set instead."
+            "(LFM's learned alpha and others), stratified by label: a fraction below 1, or a number of samples; 0 "
+            "takes the evaluation set instead."
         },
     )
     early_stopping_patience: int | None = field(

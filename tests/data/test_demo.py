@@ -139,7 +139,50 @@ def test_noise_of_the_images_is_as_asked(cache):
     assert abs(difference.mean()) < 0.005
 
 
-@pytest.mark.parametrize(("options", "message"), [({"image_noise": -1}, "image_noise"), ({"nois": 1}, "nois")])
+def test_second_image_is_another_one_of_the_same_digit_and_split(demo, cache, tmp_path):
+    three = load_benchmark("demo", cache_dir=cache, second_image=True)
+    assert three["train"].column_names == ["audio", "image", "second_image", "label"]
+    assert demo["train"].column_names == ["audio", "image", "label"]
+    pixels = {}
+    for split, rows in three.items():
+        assert rows.remove_columns("second_image").to_dict() == demo[split].to_dict()
+        first, second = ([media["path"] for media in rows[column]] for column in ("image", "second_image"))
+        assert all(one != other for one, other in zip(first, second, strict=True))
+        assert [int(name[0]) for name in second] == rows["label"][:]
+        assert sorted(first) == sorted(second)  # each image once as either: splits share none
+        if split == "train":
+            pixels = dict(zip(first, (media["bytes"] for media in rows["image"]), strict=True))
+            again = dict(zip(second, (media["bytes"] for media in rows["second_image"]), strict=True))
+            assert all(pixels[name] != again[name] for name in pixels)  # noise of its own
+    image = Image.open(io.BytesIO(three["test"][0]["second_image"]["bytes"]))
+    assert (image.format, image.mode, image.size) == ("PNG", "L", (16, 16))
+    same, other = (
+        load_benchmark("demo", cache_dir=str(tmp_path), split="validation", second_image=True, seed=seed)
+        for seed in (0, 1)
+    )
+    assert same.to_dict() == three["validation"].to_dict()
+    assert same["second_image"][:] != other["second_image"][:]
+
+
+def test_second_image_is_as_noisy(cache):
+    clean, noisy = (
+        load_benchmark("demo", cache_dir=cache, split="validation", image_noise=noise, second_image=True)
+        for noise in (0.0, 0.1)
+    )
+    for column in ("image", "second_image"):
+        grey = [
+            np.stack([np.asarray(Image.open(io.BytesIO(media["bytes"])), dtype=float) for media in rows[column]])
+            for rows in (clean, noisy)
+        ]
+        assert ((grey[1] - grey[0]) / 128).std() == pytest.approx(0.1, rel=0.03)
+    noiseless = dict(zip((m["path"] for m in clean["image"]), (m["bytes"] for m in clean["image"]), strict=True))
+    assert all(noiseless[media["path"]] == media["bytes"] for media in clean["second_image"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"image_noise": -1}, "image_noise"), ({"nois": 1}, "nois"), ({"second_image": "yes"}, "second_image .*'yes'")],
+)
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         load_benchmark("demo", **options)

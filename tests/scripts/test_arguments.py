@@ -1,14 +1,16 @@
 """Settings: YAML, overrides, types, and errors that name the key."""
 
+import shlex
+
 import pytest
 
 from modeling_lfm.scripts.arguments import (
-    CONFIGS,
     DataArguments,
     ModelArguments,
     apply_overrides,
     build,
     describe,
+    list_configs,
     parse_command_line,
     parse_value,
     read_config,
@@ -60,7 +62,7 @@ def test_dots_reach_into_mappings():
         "benchmark_options": {"audio_snr_db": 5},
         "seed": "1",
     }
-    with pytest.raises(ValueError, match="seed is '1', not a mapping"):
+    with pytest.raises(ValueError, match=r"--seed\.x: seed is '1', not a mapping"):
         apply_overrides(settings, {"seed.x": ["1"]})
 
 
@@ -77,8 +79,8 @@ def test_values_get_the_types_of_their_fields():
         "learning_rate": "1e-3",
         "eval_strategy": "no",
         "num_train_epochs": "2",
-        "polynomial_coefficients": ["1", "2", "3e-1", "0"],
-        "alpha_start": "none",
+        "method": "{name: ogm, alpha: 0.8}",
+        "early_stopping_patience": "none",
         "resume_from_checkpoint": True,
         "lr_scheduler_kwargs": "{a: 1}",
     }
@@ -86,8 +88,8 @@ def test_values_get_the_types_of_their_fields():
     assert args.output_dir == "5"
     assert args.learning_rate == 1e-3
     assert args.eval_strategy == "no"
-    assert args.polynomial_coefficients == [1, 2, 0.3, 0]
-    assert args.alpha_start is None
+    assert args.method == {"name": "ogm", "alpha": 0.8}
+    assert args.early_stopping_patience is None
     assert args.resume_from_checkpoint == "true"
     assert args.lr_scheduler_kwargs == {"a": 1}
 
@@ -101,14 +103,56 @@ def test_values_get_the_types_of_their_fields():
         ("seed", True, "seed=True should be of type int"),
         ("learning_rate", "fast", "learning_rate='fast' should be of type float"),
         ("bf16", "maybe", "bf16='maybe' should be of type bool"),
-        ("alpha", "lerned", "alpha='lerned' is unknown"),
-        ("alpha", ["learned", "constant"], "should be of type str"),
+        ("method", "omg", r"unknown method 'omg' \(did you mean 'ogm'\?\)"),
+        ("method", ["lfm", "ogm"], "method=.* should be of type dict or str"),
+        ("method", {"alpha": "lerned"}, "method.alpha='lerned' is unknown"),
+        ("method", {"name": "ogm", "alpha": "high"}, "method.alpha='high' should be of type float"),
+        ("method", {"name": "ogm", "alpah": 1}, r"method ogm has no setting 'alpah' \(did you mean 'alpha'\?\)"),
+        ("alpha", 0.8, "unknown setting 'alpha'; did you mean --method.alpha"),
+        ("alpha_holdout", 0.2, "unknown setting 'alpha_holdout'; did you mean 'holdout'"),
         ("eval_strategy", "sometimes", "not a valid IntervalStrategy"),
     ],
 )
 def test_wrong_settings_are_errors_that_name_the_key(tmp_path, key, value, message):
     with pytest.raises(ValueError, match=message):
         build({"output_dir": str(tmp_path), key: value}, LfmTrainingArguments)
+
+
+def test_a_setting_of_the_chosen_method_is_suggested_and_no_other(tmp_path):
+    settings = {"output_dir": str(tmp_path), "method": "concat"}
+    with pytest.raises(ValueError, match=r"did you mean --method\.label_smoothing"):
+        build({**settings, "label_smoothing": 0.3}, LfmTrainingArguments)
+    with pytest.raises(ValueError, match="unknown setting 'alpha_rule'") as error:
+        build({**settings, "alpha_rule": "raw"}, LfmTrainingArguments)
+    assert "method" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "method"),
+    [
+        ({}, "--method ogm --method.alpha 0.8", {"name": "ogm", "alpha": 0.8}),
+        ({}, "--method.alpha 0.8 --method ogm", {"name": "ogm", "alpha": 0.8}),
+        (
+            {"method": {"name": "ogm", "noise": False}},
+            "--method.alpha 0.3",
+            {"name": "ogm", "noise": False, "alpha": 0.3},
+        ),
+        ({"method": "ogm"}, "--method.alpha 0.3", {"name": "ogm", "alpha": 0.3}),
+        ({"method": {"alpha": "linear"}}, "--method ogm", "ogm"),
+        ({"method": {"alpha": "linear"}}, "--method ogm --method.noise false", {"name": "ogm", "noise": False}),
+        ({}, "--method.alpha heuristic", {"alpha": "heuristic"}),
+        (
+            {},
+            "--method.noise false --method '{name: ogm, alpha: 1}'",
+            {"name": "ogm", "alpha": 1, "noise": False},
+        ),
+        ({}, "--method.polynomial_coefficients 1 2 3e-1 0", {"polynomial_coefficients": [1, 2, 0.3, 0]}),
+    ],
+)
+def test_the_method_and_its_settings_come_together(given, words, method):
+    _, overrides = parse_command_line(shlex.split(words))
+    apply_overrides(given, overrides)
+    assert given == {"method": method}
 
 
 def test_missing_setting_is_an_error():
@@ -133,7 +177,7 @@ def test_words_that_are_not_settings_are_an_error():
         read_settings(["demo", "--seed", "1"])
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+@pytest.mark.parametrize("name", list_configs())
 def test_configs_that_come_along_are_valid(name, tmp_path):
     settings = {**read_config(name), "output_dir": str(tmp_path)}
     model, data, training = build(settings, ModelArguments, DataArguments, LfmTrainingArguments)
@@ -145,4 +189,4 @@ def test_configs_that_come_along_are_valid(name, tmp_path):
 def test_help_says_what_each_setting_means():
     text = describe(ModelArguments)
     assert "--modalities (required)" in text
-    assert "(default: concat)" in text
+    assert "(default: 512)" in text

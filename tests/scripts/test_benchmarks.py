@@ -65,7 +65,7 @@ def test_pictures_and_text_train_evaluate_and_predict(tmp_path, tokenizer, capsy
     data, checkpoint = make_mvsa(tmp_path / "files"), tmp_path / "run"
     text = {"tower": "transformers", "config": BERT, "pooling": "mean"}
     argv = ["mvsa_single", "--data_dir", str(data), "--output_dir", str(checkpoint), *QUICK]
-    argv += ["--modalities.text", json.dumps(text), "--processor.image.size", "[32, 32]", "--alpha_holdout", "0.2"]
+    argv += ["--modalities.text", json.dumps(text), "--processor.image.size", "[32, 32]", "--holdout", "0.2"]
     train_program.main([*argv, "--tokenizer", str(tokenizer)])
     metrics = evaluate(tmp_path, "--checkpoint", checkpoint, "--data_dir", data)
     assert metrics["samples"] == 14

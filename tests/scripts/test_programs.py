@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import predict as predict_program
 from modeling_lfm.scripts import quickstart as quickstart_program
 from modeling_lfm.scripts import train as train_program
+from modeling_lfm.trainer.methods import METHODS, list_methods
 
 from .conftest import program
 
@@ -139,9 +141,8 @@ def test_two_processes_train_and_print_once(tiny_config, tmp_path):
 
 
 def test_one_modality_trains_evaluates_and_predicts(tiny_config, tmp_path, sample, capsys):
-    settings = "{image: {tower: timm, name: resnet18, in_chans: 1, model_args: {channels: [8, 8, 8, 8]}}}"
-    argv = [str(tiny_config), "--output_dir", str(tmp_path), "--modalities", settings, "--alpha", "constant"]
-    train_program.main([*argv, "--num_train_epochs", "1"])
+    argv = [str(tiny_config), "--output_dir", str(tmp_path), "--method", "unimodal_2"]
+    train_program.main([*argv, "--num_train_epochs", "1", "--columns", "{audio: audio, image: image}"])
     eval_program.main(["--checkpoint", str(tmp_path), "--split", "validation", "--max_samples", "40"])
     metrics = json.loads(capsys.readouterr().out.split("\n{")[-1].join(["{", ""]))
     assert metrics["gap"] == 0
@@ -189,6 +190,10 @@ def test_unknown_setting_ends_the_program_with_one_sentence(tiny_config):
         (["CONFIG", "--modalities.audio.name", "resnet19"], "resnet19"),
         (["CONFIG", "--columns.sound", "audio"], "columns names ['sound']"),
         (["CONFIG", "--fusion", "magic"], "fusion='magic' is unknown"),
+        (["CONFIG", "--method", "ogm", "--fusion", "weight"], "ogm trains models of fusion concat or sum, not weight"),
+        (["CONFIG", "--method", "magic"], "unknown method 'magic'"),
+        (["CONFIG", "--alpha", "0.3"], "did you mean --method.alpha?"),
+        (["CONFIG", "--fusion_args.ratio", "2"], "fusion_args has unknown keys ['ratio']"),
         (["CONFIG", "--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
         (["CONFIG", "--resume_from_checkpoint", "/nowhere"], "no checkpoint to resume from at /nowhere"),
         (["CONFIG", "--benchmark_options.no_such", "1"], "no_such"),
@@ -233,7 +238,7 @@ def test_bad_input_of_predict(trained, sample, capsys, monkeypatch, pairs, messa
     assert message in fails(predict_program.main, ["--checkpoint", trained, "--input", *pairs], capsys)
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "predict", "quickstart"])
+@pytest.mark.parametrize("name", ["train", "eval", "predict", "quickstart", "reproduce"])
 def test_help_is_fast_and_tells_how(name):
     result = program(name, "--help")
     assert result.returncode == 0
@@ -254,7 +259,24 @@ def test_help_lists_every_training_setting(capsys):
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert "--learning_rate" in printed
-    assert "--alpha_damping" in printed
+    assert "--holdout" in printed
+
+
+def test_the_list_of_methods_tells_what_each_is_and_its_settings(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_program.main(["--list_methods"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 160
+    table, settings = printed.split("\nsettings (")
+    for spec in list_methods():
+        (row,) = [line for line in table.splitlines() if line.split(" ")[0] == spec.name]
+        for part in (spec.title, spec.venue, ", ".join(spec.fusions or ["any"]), spec.formula[:30]):
+            assert " ".join(part.split())[:12] in row
+        (line,) = [line for line in settings.splitlines() if line.split(" ")[0] == spec.name]
+        known = fields(METHODS[spec.name].Settings)
+        assert f" {known[0].name}=" in line if known else line.endswith(" none")
+        assert all(f" {f.name}=" in settings for f in known)
 
 
 def test_quickstart_compares_three_runs_and_can_be_repeated(tmp_path, capsys):
@@ -264,15 +286,15 @@ def test_quickstart_compares_three_runs_and_can_be_repeated(tmp_path, capsys):
         quickstart_program.main(argv)
         printed = capsys.readouterr().out
     results = read(tmp_path / "results.json")
-    for name, alpha in (("concat", "0.00"), ("heuristic", "0.63"), ("learned", "0.95")):
+    for name, alpha in (("concat", []), ("heuristic", ["0.63"]), ("learned", ["0.95"])):
         title = quickstart_program.TITLES[name]
-        row, alphas = [
+        row, *alphas = [
             line.removeprefix(title).split() for line in printed.splitlines() if line.startswith(title + " ")
         ]
         fused, audio, image = (100 * results[name][f"test_{part}accuracy"] for part in ("", "audio_", "image_"))
         assert [float(value) for value in row[:3]] == pytest.approx([fused, audio, image], abs=0.051)
         assert float(row[-1]) == pytest.approx(abs(audio - image), abs=0.051)
-        assert alphas == [alpha]
+        assert alphas == ([alpha] if alpha else [])
         assert (tmp_path / name / "model.safetensors").is_file()
     assert (tmp_path / "alpha.png").is_file()
     assert (tmp_path / "accuracy.png").is_file()

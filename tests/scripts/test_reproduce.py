@@ -1,79 +1,195 @@
-"""The table of experiments: runs each cell once, goes on after a kill, and chooses on validation data."""
+"""Sweeps: each run once, in workers that may die; killed ones go on, failures are told and tried again."""
 
 import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
 
+import psutil
 import pytest
 
-from modeling_lfm.scripts import reproduce
+from modeling_lfm.scripts import reproduce, sweep
+from modeling_lfm.scripts.arguments import read_config
+from modeling_lfm.scripts.tables import merge
 
-TABLE = """
+from .conftest import ROOT
+
+SMALL = {
+    "max_train_samples": 64,
+    "max_eval_samples": 40,
+    "max_test_samples": 40,
+    "num_train_epochs": 2,
+    "use_cpu": True,
+}
+SETTINGS = f"""
 base: demo
 settings:
-  small: {max_train_samples: 64, max_eval_samples: 40, max_test_samples: 40}
+  small: {json.dumps(SMALL)}
 rows:
-  image only: {alpha: constant, only: [image]}
-  JS, learned: {alpha: learned, alpha_holdout: 0}
+  image only: {{method: {{alpha: constant}}, only: [image]}}
+  JS, learned: {{method: {{alpha: learned}}, holdout: 0}}
+"""
+BENCHMARKS = f"""
+title: Mine
+reference: Concat
+common: {json.dumps(SMALL)}
+benchmarks: {{demo: {{}}}}
+rows:
+  broken: {{method: concat, benchmark_options: {{no_such: 1}}}}
+  Concat: {{method: concat}}
+  OGM: {{method: ogm}}
+  Sum: {{method: sum}}
+  Unimodal-3: {{method: unimodal_3}}
 """
 
 
-def test_runs_each_cell_once_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def wait_for(condition, explain=str, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, explain()
+        time.sleep(0.01)
+
+
+def test_runs_each_cell_once_and_keeps_the_best_epoch(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "table.yaml").write_text(TABLE)
-    command = ["table.yaml", "--seeds", "3", "--output", "runs.jsonl", "--num_train_epochs", "2"]
+    (tmp_path / "table.yaml").write_text(SETTINGS)
+    command = ["table.yaml", "--seeds", "3", "--output", "runs.jsonl"]
     reproduce.main(command)
-    lines = (tmp_path / "runs.jsonl").read_text().splitlines()
-    records = {record["row"]: record for record in map(json.loads, lines)}
+    records = {record["row"]: record for record in read(tmp_path / "runs.jsonl")}
     assert set(records) == {"image only", "JS, learned"}
-    assert set(records["image only"]["test"]) == {f"{n}{m}" for n in ("", "image_") for m in reproduce.METRICS}
-    assert records["JS, learned"]["alpha"][0] == 0.95
-    assert len(records["JS, learned"]["alpha"]) == 2
-
-    (tmp_path / "runs.jsonl").write_text(lines[0] + "\n" + lines[1][:50])  # killed while it wrote
-    assert len(reproduce.read_records(tmp_path / "runs.jsonl")) == 1
+    names = {f"{n}{m}" for n in ("", "image_") for m in sweep.METRICS} - {"image_gap"}
+    assert set(records["image only"]["test"]) == names | {"loss"}
+    learned = records["JS, learned"]
+    assert learned["alpha"][0] == 0.95
+    assert len(learned["alpha"]) == 2
+    assert (learned["method"]["name"], learned["method"]["alpha_rule"]) == ("lfm", "cosine")
+    assert learned["steps"] == 2
+    assert learned["seconds"] > 0 < learned["seconds_per_step"]
     capsys.readouterr()
+
+    # Nothing is left to do, and the seed of a later call is.
+    before = (tmp_path / "runs.jsonl").read_text()
     reproduce.main(command)
-    again = (tmp_path / "runs.jsonl").read_text().splitlines()
-    assert again[0] == lines[0]
-    one, other = json.loads(lines[1]), json.loads(again[1])
-    assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert (tmp_path / "runs.jsonl").read_text() == before
     printed = capsys.readouterr().out
-    assert "[1/1]" in printed
+    assert "[1/" not in printed
     assert "| image only |" in printed
+    assert (tmp_path / "runs.md").read_text() in printed
 
 
-def test_mappings_are_changed_key_by_key_and_the_base_is_not():
-    base = {
-        "modalities": {"a": {"name": "x"}, "b": {"name": "y"}},
-        "benchmark_options": {"seed": 1},
-        "alpha": "learned",
-    }
-    row = {"only": ["b"], "alpha": "constant", "constant_of_the_default": True}
-    config = reproduce.configure(base, {"benchmark_options": {"noise": 2}}, row, 5, {"modalities.b.name": ["z"]})
-    assert config == {
-        "modalities": {"b": {"name": "z"}},
-        "benchmark_options": {"seed": 1, "noise": 2},
-        "alpha": "constant",
-        "seed": 5,
-    }
-    assert base["benchmark_options"] == {"seed": 1}
+def test_the_best_epoch_by_validation_is_the_one_that_is_tested(tmp_path, monkeypatch):
+    changes = {**SMALL, "num_train_epochs": 3, "method": "concat", "metric_for_best_model": "loss"}
+    # One step an epoch: nothing is learned in the first, and too big steps ruin the model in the others.
+    changes |= {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2, "learning_rate": 1.0, "seed": 0}
+    config = merge(read_config("demo"), changes)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    best, worst = (sweep.run_one({**config, "greater_is_better": worse}, 1) for worse in (False, True))
+    assert best["best_epoch"] == 1 < worst["best_epoch"]
+    assert best["validation"]["loss"] < 3 < worst["validation"]["loss"]
+    assert best["test"]["loss"] < 3 < worst["test"]["loss"]
+    assert list(tmp_path.iterdir()) == [], "checkpoints are removed"
 
 
-def test_the_best_constant_is_chosen_on_validation_data():
-    rows = {"0": {"constant_of_the_default": True}, "0.9": {"constant_of_the_default": True}, "learned": {}}
-    values = {"0": (0.7, 0.99), "0.9": (0.8, 0.6), "learned": (0.9, 0.5)}
-    records = [
-        {"setting": "s", "row": row, "validation": {"accuracy": v}, "test": {"accuracy": t}}
-        for row, (v, t) in values.items()
-    ]
-    assert reproduce.best_constant(records, rows) == {"s": ("0.9", 0.6)}
+def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.yaml").write_text(BENCHMARKS)
+    (tmp_path / "tmp").mkdir()
+    output, command = tmp_path / "runs.jsonl", ["table.yaml", "--benchmark", "demo", "--seeds", "0"]
+    command += ["--output", "runs.jsonl"]
+
+    # Killed in the middle: the worker ends too, and leaves no checkpoints behind.
+    script = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *command, "--num_train_epochs", "8"]
+    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "log", "w") as log:
+        process = psutil.Popen(script, env=env, stdout=log, stderr=log)
+    wait_for(lambda: output.is_file() and '"OGM"' in output.read_text(), (tmp_path / "log").read_text)
+    workers = process.children(recursive=True)
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
+    assert list((tmp_path / "tmp").glob("lfm-run-*")) == []
+    killed = {line["row"]: line for line in read(output)}
+    assert set(killed) == {"Unimodal-3", "broken", "Concat", "OGM"}
+    assert "no_such" in killed["broken"]["error"]
+
+    # It goes on: what is there is not run again, what failed is, and what is configured otherwise.
+    lines = output.read_text().splitlines()
+    output.write_text("\n".join(lines) + "\n" + lines[-1][:50])  # as if killed while it wrote
+    killer = threading.Thread(target=kill_first_worker)
+    killer.start()
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main([*command, "--rows", "broken", "Concat", "Sum", "--num_train_epochs", "8"])
+    killer.join()
+    assert stop.value.code == 1
+    assert output.read_text().splitlines()[:4] == lines
+    died, summed = read(output)[4:]
+    assert (died["row"], summed["row"]) == ("broken", "Sum")
+    assert "the process died" in died["error"]
+    assert summed["steps"] == 8
+    printed = capsys.readouterr()
+    assert "[2/2] demo, Sum, seed 0: test accuracy" in printed.out
+    assert "1 failed:\n  demo, broken, seed 0: the process died" in printed.err
+    report = (tmp_path / "runs.md").read_text()
+    for row in ("broken<sup>1</sup> | - ", "Concat | ", "OGM | ", "Sum | ", "Unimodal-3<sup>2</sup> | - "):
+        assert f"| {row}" in report
+    reproduce.main([*command, "--report"])
+    assert (tmp_path / "runs.md").read_text() == report
+
+
+def kill_first_worker():
+    wait_for(multiprocessing.active_children)
+    multiprocessing.active_children()[0].kill()
+
+
+def test_a_run_is_repeated_when_its_configuration_changes_in_what_matters():
+    config = {"method": {"name": "ogm", "alpha": 0.8}, "learning_rate": 1e-3, "seed": 0, "data_dir": "here"}
+    same = {"learning_rate": 1e-3, "data_dir": "there", "seed": 1, "method": {"alpha": 0.8, "name": "ogm"}}
+    assert sweep.digest(config) == sweep.digest(same)
+    assert sweep.digest(config) != sweep.digest({**config, "learning_rate": 1e-4})
+    assert sweep.digest(config) != sweep.digest({**config, "method": {"name": "ogm", "alpha": 0.7}})
+
+
+def test_the_last_line_of_a_run_counts(tmp_path):
+    def line(row, **result):
+        return {"setting": "s", "row": row, "seed": 0, "config": "x", **result}
+
+    lines = [line("a", test=1), line("a", test=2), line("b", error="no"), line("b", test=3), line("c", error="no")]
+    lines += [{"setting": "s", "row": "d", "inapplicable": "three of two"}, line("a", error="later")]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    records = sweep.read_records(tmp_path / "runs.jsonl")
+    assert {key: record["test"] for key, record in records.items()} == {("s", "a", 0): 2, ("s", "b", 0): 3}
+    assert reproduce.read_failures(tmp_path / "runs.jsonl", records) == {("s", "c", "seed 0"): "no"}
+    assert reproduce.read_inapplicable(tmp_path / "runs.jsonl") == {("s", "d"): "three of two"}
+
+
+def test_workers_take_turns_on_the_devices(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert sweep.find_devices() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert sweep.find_devices() == []
+    pools = [sweep.start_worker(device) for device in ("2", None)]
+    assert [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() for pool in pools] == ["2", ""]
+    for pool in pools:
+        pool.shutdown()
 
 
 def test_what_the_table_lacks_is_named(tmp_path):
-    (tmp_path / "table.yaml").write_text(TABLE)
-    with pytest.raises(ValueError, match="unknown rows"):
+    (tmp_path / "table.yaml").write_text(SETTINGS)
+    with pytest.raises(ValueError, match=r"unknown rows \['concat'\]; the table has image only, JS, learned"):
         reproduce.main([str(tmp_path / "table.yaml"), "--rows", "concat"])
-    (tmp_path / "bad.yaml").write_text("base: demo\n")
-    with pytest.raises(ValueError, match="rows, settings"):
-        reproduce.main([str(tmp_path / "bad.yaml")])
+    with pytest.raises(ValueError, match="--jobs 0 should be whole numbers from 1 on"):
+        reproduce.main(["--table", "1", "--benchmark", "demo", "--jobs", "0"])
+    with pytest.raises(ValueError, match="--seeds one should be"):
+        reproduce.main(["--table", "1", "--benchmark", "demo", "--seeds", "one"])
+    with pytest.raises(ValueError, match="one table is expected, got none"):
+        reproduce.main(["--benchmark", "demo"])
+    with pytest.raises(ValueError, match="run the program once for each"):
+        reproduce.main(["--table", "1", "--benchmark", "demo", "av_mnist"])
     with pytest.raises(FileNotFoundError):
         reproduce.main(["no_such_table"])

@@ -1,5 +1,7 @@
 """A toy problem for tests of the trainer, and a program that trains on it (run under `accelerate launch` too)."""
 
+import atexit
+import gc
 import json
 import sys
 from pathlib import Path
@@ -10,6 +12,9 @@ from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.methods import make_method
 from tests.modeling.towers import BERT, TOWERS
+
+gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported, 0.2 seconds long
+atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 
 # Layer normalisation only, and no dropout: what a batch's samples compute does not depend on how they are split.
 SMOOTH = {
@@ -23,9 +28,44 @@ SMOOTH = {
 NORMALISED = {"audio": TOWERS["audio"], "text": {**TOWERS["text"], "config": BERT}}
 
 
+def resnet(in_chans, **model_args):
+    """Entry of a tiny convolutional tower."""
+    arguments = {"channels": [8, 8, 16, 16], "stem_width": 8, **model_args}
+    return {"tower": "timm", "name": "resnet10t", "in_chans": in_chans, "model_args": arguments}
+
+
+def method_towers(name, normalised=True, number=2):
+    """Towers that the method `name` can train: two or three, with batch normalisation and dropout or without either."""
+    norm = {} if normalised else {"norm_layer": "groupnorm1"}
+    if name in ("mmtm", "greedy"):  # they need feature maps
+        towers = {"audio": resnet(1, **norm), "vit": resnet(3, **norm), "flow": resnet(2, **norm)}
+    else:
+        text = NORMALISED["text"] if normalised else SMOOTH["text"]
+        towers = {"audio": resnet(1, **norm), "text": text, "vit": SMOOTH["vit"]}
+    return dict(list(towers.items())[: 3 if name == "unimodal_3" else number])
+
+
+# Where the published settings would do nothing in a run of a few steps.
+SHORT_RUNS = {
+    "lfm": {"alpha_inner_samples": 16},
+    "ogm": {"alpha": 0.8},
+    "mses": {"patience": 1},
+    "mslr": {"memory": 1},
+    "g_blend": {"mode": "online", "super_epoch": 2, "estimation_epochs": 1},
+    "greedy": {"first_epoch": 1},
+    "reconboost": {"modality_epochs": 0.5, "joint_epochs": 0.5},
+    "umt": {"teacher_epochs": 1},
+}
+
+
+def method_settings(name):
+    """The method `name` with settings that let every part of it act in a short run."""
+    return {"name": name, **SHORT_RUNS.get(name, {})}
+
+
 def toy_data(size, seed=0, classes=4):
-    """Samples for the modalities audio, vit and text, each a noisy view of the label."""
-    generator = torch.Generator().manual_seed(seed)
+    """Samples for the modalities audio, vit, flow and text, each a noisy view of the label."""
+    generator, flow = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
     samples = []
     for index in range(size):
         label = index % classes
@@ -35,6 +75,7 @@ def toy_data(size, seed=0, classes=4):
             {
                 "audio_values": torch.randn(1, 33, 32, generator=generator) + 0.3 * label,
                 "vit_values": torch.randn(3, 32, 32, generator=generator) + 0.2 * label,
+                "flow_values": torch.randn(2, 32, 32, generator=flow) + 0.2 * label,
                 "text_input_ids": ids,
                 "text_attention_mask": torch.ones_like(ids),
                 "labels": torch.tensor(label),

@@ -64,8 +64,8 @@ class Method:
     spec: MethodSpec
     Settings = NoSettings
     own_backward = False
-    """Whether `run_batch` takes the place of `losses`: the method computes gradients itself. The model then runs without
-    DistributedDataParallel, and the trainer averages the gradients over the processes before `on_gradients`."""
+    """Whether `run_batch` takes the place of `losses`: the method computes gradients itself. The model then runs
+    without DistributedDataParallel, and the trainer averages the gradients over the processes before `on_gradients`."""
     needs_sample_ids = False
     """Whether `inputs` holds `sample_ids` (B,), the positions of the samples in the training set."""
 
@@ -95,11 +95,13 @@ class Method:
         """Raise a `ValueError` if the method cannot train a model of this `LfmConfig`."""
         spec, number = self.spec, len(config.modalities)
         if number < spec.min_modalities or (spec.max_modalities is not None and number > spec.max_modalities):
-            most = "or more" if spec.max_modalities is None else f"to {spec.max_modalities}"
+            accepted = f"{spec.min_modalities} or more"
+            if spec.max_modalities is not None:
+                accepted = f"{spec.min_modalities} to {spec.max_modalities}"
             if spec.min_modalities == spec.max_modalities:
-                most = "exactly"
+                accepted = f"exactly {spec.min_modalities}"
             raise ValueError(
-                f"method {spec.name} takes {spec.min_modalities} {most} modalities, and this model has {number} "
+                f"method {spec.name} takes {accepted} modalities, and this model has {number} "
                 f"({', '.join(config.modalities)})."
             )
         if spec.fusions is not None and config.fusion not in spec.fusions:
@@ -148,7 +150,7 @@ class Method:
         """A run starts at its first step; in a run that is resumed `load_state_dict` is called instead."""
 
     def on_epoch_begin(self, epoch):
-        """Epoch `epoch` (`int`, from 1) starts. A run that is resumed within an epoch does not call it again for that."""
+        """Epoch `epoch` (`int`, from 1) starts; not called again by a run that is resumed within that epoch."""
 
     def losses(self, outputs, labels, inputs):
         """The losses of a batch.
@@ -192,6 +194,25 @@ class Method:
     def classification_loss(self, logits, labels):
         """Mean cross-entropy in float32 (scalar) of logits (B, K); binary for multi-label problems."""
         return classification_loss(logits, labels, self.model.config.problem_type)
+
+    def branch_parameters(self, name):
+        """Trainable parameters (`list`) of one modality alone: its encoder, and its unimodal head or else its head in a
+        `sum` fusion."""
+        place, heads = self.modalities.index(name), self.model.unimodal_heads
+        head = self.model.fusion.heads[place] if heads is None else heads[name]
+        return [*self.model.encoder_parameters(name), *(p for p in head.parameters() if p.requires_grad)]
+
+    def mean_over(self, dataset, measure, indices=None, model=None):
+        """Mean over the samples of a data set, in evaluation mode; the same on every process.
+
+        Args:
+            dataset, indices, model: see [`LfmTrainer.run_batches`].
+            measure: from a batch's outputs and labels to the mean of what is measured over the batch, a tensor.
+        """
+        total, count = 0, 0
+        for outputs, labels in self.trainer.run_batches(dataset, indices, model):
+            total, count = total + measure(outputs, labels) * len(labels), count + len(labels)
+        return self.trainer.reduce(total / count)
 
     def backward(self, loss, **kwargs):
         """Add the gradients of a batch's loss, in `run_batch`: without autocast, and its share of an accumulation."""

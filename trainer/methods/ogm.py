@@ -15,7 +15,8 @@ class OgmSettings:
     Args:
         alpha: strength of the modulation (0.1 for VGGSound, 0.8 for CREMA-D).
         noise: add the Gaussian noise of generalisation enhancement (GE).
-        first_epoch, last_epoch: epochs, counted from 1, in which gradients are modulated.
+        first_epoch, last_epoch: epochs, counted from 1, in which gradients are modulated (0 to 50, both included, where
+            the released code counts from 0).
         all_parameters: modulate every weight that is no vector, instead of convolutions only; None: where convolutions
             are less than half of the encoder's weights (Transformers).
     """
@@ -23,7 +24,7 @@ class OgmSettings:
     alpha: float = 0.1
     noise: bool = True
     first_epoch: int = 1
-    last_epoch: int = 50
+    last_epoch: int = 51
     all_parameters: bool | None = None
 
     def __post_init__(self):
@@ -77,7 +78,7 @@ class Ogm(Method):
                 if parameter.grad is None:
                     continue
                 noise = torch.zeros_like(parameter)
-                if self.settings.noise:
+                if self.settings.noise and parameter.numel() > 1:  # one number has no deviation
                     noise.normal_(generator=generator).mul_(parameter.grad.std() + 1e-8)
                 parameter.grad.mul_(factor).add_(noise)
 

@@ -1,0 +1,99 @@
+"""Reports of sweeps: means, significance, cost, footnotes, published figures, from runs made up here."""
+
+import math
+
+import pytest
+from scipy.stats import t as students_t
+
+from modeling_lfm.scripts import report
+from modeling_lfm.scripts.arguments import CONFIGS, read_config
+from modeling_lfm.scripts.tables import TABLES, Table, read_table
+
+
+def a_run(seed, accuracy, seconds_per_step=0.1, **others):
+    test = {"accuracy": accuracy, "map": accuracy, "f1": accuracy, "gap": 0.25}
+    test |= {f"{name}_accuracy": value for name, value in others.items()}
+    return {"seed": seed, "test": test, "seconds": 36.0, "seconds_per_step": seconds_per_step}
+
+
+def test_significance_is_a_paired_t_test_over_common_seeds():
+    theirs, ours = (0.71, 0.74, 0.70), (0.80, 0.79, 0.83)
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]  # 0.09, 0.05, 0.13
+    mean = sum(differences) / 3
+    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2)
+    by_hand = 2 * students_t.sf(abs(mean / (deviation / math.sqrt(3))), df=2)
+    reference = [a_run(seed, value) for seed, value in enumerate(theirs)] + [a_run(9, 0.1)]
+    found = [a_run(seed, value) for seed, value in reversed(list(enumerate(ours)))] + [a_run(8, 0.9)]
+    assert report.compare(found, reference) == pytest.approx(by_hand, rel=1e-9)
+    assert by_hand == pytest.approx(0.0604, abs=5e-4)
+    assert report.compare(reference, reference) is None
+    assert report.compare(found[:1], reference) is None
+    assert [report.format_p(p, False) for p in (None, 0.0123, 1e-5)] == ["-", "0.012", "< 0.001"]
+
+
+def test_means_and_spreads_are_in_percent():
+    assert report.mean_and_spread([0.5, 0.6]) == "55.0 ± 7.1"
+    assert report.mean_and_spread([0.5]) == "50.0"
+    assert report.mean_and_spread([0.5, 0.6], bold=True) == "**55.0** ± 7.1"
+
+
+def test_the_report_has_each_row_with_its_reasons(monkeypatch):
+    rows = {row: {} for row in ("Alone", "Concat", "Best", "Third", "Broken", "Half", "Later")}
+    config = {"modalities": {"a": {}, "b": {}}, "metric_for_best_model": "loss"}
+    table = Table("mine", {"s": config}, rows, reference="Concat", title="Mine", notes=["Small towers."])
+    runs = {
+        "Alone": [a_run(0, 0.4, a=0.4), a_run(1, 0.6, a=0.6)],
+        "Concat": [a_run(0, 0.7, a=0.3, b=0.5), a_run(1, 0.7, a=0.3, b=0.5)],
+        "Best": [a_run(0, 0.7, 0.25, a=0.5, b=0.7), a_run(1, 0.9, 0.15, a=0.5, b=0.8)],
+        "Half": [a_run(1, 0.8, a=0.1, b=0.2)],
+    }
+    records = {("s", row, r["seed"]): r for row, found in runs.items() for r in found}
+    records["other", "Later", 0] = a_run(0, 1.0)
+    published = {"source": "a paper", "rows": {"Third": {"accuracy": 61.4, "map": 70}}}
+    monkeypatch.setattr(report, "read_published", lambda table, setting: published)
+    inapplicable = {("s", "Third"): "there are two.", ("s", "Best"): "of an earlier call"}
+    failures = {("s", "Broken", "all seeds"): "no such method", ("s", "Half", "seed 0"): "out of memory"}
+    text = report.format_report(table, "s", records, inapplicable, failures)
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert lines[0] == "| | accuracy | mAP | macro F1 | a / b | gap | published | p | cost |"
+    assert lines[2:] == [
+        "| Alone | 50.0 ± 14.1 | 50.0 ± 14.1 | 50.0 ± 14.1 | 50.0 / - | - |  | 0.295 | 1.00 |",
+        "| Concat | 70.0 ± 0.0 | 70.0 ± 0.0 | 70.0 ± 0.0 | 30.0 / 50.0 | 25.0 |  |  | 1.00 |",
+        "| Best | **80.0** ± 14.1 | **80.0** ± 14.1 | **80.0** ± 14.1 | 50.0 / 75.0 | 25.0 |  | 0.500 | 2.00 |",
+        "| Third<sup>1</sup> | - | - | - | - | - | accuracy 61.4, map 70 | - | - |",
+        "| Broken<sup>2</sup> | - | - | - | - | - |  | - | - |",
+        "| Half (1)<sup>3</sup> | **80.0** | **80.0** | **80.0** | 10.0 / 20.0 | 25.0 |  | - | 1.00 |",
+    ]
+    for part in (
+        "<sup>1</sup> Third: there are two.",
+        "<sup>2</sup> Broken: all seeds failed: no such method",
+        "<sup>3</sup> Half: seed 0 failed: out of memory",
+        "Published: a paper",
+        "Small towers.",
+        "seeds 0, 1",
+        "best on validation data (by loss)",
+        "7 runs, 0.07 hours",
+        "three seeds are few",
+    ):
+        assert part in text
+
+
+def test_published_figures_have_sources_and_belong_to_rows():
+    tables = read_config(CONFIGS / "published.yaml")["tables"]
+    for name, table in tables.items():
+        rows = read_table(TABLES / f"{name}.yaml", "mvsa_single").rows
+        assert table["source"]
+        for figures in table["benchmarks"].values():
+            assert set(figures) <= set(rows)
+            assert all(0 <= value <= 100 for row in figures.values() for value in row.values())
+    assert report.read_published("no_such_table", "demo") == {}
+
+
+def test_the_best_constant_is_chosen_on_validation_data():
+    rows = {"0": {"constant_of_the_default": True}, "0.9": {"constant_of_the_default": True}, "learned": {}}
+    values = {"0": (0.7, 0.99), "0.9": (0.8, 0.6), "learned": (0.9, 0.5)}
+    records = [
+        {"setting": "s", "row": row, "validation": {"accuracy": v}, "test": {"accuracy": t}}
+        for row, (v, t) in values.items()
+    ]
+    assert report.best_constant(records, rows) == {"s": ("0.9", 0.6)}

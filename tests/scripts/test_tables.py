@@ -1,0 +1,182 @@
+"""Tables of experiments: how their files are read, what a row changes, and what is told before anything is trained."""
+
+import json
+
+import pytest
+
+from modeling_lfm.scripts import reproduce
+from modeling_lfm.scripts.sweep import FORCED
+from modeling_lfm.scripts.tables import TABLES, check_cells, configure, find_table, make_cells, merge, read_table
+from modeling_lfm.trainer.methods import METHODS, make_method
+
+PRESETS = ("paper_1", "paper_2", "paper_3", "paper_4", "paper_5", "figure_1")
+CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "projection_dim": 8,
+}
+CLIP_TEXT = {"tower": "clip_text", "config": {**CLIP, "vocab_size": 50}}
+CLIP_IMAGE = {"tower": "clip_vision", "config": {**CLIP, "image_size": 32, "patch_size": 16}}
+BERT = {"model_type": "bert", **CLIP, "vocab_size": 10}
+
+
+def checked(name, benchmark, **overrides):
+    """Cells of a table that comes along that cannot be, and those that are wrong, by row."""
+    table = read_table(find_table(name), benchmark)
+    cells = make_cells(table, table.settings, table.rows, {key: [value] for key, value in overrides.items()})
+    return [{row: reason for (_, row), reason in found.items()} for found in check_cells(cells, FORCED)]
+
+
+def test_mappings_are_changed_key_by_key_and_the_base_is_not():
+    base = {
+        "modalities": {"a": {"name": "x"}, "b": {"name": "y"}},
+        "benchmark_options": {"seed": 1},
+        "method": {"name": "lfm", "alpha": "learned"},
+    }
+    changes = [{"only": ["b"], "method": {"alpha": "constant"}, "constant_of_the_default": True}, {"holdout": 0}]
+    config = configure(merge(base, {"benchmark_options": {"noise": 2}}), changes, 5, {"modalities.b.name": ["z"]})
+    assert config == {
+        "modalities": {"b": {"name": "z"}},
+        "benchmark_options": {"seed": 1, "noise": 2},
+        "method": {"name": "lfm", "alpha": "constant"},
+        "holdout": 0,
+        "seed": 5,
+    }
+    assert base["benchmark_options"] == {"seed": 1}
+    assert base["method"]["alpha"] == "learned"
+
+
+@pytest.mark.parametrize(
+    ("former", "method", "result"),
+    [
+        (None, {"alpha": "linear"}, {"name": "lfm", "alpha": "linear"}),
+        (None, "ogm", {"name": "ogm"}),
+        ("ogm", {"alpha": 0.8}, {"name": "ogm", "alpha": 0.8}),
+        ({"name": "ogm", "noise": False}, {"alpha": 0.8}, {"name": "ogm", "noise": False, "alpha": 0.8}),
+        ({"name": "ogm", "noise": False}, {"name": "ogm", "alpha": 1}, {"name": "ogm", "noise": False, "alpha": 1}),
+        ({"name": "ogm", "noise": False}, {"name": "lfm", "alpha": "linear"}, {"name": "lfm", "alpha": "linear"}),
+        (
+            {"alpha": "linear"},
+            {"name": "lfm", "total": "convex"},
+            {"name": "lfm", "alpha": "linear", "total": "convex"},
+        ),
+        ({"alpha": "linear"}, "concat", {"name": "concat"}),
+    ],
+)
+def test_a_method_of_another_name_replaces_the_former_and_its_settings(former, method, result):
+    assert merge({} if former is None else {"method": former}, {"method": method})["method"] == result
+
+
+def test_a_benchmark_changes_the_base_and_single_rows(tmp_path):
+    (tmp_path / "t.yaml").write_text("""
+common: {holdout: 0, seed: 7}
+benchmarks:
+  mine:
+    base: demo
+    hidden_size: 8
+    processor: {image: {type: image, size: [8, 8]}}
+    rows: {OGM: {method: {alpha: 0.8}, learning_rate: 1e-5}}
+rows:
+  OGM: {method: {name: ogm, noise: false}}
+  LFM: {method: {alpha: heuristic}}
+""")
+    table = read_table(tmp_path / "t.yaml", "mine")
+    cells = make_cells(table, ["mine"], table.rows, {"num_train_epochs": ["1"]})
+    ogm, lfm = cells["mine", "OGM"], cells["mine", "LFM"]
+    assert ogm["method"] == {"name": "ogm", "noise": False, "alpha": 0.8}
+    assert (ogm["learning_rate"], lfm["learning_rate"]) == (1e-5, 2e-3)
+    assert lfm["method"] == {"name": "lfm", "alpha": "heuristic"}
+    assert (lfm["holdout"], lfm["hidden_size"], lfm["num_train_epochs"]) == (0, 8, "1")
+    assert lfm["processor"]["image"] == {"type": "image", "size": [8, 8]}
+    assert lfm["processor"]["audio"]["type"] == "spectrogram"
+
+
+@pytest.mark.parametrize(
+    ("text", "benchmark", "message"),
+    [
+        ("base: demo\n", None, "lacks rows, settings"),
+        ("benchmarks: {demo: {}}\n", "demo", "lacks rows"),
+        ("base: demo\nsettings: {a: {}}\nrows: {b: {}}\n", "demo", "choose with --settings"),
+        ("benchmarks: {demo: {}}\nrows: {b: {}}\n", None, "needs --benchmark, one of demo"),
+        ("benchmarks: {demo: {}}\nonly_these: true\nrows: {b: {}}\n", "av_mnist", "needs --benchmark, one of demo"),
+        ("benchmarks: {demo: {rows: {c: {}}}}\nrows: {b: {}}\n", "demo", r"changes the rows \['c'\]"),
+        ("benchmark: {demo: {}}\nrows: {b: {}}\n", None, r"unknown keys \['benchmark'\]"),
+    ],
+)
+def test_tables_that_are_none_are_refused(tmp_path, text, benchmark, message):
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "t.yaml", benchmark)
+
+
+def test_tables_are_found_by_number_name_or_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_table("3") == find_table("paper_3") == find_table("tables/paper_3") == TABLES / "paper_3.yaml"
+    assert find_table("figure_1") == TABLES / "figure_1.yaml"
+    (tmp_path / "paper_3.yaml").touch()
+    assert find_table("paper_3.yaml").resolve() == tmp_path / "paper_3.yaml"
+
+
+@pytest.mark.parametrize("name", PRESETS[:4] + PRESETS[5:])
+def test_tables_of_the_paper_make_sense_on_sound_and_images(name):
+    table = read_table(find_table(name), "demo")
+    inapplicable, wrong = checked(name, "demo")
+    assert wrong == {}
+    assert set(inapplicable) == {"Unimodal-3"} & set(table.rows)
+    assert table.reference in table.rows
+    # The learned alpha watches the validation split, so that all rows train on the same samples.
+    assert table.settings["demo"]["holdout"] == 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("benchmark", ["av_mnist", "mvsa_single"])
+def test_tables_of_the_paper_know_the_data_sets(name, benchmark):
+    table = read_table(find_table(name), benchmark)
+    assert table.settings[benchmark]["holdout"] == 0
+    assert set(table.changes[benchmark]) <= set(table.rows)
+    assert benchmark in " ".join(table.notes)
+    assert ("MSES waits" in " ".join(table.notes)) == ("MSES" in table.rows)
+
+
+def test_the_main_table_has_every_method_in_its_row():
+    rows = read_table(find_table("1"), "av_mnist").rows
+    methods = {row: make_method(changes["method"]) for row, changes in rows.items()}
+    assert {m.spec.name for m in methods.values()} == {cls.spec.name for cls in METHODS.values()}
+    for row, method in methods.items():
+        assert method.spec.row in (row, None) or (row, method.settings.alpha) == ("LFM-H", "heuristic")
+    assert methods["LFM-LB"].settings.alpha == "learned"
+    assert read_table(find_table("2"), "demo").rows == rows
+
+
+def test_a_text_tower_rules_out_the_fusions_of_feature_maps():
+    text = json.dumps({"tower": "transformers", "config": BERT})
+    inapplicable, wrong = checked("1", "mvsa_single", **{"modalities.text": text})
+    assert wrong == {}
+    assert set(inapplicable) == {"Unimodal-3", "Channel", "Greedy"}
+    assert "there are only 2 (image, text)" in inapplicable["Unimodal-3"]
+
+
+def test_clip_towers_come_from_the_hub_or_from_the_command_line():
+    with pytest.raises(FileNotFoundError, match=r"openai/clip-vit-base-patch32.*--modalities\.MODALITY\.name"):
+        checked("5", "mvsa_single")
+    towers = {"modalities.image": json.dumps(CLIP_IMAGE), "modalities.text": json.dumps(CLIP_TEXT)}
+    assert checked("5", "mvsa_single", **towers) == [{}, {}]
+    towers.pop("modalities.text")
+    assert checked("5", "av_mnist", **towers) == [{}, {}]
+
+
+def test_wrong_rows_are_told_apart_and_a_wrong_base_is_an_error():
+    table = read_table(find_table("1"), "demo")
+    table.rows = {"Concat": {"method": "concat"}, "no": {"method": "magic"}}
+    table.rows |= {"three": {"method": "unimodal_3"}, "two": {"method": "unimodal_2"}}
+    cells = make_cells(table, ["demo"], table.rows, {})
+    inapplicable, wrong = check_cells(cells, FORCED)
+    assert list(inapplicable) == [("demo", "three")]
+    assert "unknown method 'magic'" in wrong["demo", "no"]
+    with pytest.raises(ValueError, match=r"nothing can be run: .*unknown method"):
+        check_cells({key: cells[key] for key in [("demo", "no"), ("demo", "three")]}, FORCED)
+    own = {"settings": ["demo"], "rows": ["Concat", "two"], "seeds": [0], "jobs": 1, "output": None}
+    with pytest.raises(ValueError, match=r"demo, Concat: .*resnet19"):
+        reproduce.run_table(table, own, {"modalities.audio.name": ["resnet19"]})

@@ -1,0 +1,173 @@
+"""What the trainer promises of every method in the registry: a new one is tested without anyone writing a test."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from modeling_lfm import LfmForMultimodalClassification
+from modeling_lfm.trainer.methods import METHODS, list_methods, make_method
+
+from .test_trainer import ROOT, training_log
+from .toy import method_settings, method_towers, only, toy_data, toy_trainer
+
+SPECS = list_methods()
+NAMES = [spec.name for spec in SPECS]
+MULTI = [spec.name for spec in SPECS if spec.max_modalities is None and not spec.name.startswith("unimodal")]
+
+
+def make_trainer(folder, name, normalised=True, number=2, **kwargs):
+    """A trainer on towers that the method can train, with settings that let every part of it act in a short run."""
+    towers = method_towers(name, normalised, number)
+    return toy_trainer(folder, towers, method=method_settings(name), **kwargs)
+
+
+def batch_of(trainer, samples):
+    keys = [key for key in samples[0] if key == "labels" or key in trainer.model.lfm.input_names]
+    return {key: torch.stack([sample[key] for sample in samples]) for key in keys}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resumed_run_equals_uninterrupted_one(name, tmp_path):
+    """Bit for bit, from an epoch's end and from the middle of the next; what is saved is what was trained."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "size": 40, "holdout": 8, "num_train_epochs": 3}
+    settings |= {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "cosine"}
+    whole = make_trainer(tmp_path / "whole", name, **settings)
+    whole.train()
+    steps = whole.state.global_step // 3
+    for step in (steps, steps + 2 + steps % 2):
+        if not (tmp_path / "whole" / f"checkpoint-{step}").is_dir():
+            step += 1
+        resumed = make_trainer(tmp_path / f"from-{step}", name, **settings)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert training_log(resumed) == training_log(whole)
+        for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+            assert torch.equal(one, other)
+    assert any("eval_gap" in entry for entry in whole.state.log_history)
+
+    whole.save_model(tmp_path / "saved")
+    loaded = LfmForMultimodalClassification.from_pretrained(tmp_path / "saved").eval()
+    batch = batch_of(whole, toy_data(8, seed=5))
+    with torch.no_grad():
+        expected, found = whole.model.eval()(**batch), loaded(**batch)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=0)
+    assert len(found.modality_logits) == len(whole.model.config.modalities)
+    for one, other in zip(found.modality_logits, expected.modality_logits, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_accumulated_small_batches_equal_a_big_one(name, tmp_path):
+    """Different samples where the loss is a mean over samples; else equal batches, whose statistics are the same."""
+    settings = {"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.02, "holdout": 32, "size": 64}
+    big = make_trainer(tmp_path, name, normalised=False, per_device_train_batch_size=32, **settings)
+    small = make_trainer(
+        tmp_path,
+        name,
+        normalised=False,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=4,
+        **settings,
+    )
+    if METHODS[name].spec.batch_statistics:
+        data = only(toy_data(8), big.model.config.modality_names)
+        for trainer, copies in ((big, 1), (small, 4)):
+            trainer.train_dataset = Repeated(data, copies)
+            trainer.args.train_sampling_strategy = "sequential"
+            trainer.args.per_device_train_batch_size = 8
+    big.train()
+    small.train()
+    assert big.state.global_step == small.state.global_step
+    for one, other in zip(big.model.parameters(), small.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    losses = [[e["loss"] for e in trainer.state.log_history if "loss" in e] for trainer in (big, small)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+class Repeated(torch.utils.data.Dataset):
+    """The same samples several times over, with the positions of the first where a method asks for positions."""
+
+    def __init__(self, samples, copies):
+        self.samples, self.copies = samples, copies
+
+    def __len__(self):
+        return len(self.samples) * self.copies
+
+    def __getitem__(self, index):
+        return {**self.samples[index % len(self.samples)], "sample_ids": index % len(self.samples)}
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Every method trained in one launch of two processes: their results by method, of both processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process=1"]
+    command += ["--multi_gpu", "--main_process_port=0", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
+    command += ["-m", "tests.trainer.method_runs", str(folder), json.dumps(NAMES)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_equal_one(name, two_processes, tmp_path):
+    from .method_runs import run
+
+    one = run(tmp_path, name, processes=1)
+    first, second = (results[name] for results in two_processes)
+    assert first.get("error") is None, first["error"]
+    for key, value in one["weights"].items():
+        torch.testing.assert_close(value, first["weights"][key], rtol=1e-3, atol=2e-5)
+        assert torch.equal(first["weights"][key], second["weights"][key])
+    assert one["losses"] == pytest.approx(first["losses"], rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_autocast(name, tmp_path):
+    trainer = make_trainer(tmp_path, name, size=40, holdout=8, bf16=True, num_train_epochs=2)
+    seen = []
+    towers = trainer.model.lfm.projections
+    hook = next(iter(towers.values())).register_forward_hook(lambda m, a, output: seen.append(output.dtype))
+    trainer.train()
+    hook.remove()
+    assert torch.bfloat16 in seen
+    losses = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses.isfinite().all()
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_falls_and_each_modality_is_measured(name, tmp_path):
+    """On a problem that can be learned; and every trainable weight moves."""
+    trainer = make_trainer(tmp_path, name, size=72, holdout=8, num_train_epochs=6, learning_rate=4e-3)
+    before = {key: value.clone() for key, value in trainer.model.named_parameters() if value.requires_grad}
+    untrained = trainer.evaluate(trainer.train_dataset)
+    trainer.train()
+    metrics = trainer.evaluate(trainer.train_dataset)
+    assert metrics["eval_loss"] < untrained["eval_loss"]
+    assert metrics["eval_accuracy"] > 0.4  # chance is 0.25
+    for modality in trainer.model.config.modality_names:
+        assert {f"eval_{modality}_{metric}" for metric in ("accuracy", "map", "f1")} <= set(metrics)
+    moved = {key for key, value in trainer.model.named_parameters() if key in before and not value.equal(before[key])}
+    assert set(before) == moved
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_three_modalities(name, tmp_path):
+    if name not in MULTI:
+        method = make_method(method_settings(name))
+        if METHODS[name].spec.max_modalities == 2:
+            with pytest.raises(ValueError, match=rf"{name}.* 2 .*3"):
+                make_trainer(tmp_path, name, number=3)
+        else:
+            assert len(method.config_settings(method_towers(name, True, 3))["modalities"]) == 1
+        return
+    trainer = make_trainer(tmp_path, name, number=3, size=40, holdout=8, num_train_epochs=2)
+    trainer.train()
+    assert len(trainer.model.config.modalities) == 3
+    losses = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses.isfinite().all()
+    metrics = trainer.evaluate()
+    assert all(f"eval_{modality}_accuracy" in metrics for modality in trainer.model.config.modality_names)

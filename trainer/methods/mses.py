@@ -1,0 +1,126 @@
+"""MSES: stops the training of each modality on its own, once it overfits."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .base import Method, MethodSpec, register
+
+
+@dataclass(frozen=True)
+class MsesSettings:
+    """
+    Args:
+        patience: a modality stops once its held-out loss is more than so many epochs past its minimum. Published: 80
+            for CREMA-D, 10 for AV-MNIST, 30 for UR-Funny; a run that is not longer stops nothing.
+        smoothing: weight of the loss of the epoch before in the smoothed loss.
+    """
+
+    patience: int = 10
+    smoothing: float = 0.6
+
+    def __post_init__(self):
+        if self.patience < 0:
+            raise ValueError(f"method.patience={self.patience} must not be negative.")
+        if not 0 <= self.smoothing <= 1:
+            raise ValueError(f"method.smoothing={self.smoothing} must lie in [0, 1].")
+
+
+@register
+class Mses(Method):
+    """CE(F), F = sum_m f_m; encoder m and head m stop for good when s_m has had no new minimum for `patience` epochs.
+
+    s_m(t) = 0.6 l_m(t - 1) + 0.4 l_m(t), s_m(1) = l_m(1), where l_m is CE(f_m) on held-out samples after epoch t. At
+    each new minimum of s_m the whole model and the optimizer's moments are kept (in memory, on the CPU, and in the
+    checkpoints of a run); when m stops they are brought back, of all modalities. When all have stopped training ends.
+
+    Source: Fujimori et al., "Modality-Specific Learning Rate Control for Multimodal Classification", ACPR 2019. Of the
+    paper only the abstract was at hand: unimodal classifiers are trained as further tasks, and each modality stops by
+    its own overfitting. Loss and rule are those of the code of AGM (Li et al., ICCV 2023, `run/CREMAD_main.py`), where
+    MSES is a baseline; that code watches the test set, and keeps no checkpoint of the first epoch. As there, running
+    statistics of a stopped encoder's normalisation go on moving.
+    """
+
+    spec = MethodSpec(
+        name="mses",
+        title="MSES",
+        paper="Modality-Specific Learning Rate Control for Multimodal Classification",
+        venue="ACPR 2019",
+        formula="CE(sum_m f_m); encoder m stops when CE(f_m) on held-out samples has no new minimum",
+        fusions=("sum",),
+        multi_label=True,
+        extra_passes="one pass over the held-out samples an epoch",
+        row="MSES",
+    )
+    Settings = MsesSettings
+    needs_holdout = True
+
+    def bind(self, trainer):
+        super().bind(trainer)
+        self.on_train_begin()
+
+    def on_train_begin(self):
+        self.last = {}  # modality to its latest held-out loss
+        self.best = {name: {"loss": math.inf, "epoch": 0} for name in self.modalities}
+        self.stopped = []
+
+    def on_epoch_begin(self, epoch):
+        if epoch > 1:
+            self.end_epoch(epoch - 1)
+
+    def end_epoch(self, epoch):
+        """Measure the modalities after `epoch`, keep what is best, and stop those whose best is long ago."""
+        found = self.mean_over(self.trainer.holdout_dataset, self.unimodal_losses)
+        checkpoint, running = None, [name for name in self.modalities if name not in self.stopped]
+        for name, loss in zip(self.modalities, found.tolist(), strict=True):
+            share = self.settings.smoothing if name in self.last else 0.0
+            smoothed = share * self.last.get(name, 0.0) + (1 - share) * loss
+            self.last[name] = loss
+            if name in running and smoothed < self.best[name]["loss"]:
+                checkpoint = self.save() if checkpoint is None else checkpoint  # one for all that need it
+                self.best[name] = {"loss": smoothed, "epoch": epoch, "checkpoint": checkpoint}
+        for name in running:  # after all were kept that are to be kept
+            if epoch - self.best[name]["epoch"] > self.settings.patience:
+                self.stopped.append(name)
+                self.restore(self.best[name].pop("checkpoint", None))
+        if len(self.stopped) == len(self.modalities):
+            self.trainer.control.should_training_stop = True
+
+    def unimodal_losses(self, outputs, labels):
+        """CE(f_m) of a batch, (M,)."""
+        return torch.stack([self.classification_loss(logits, labels) for logits in outputs.modality_logits])
+
+    def save(self):
+        """A copy of the model and of the optimizer's moments."""
+        return on_cpu({"model": self.model.state_dict(), "optimizer": self.trainer.optimizer.state_dict()["state"]})
+
+    def restore(self, checkpoint):
+        """Bring a copy back; learning rates stay as they are."""
+        if checkpoint is None:  # every loss was infinite or no number
+            return
+        self.model.load_state_dict(checkpoint["model"])
+        optimizer = self.trainer.optimizer
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": on_cpu(checkpoint["optimizer"])})
+
+    def on_gradients(self):
+        # Without a gradient no weight decay and no momentum moves a parameter either.
+        for name in self.stopped:
+            for parameter in self.branch_parameters(name):
+                parameter.grad = None
+
+    def logs(self):
+        return {f"stopped_{name}": int(name in self.stopped) for name in self.modalities}
+
+    def state_dict(self):
+        return {"last": self.last, "best": self.best, "stopped": self.stopped}
+
+    def load_state_dict(self, state):
+        self.last, self.stopped, self.best = state["last"], state["stopped"], on_cpu(state["best"])
+
+
+def on_cpu(value):
+    """A copy of nested dicts whose tensors lie on the CPU."""
+    if isinstance(value, dict):
+        return {key: on_cpu(item) for key, item in value.items()}
+    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
