@@ -2,6 +2,9 @@
 
 Annotation: `nvgesture_{train,test}_correct_cvpr2016_v2.lst` in `data_dir` or its `annotations/`; the paths in them
 start at their folder. A sample is the cut of each stream that holds the gesture. Optical flow is computed from `rgb`.
+
+Frames are numbered from 0, and the last one is read where the clip has it: programs that come with the data set stop
+before it, so it may lie one behind the end. Of a gesture of 80 frames, the 10 that are stored are the same either way.
 """
 
 import re

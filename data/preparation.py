@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import warnings
 from functools import partial
 
 import datasets
@@ -17,6 +18,8 @@ BATCH_BYTES = 2**25  # of samples that are written at a time, so that memory doe
 SHOWN = 20  # broken samples, in a warning
 
 logger = logging.getLogger(__name__)
+# Of the bytes that `datasets` hands out; nobody else has them, and a copy would cost as much as reading.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 
 def prepare_dataset(
@@ -243,7 +246,7 @@ class _Decoder:
 
     @staticmethod
     def _decode(content, dtype, shape):
-        return torch.from_numpy(np.frombuffer(content, dtype=dtype).reshape(shape).copy())
+        return torch.from_numpy(np.frombuffer(content, dtype=dtype).reshape(shape))
 
 
 class LfmDataCollator:

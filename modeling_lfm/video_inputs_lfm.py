@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .inputs_lfm import Picture, check_augment, check_positive, check_size, check_whole, crop_and_flip
+from .inputs_lfm import Picture, check_augment, check_positive, check_size, check_whole, crop_and_flip, stack_rows
 from .media_lfm import image_pixels
 from .video_lfm import evenly_spaced, optical_flow, read_frames
 
@@ -157,8 +157,8 @@ class Flow(_Sampled):
         return np.rint(flow.clip(-self.bound, self.bound) * (127 / self.bound)).astype(np.int8)
 
     def stack(self, rows):
-        values = torch.stack([self.choose(row) for row in rows])
-        return self._scale(values) if values.dtype == torch.int8 else values
+        rows = [self.choose(row) for row in rows]
+        return stack_rows(rows, lambda values: values.div_(127 * self.std) if rows[0].dtype == torch.int8 else values)
 
     def _scale(self, values):
         return values.float().div_(127 * self.std)

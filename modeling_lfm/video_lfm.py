@@ -34,8 +34,8 @@ def read_frames(value, choose):
 
     Args:
         value: an array `(frames, H, W)` or `(frames, H, W, 3)` of uint8, a path, bytes, or `{"bytes", "path"}`; a cut
-            is a mapping that also holds `first_frame` and `last_frame`, from 0, both inclusive (what lies behind the
-            end of the video is not missed).
+            is a mapping that also holds `first_frame` and `last_frame`, from 0, both inclusive. A cut that reaches
+            behind the end of the video ends with its last frame; one that starts there is an error.
         choose: a function from the number of frames to a list of those that are wanted, from 0, in any order.
 
     Returns:

@@ -230,13 +230,15 @@ CLIPS = {"video": "clip", "flow": "clip", "sound": "clip"}
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Cuts of two videos with sound: frames 8 to 15 of 20, of six samples."""
+    """Cuts of two videos with sound: frames 8 to 15 of 20, of six samples, on disk, where a cache has its place."""
     folder = tmp_path_factory.mktemp("clips")
     paths = [write_video(folder / name, frames=20, sound=300) for name in ("a.mp4", "b.avi")]
     rows = [{"bytes": None, "path": str(paths[i % 2]), "first_frame": 8, "last_frame": 15} for i in range(6)]
     feature = {**MEDIA, "first_frame": datasets.Value("int32"), "last_frame": datasets.Value("int32")}
     features = datasets.Features({"clip": feature, "label": datasets.ClassLabel(names=["a", "b"])})
-    return datasets.Dataset.from_dict({"clip": rows, "label": [i % 2 for i in range(6)]}, features=features)
+    raw = datasets.Dataset.from_dict({"clip": rows, "label": [i % 2 for i in range(6)]}, features=features)
+    raw.save_to_disk(folder / "raw")
+    return datasets.load_from_disk(folder / "raw")
 
 
 def test_clips_equal_the_processor(clips):
@@ -255,7 +257,7 @@ def test_clips_equal_the_processor(clips):
     other = LfmProcessor(
         {"video": {**VIDEO, "num_frames": 3, "mean": 0.5, "augment": True}, "flow": {**FLOW, "std": 1}, "sound": AUDIO}
     )
-    assert prepare_dataset(clips, other, CLIPS).cache_files == prepared.cache_files
+    assert prepare_dataset(clips, other, CLIPS).cache_files == prepared.cache_files != []
     assert LfmDataCollator(other)([prepared[0]])["video_values"].shape == (1, 3, 3, 48, 64)
     fewer = LfmProcessor({"video": {**VIDEO, "stored_frames": 3}, "flow": FLOW, "sound": AUDIO})
     assert prepare_dataset(clips, fewer, CLIPS).cache_files != prepared.cache_files
@@ -290,7 +292,10 @@ def test_broken_samples_can_be_left_out(clips, tmp_path, caplog, num_proc):
     rows = clips["clip"][:]
     rows[1] = {**rows[1], "path": str(tmp_path / "bad.mp4")}
     rows[4] = {**rows[4], "path": str(tmp_path / "gone.avi")}
-    raw = datasets.Dataset.from_dict({"clip": rows, "label": [0, 0, 1, 1, 0, 1]}, features=clips.features)
+    datasets.Dataset.from_dict({"clip": rows, "label": [0, 0, 1, 1, 0, 1]}, features=clips.features).save_to_disk(
+        tmp_path / "raw"
+    )
+    raw = datasets.load_from_disk(tmp_path / "raw")
     processor = LfmProcessor({"video": VIDEO, "sound": AUDIO})
     columns = {"video": "clip", "sound": "clip"}
     with pytest.raises(ValueError, match=r"sample 1, column 'clip': .*bad\.mp4 cannot be opened"):
