@@ -18,7 +18,9 @@ BENCHMARKS = {
 _EXPORTS = {
     "AugmentedDataset": "augmentation",
     "LfmDataCollator": "preparation",
+    "is_prepared": "prepared",
     "label_names": "labels",
+    "load_prepared": "prepared",
     "prepare_dataset": "preparation",
     "read_prepared": "preparation",
 }
@@ -26,9 +28,11 @@ __all__ = [
     "AugmentedDataset",
     "LfmDataCollator",
     "check_benchmark",
+    "is_prepared",
     "label_names",
     "list_benchmarks",
     "load_benchmark",
+    "load_prepared",
     "prepare_dataset",
     "read_prepared",
 ]

@@ -1,0 +1,143 @@
+"""Fetching what a benchmark's publisher serves file by file: annotation files, and the clips of CREMA-D."""
+
+import http.client
+import shutil
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from .listed import MAX_POINTER, POINTER, check_path, read_csv
+from .sources import SOURCES
+
+# Large files of a GitHub repository, which its plain addresses serve as git-lfs pointers only.
+CREMA_D = "https://media.githubusercontent.com/media/CheyneyComputerScience/CREMA-D/master"
+TRIES = 4  # of each file
+WAIT = 1.0  # seconds after the first try that failed; twice as long after each further one
+TIMEOUT = 60  # seconds without a byte
+PARALLEL = 8  # files at a time
+
+
+def download(name, data_dir, media_url=CREMA_D, annotation_urls=None, on_plan=None, on_file=None):
+    """Fetch what is not in `data_dir` yet.
+
+    A file appears under its name when it is complete, so a download that was stopped goes on where it was.
+
+    Args:
+        name (`str`): a benchmark. Of all but `crema_d` only the annotation files can be fetched.
+        data_dir (`str`): is made if it is not there.
+        media_url (`str`): serves `AudioWAV/{clip}.wav` and `VideoFlash/{clip}.flv` of CREMA-D.
+        annotation_urls (`dict[str, str]`, *optional*): from an annotation file to its address; the publisher's if not
+            given.
+        on_plan: called with the number of media files to be fetched. on_file: called after each.
+
+    Returns:
+        `list[str]`: files that the server does not have.
+
+    Raises:
+        ValueError: nothing can be fetched of this benchmark. OSError: the network or the disk fails; what is complete
+        is kept.
+    """
+    from . import _benchmark
+
+    urls = SOURCES[name].urls if annotation_urls is None else annotation_urls
+    if not urls:
+        raise ValueError(f"{name} cannot be fetched by this program; --how tells where it is obtained.")
+    folder = Path(data_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, url in urls.items():
+        if not any(_is_there(folder / place / file) for place in _benchmark(name).folders):
+            fetch(url, folder / file)
+    if name != "crema_d":
+        return []
+    wanted = [path for path in crema_d_files(folder) if not _is_there(folder / path)]
+    if on_plan is not None:
+        on_plan(len(wanted))
+    return _fetch_all({path: f"{media_url}/{path}" for path in wanted}, folder, on_file)
+
+
+def crema_d_files(folder):
+    """Relative paths (`list[str]`) of the media that the annotation files of CREMA-D in a folder (`Path`) list."""
+    paths = []
+    for split in ("train", "test"):
+        places = (folder / f"{split}.csv", folder / "annotations" / f"{split}.csv")
+        file = next((place for place in places if place.is_file()), places[0])
+        for number, (clip, _) in read_csv(file, 2):
+            clip = check_path(clip, file, number)
+            paths += [f"AudioWAV/{clip}.wav", f"VideoFlash/{clip}.flv"]
+    return paths
+
+
+def _is_there(path):
+    """Whether a file is there that is neither empty nor a git-lfs pointer (`bool`)."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    return path.stat().st_size > MAX_POINTER or not path.read_bytes().startswith(POINTER)
+
+
+def _fetch_all(urls, folder, on_file):
+    absent = []
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        futures = {pool.submit(fetch, url, folder / path): path for path, url in urls.items()}
+        pending = set(futures)
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    try:
+                        future.result()
+                    except FileNotFoundError:
+                        absent.append(futures[future])
+                    if on_file is not None:
+                        on_file()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return sorted(absent)
+
+
+def fetch(url, path):
+    """Fetch `url` (`str`) to `path` (`Path`), whole or not at all.
+
+    Raises:
+        FileNotFoundError: the server has no such file. OSError: it fails again and again, or sends a git-lfs pointer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(WAIT * 2 ** (attempt - 1))
+        try:
+            _fetch_once(url, part)
+            part.replace(path)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code in (404, 410):
+                raise FileNotFoundError(f"{url} is not there (HTTP {error.code}).") from None
+            if error.code < 500 and error.code not in (408, 429):
+                raise OSError(f"{url} cannot be fetched (HTTP {error.code} {error.reason}).") from None
+            problem = f"HTTP {error.code} {error.reason}"
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, _CutError) as error:
+            problem = str(getattr(error, "reason", error))
+        finally:
+            part.unlink(missing_ok=True)
+    raise OSError(f"{url} cannot be fetched ({problem}); check the network and run the same command again to go on.")
+
+
+class _CutError(Exception):
+    """The server sent less than it announced."""
+
+
+def _fetch_once(url, part):
+    request = urllib.request.Request(url, headers={"User-Agent": "modeling-lfm"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, part.open("wb") as file:
+        shutil.copyfileobj(answer, file)
+        announced, size = answer.headers.get("Content-Length"), file.tell()
+    if announced is not None and int(announced) != size:
+        raise _CutError(f"{size:,} of {announced} bytes arrived")
+    if size == 0:
+        raise _CutError("the file is empty")
+    with part.open("rb") as file:
+        if size <= MAX_POINTER and file.read(len(POINTER)) == POINTER:
+            raise OSError(f"{url} serves a git-lfs pointer, not the file; fetch it as --how tells.")
