@@ -41,14 +41,21 @@ class ModelArguments:
 class DataArguments:
     """What it is trained on."""
 
-    benchmark: str = field(metadata={"help": "Name of the data set: demo, av_mnist, mvsa_single."})
+    benchmark: str = field(
+        metadata={
+            "help": "Name of the data set: demo, av_mnist, mvsa_single, crema_d, kinetics_sounds, vggsound, sarcasm, "
+            "twitter2015, nvgesture."
+        },
+    )
     processor: dict = field(
         metadata={
             "help": "Mapping from a modality to how its raw input becomes a tensor, such as image: {type: image, "
             "size: [224, 224]}. See LfmProcessor."
         },
     )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's files."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the data set's files, or one that prepare_data.py wrote."}
+    )
     benchmark_options: dict = field(
         default_factory=dict, metadata={"help": "Options of the benchmark, such as audio_snr_db: 5."}
     )

@@ -36,7 +36,9 @@ class EvalArguments:
 
     checkpoint: str = field(metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."})
     benchmark: str | None = field(default=None, metadata={"help": "Name of the data set; that of the training."})
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's files."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the data set's files, or one that prepare_data.py wrote."}
+    )
     split: str = field(default="test", metadata={"help": "train, validation or test."})
     benchmark_options: dict = field(
         default_factory=dict,
@@ -68,7 +70,7 @@ def complete(args):
 
 def check_labels(config, dataset, what):
     """Raise a `ValueError` when the classes of a data set are not those of the model."""
-    names = dataset.features["label"].names
+    names = runs.read_class_names(dataset)
     known = [config.id2label[i] for i in range(config.num_labels)]
     if names != known:
         raise ValueError(f"the classes of {what} are {names}, but the model knows {known}.")
@@ -88,7 +90,7 @@ def evaluate(args):
     model, processor = runs.load_run(args.checkpoint)
     args = complete(args)
 
-    from modeling_lfm.data import LfmDataCollator, load_benchmark, prepare_dataset
+    from modeling_lfm.data import LfmDataCollator
     from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,11 +101,9 @@ def evaluate(args):
             use_cpu=args.use_cpu,
         )
         with training_args.main_process_first(desc="preparing the data"):
-            raw = load_benchmark(args.benchmark, data_dir=args.data_dir, split=args.split, **args.benchmark_options)
+            raw = runs.load_data(args, processor, args.split)
             check_labels(model.config, raw, f"{args.benchmark} ({args.split})")
-            columns = runs.pick_columns(processor.modalities, args.columns)
-            raw = runs.draw_samples(raw, args.max_samples)
-            dataset = prepare_dataset(raw, processor, columns=columns, num_proc=args.num_proc, broken="skip")
+            dataset = runs.prepare(raw, args, processor, args.max_samples)
         collator = LfmDataCollator(processor)
         trainer = LfmTrainer(model=model, args=training_args, data_collator=collator, processing_class=processor)
         metrics = trainer.evaluate(dataset)

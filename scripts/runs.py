@@ -74,6 +74,44 @@ def pick_columns(modalities, columns):
     return {name: columns.get(name, name) for name in modalities}
 
 
+def load_data(args, processor, split=None):
+    """The data set of a run, to be given to [`prepare`]: raw, or what `prepare_data.py` wrote.
+
+    Args:
+        args: with `benchmark`, `data_dir`, `benchmark_options` and `columns`, such as `DataArguments`.
+        processor ([`LfmProcessor`]): of the model.
+        split (`str`, *optional*): only this one.
+
+    Returns:
+        `datasets.DatasetDict`, or the `datasets.Dataset` of `split`.
+
+    Raises:
+        ValueError, FileNotFoundError: wrong files or options; a folder that was prepared otherwise.
+    """
+    from modeling_lfm.data import is_prepared, load_benchmark, load_prepared
+
+    if is_prepared(args.data_dir):
+        columns = pick_columns(processor.modalities, args.columns)
+        return load_prepared(args.data_dir, processor, columns, args.benchmark, args.benchmark_options, split)
+    return load_benchmark(args.benchmark, args.data_dir, split, **args.benchmark_options)
+
+
+def prepare(dataset, args, processor, limit=None):
+    """A split of [`load_data`] as the model's tensors, `limit` (`int`, *optional*) samples of it at most."""
+    from modeling_lfm.data import is_prepared, prepare_dataset
+
+    dataset = draw_samples(dataset, limit)
+    if is_prepared(args.data_dir):
+        return dataset
+    columns = pick_columns(processor.modalities, args.columns)
+    return prepare_dataset(dataset, processor, columns=columns, num_proc=args.num_proc, broken="skip")
+
+
+def read_class_names(dataset):
+    """Names of the classes (`list[str]`) of a raw or a prepared split."""
+    return dataset.features["labels" if "labels" in dataset.features else "label"].names
+
+
 def draw_samples(dataset, limit):
     """At most `limit` samples of a data set, always the same ones and in its order; all where `limit` is None."""
     if limit is None or limit >= len(dataset):

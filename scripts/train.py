@@ -27,6 +27,7 @@ examples:
   python scripts/train.py demo --method.alpha heuristic                   LFM, with the paper's schedule
   python scripts/train.py demo --benchmark_options.audio_snr_db 5 --modalities.audio.name resnet34
   python scripts/train.py demo --resume_from_checkpoint true              go on where a run was stopped
+  python scripts/train.py crema_d --data_dir prepared/crema_d             what prepare_data.py wrote, nothing to decode
 
 model:
 {model}
@@ -156,7 +157,7 @@ def set_up(model_args, data_args, training_args):
     from transformers import set_seed
 
     from modeling_lfm import LfmForMultimodalClassification
-    from modeling_lfm.data import AugmentedDataset, LfmDataCollator, load_benchmark
+    from modeling_lfm.data import AugmentedDataset, LfmDataCollator
     from modeling_lfm.trainer import LfmTrainer
 
     config = make_config(model_args, training_args)
@@ -165,10 +166,10 @@ def set_up(model_args, data_args, training_args):
     columns = {name: column for name, column in data_args.columns.items() if name not in unused}
     data_args = replace(data_args, columns=columns)
     with training_args.main_process_first(desc="preparing the data"):
-        raw = load_benchmark(data_args.benchmark, data_dir=data_args.data_dir, **data_args.benchmark_options)
+        raw = runs.load_data(data_args, processor)
         check_splits(raw, data_args.benchmark, training_args)
         splits = prepare_splits(raw, processor, data_args, training_args.do_predict)
-    names = raw["train"].features["label"].names
+    names = runs.read_class_names(raw["train"])
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     set_seed(training_args.seed)
     train_dataset = splits["train"]
@@ -196,18 +197,11 @@ def check_splits(raw, benchmark, training_args):
 
 def prepare_splits(raw, processor, data_args, with_test):
     """The splits (`dict`) as the model's tensors, each cut to the limit of `data_args`."""
-    from modeling_lfm.data import prepare_dataset
-
-    columns = runs.pick_columns(processor.modalities, data_args.columns)
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
     if with_test:
         limits["test"] = data_args.max_test_samples
     return {
-        split: prepare_dataset(
-            runs.draw_samples(raw[split], limit), processor, columns=columns, num_proc=data_args.num_proc, broken="skip"
-        )
-        for split, limit in limits.items()
-        if split in raw
+        split: runs.prepare(raw[split], data_args, processor, limit) for split, limit in limits.items() if split in raw
     }
 
 

@@ -238,7 +238,9 @@ def test_bad_input_of_predict(trained, sample, capsys, monkeypatch, pairs, messa
     assert message in fails(predict_program.main, ["--checkpoint", trained, "--input", *pairs], capsys)
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "predict", "quickstart", "reproduce"])
+@pytest.mark.parametrize(
+    "name", ["train", "eval", "predict", "prepare_data", "benchmark_prepare", "quickstart", "reproduce"]
+)
 def test_help_is_fast_and_tells_how(name):
     result = program(name, "--help")
     assert result.returncode == 0

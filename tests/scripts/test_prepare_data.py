@@ -1,0 +1,357 @@
+"""prepare_data.py: what it writes, kills, broken media, refusals, the Hub, and training from the shards."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import datasets
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from modeling_lfm import LfmProcessor
+from modeling_lfm.data import LfmDataCollator, load_benchmark, load_prepared
+from modeling_lfm.data.sources import SOURCES
+from modeling_lfm.scripts import eval as eval_program
+from modeling_lfm.scripts import prepare_data
+from modeling_lfm.scripts import train as train_program
+from modeling_lfm.scripts.console import run
+
+from ..data.layouts import make_crema_d
+from ..data.media import tone, wav_bytes, write_video
+from .conftest import ROOT, TOWER
+from .servers import serving_hub
+
+CONFIG = {
+    "benchmark": "crema_d",
+    "modalities": {"audio": TOWER, "video": {**TOWER, "in_chans": 3}},
+    "hidden_size": 8,
+    "processor": {
+        "audio": {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5},
+        "video": {"type": "video", "size": [24, 32], "stored_frames": 4, "num_frames": 2, "augment": True},
+    },
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 16,
+    "eval_strategy": "epoch",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """CREMA-D's layout with real media: 36 clips of train, 12 of test."""
+    folder, known = tmp_path_factory.mktemp("files"), {}
+
+    def content(kind, cls):
+        if kind == "wav":
+            noise = np.random.default_rng(cls).normal(0, 0.01, 4800)
+            return wav_bytes(tone(200 + 100 * cls, 0.6) + noise)
+        if cls not in known:
+            known[cls] = write_video(folder / f"{cls}.flv", frames=10 + cls).read_bytes()
+        return known[cls]
+
+    return make_crema_d(folder / "crema_d", counts=(6, 2), content=content)
+
+
+@pytest.fixture
+def words(config, files):
+    """The command line but for the output."""
+    own = ["--benchmark", "crema_d", "--config", config, "--data_dir", files, "--samples_per_shard", 3]
+    return [str(word) for word in own]
+
+
+@pytest.fixture(scope="module")
+def prepared(config, files, tmp_path_factory):
+    """A folder that was prepared without interruption."""
+    folder = tmp_path_factory.mktemp("prepared") / "crema_d"
+    own = ["--benchmark", "crema_d", "--config", config, "--data_dir", files, "--samples_per_shard", 3]
+    prepare_data.main([*map(str, own), "--output", str(folder), "--num_proc", "1"])
+    return folder
+
+
+def prepare(words, output, *more):
+    prepare_data.main([*words, "--output", str(output), "--num_proc", "1", *map(str, more)])
+
+
+def fails(capsys, words, *more):
+    """The one line on stderr with which the program ends."""
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: prepare_data.main([*words, *map(str, more)]))
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+READER = """
+import sys, datasets, numpy as np
+data = datasets.load_dataset(sys.argv[1], cache_dir=sys.argv[2])
+assert not any(name.startswith("modeling_lfm") for name in sys.modules)
+row = data["train"][0]
+print({name: len(part) for name, part in data.items()}, data["test"].features["labels"].names)
+print(np.frombuffer(row["video_values"], "uint8").reshape(4, 3, 24, 32).shape)
+"""
+
+
+def test_datasets_reads_it_without_our_code(prepared, files, tmp_path):
+    command = [sys.executable, "-c", READER, str(prepared), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    names = ["neutral", "happy", "sad", "fear", "disgust", "anger"]
+    assert result.stdout.splitlines() == [
+        f"{ {'train': 32, 'validation': 4, 'test': 12} } {names}",
+        "(4, 3, 24, 32)",
+    ]
+    card = (prepared / "README.md").read_text()
+    for part in ("license: odbl", "| train | 36 | 36 | 6,698 |", "float32, 1 x 65 x 31", "Open Database License"):
+        assert part in card
+    assert str(files) not in "".join(path.read_text() for path in prepared.glob("*.*")), "paths of this machine"
+    assert json.loads((prepared / "report.json").read_text())["counts"]["test"]["published"] == 744
+
+
+def test_samples_are_those_of_the_processor(prepared, files, tmp_path):
+    processor = LfmProcessor.from_pretrained(prepared / "processor")
+    read = load_prepared(prepared, processor, cache_dir=str(tmp_path))
+    raw = load_benchmark("crema_d", files)
+    for split, part in raw.items():
+        assert read[split].features["labels"].names == part.features["label"].names
+        for one, sample in zip(read[split], part, strict=True):
+            assert one["labels"] == sample["label"]
+            for name in ("audio", "video"):
+                assert torch.equal(one[f"{name}_values"], torch.as_tensor(processor.encode(name, sample[name])))
+    collator = LfmDataCollator(processor)
+    (batch,) = torch.utils.data.DataLoader(read["test"], batch_size=12, collate_fn=collator, num_workers=1)
+    expected = collator([read["test"][i] for i in range(12)])
+    assert all(torch.equal(batch[key], expected[key]) for key in expected), "from a process, through shared memory"
+    assert batch["video_values"].is_shared()
+
+
+def start(words, output):
+    command = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), *words, "--output", str(output)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, "--num_proc", "2"], cwd=ROOT, **pipes)
+
+
+def wait_for(condition, seconds=120):
+    stop = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < stop, "waited too long"
+        time.sleep(0.001)
+
+
+def test_killed_and_resumed_gives_the_same_bytes(words, prepared, tmp_path):
+    """Once all is killed, once one of the processes; what is finished then is not done again."""
+    programs = {name: start(words, tmp_path / name) for name in ("whole", "worker")}
+    for name, program in programs.items():
+        output = tmp_path / name
+        wait_for(lambda output=output: len(list(output.glob("data/*.parquet"))) >= 2)
+        children = [child for child in psutil.Process(program.pid).children() if "spawn_main" in str(child.cmdline())]
+        assert len(children) == 2
+        (program if name == "whole" else children[0]).send_signal(signal.SIGKILL)
+        _, errors = program.communicate(timeout=60)
+        if name == "worker":
+            assert program.returncode == 2
+            assert "error: a process ended while it prepared a shard" in errors
+        psutil.wait_procs(children, timeout=30)
+        assert not any(child.is_running() for child in children), "no process outlives the program"
+        finished = {path: path.stat().st_mtime_ns for path in output.glob("data/*.parquet")}
+        assert 2 <= len(finished) < len(list(prepared.glob("data/*.parquet")))
+        assert not (output / "README.md").exists()
+        prepare(words, output)
+        assert contents(output) == contents(prepared)
+        assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+
+def test_damaged_and_strange_shards_are_written_again(words, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "copy")
+    first, second, third = sorted((tmp_path / "copy" / "data").iterdir())[:3]
+    first.write_bytes(first.read_bytes()[:-10])
+    datasets.Dataset.from_dict({"a": [1]}).to_parquet(second)
+    (third.parent / f".{third.name}.77.part").write_bytes(b"half")
+    prepare(words, tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(prepared)
+
+
+def test_broken_clips_are_named_and_left_out(words, files, tmp_path, capsys):
+    mine = tmp_path / "files"
+    shutil.copytree(files, mine)
+    test = [line.split(",")[0] for line in (mine / "test.csv").read_text().split()]
+    for clip in test[:3]:  # a whole shard
+        (mine / "VideoFlash" / f"{clip}.flv").write_bytes(b"no video")
+    (mine / "VideoFlash" / f"{test[3]}.flv").unlink()
+    words[words.index(str(files))] = str(mine)
+    prepare(words, tmp_path / "out")
+    printed = capsys.readouterr().out
+    for clip in test[:3]:
+        assert f"test: AudioWAV/{clip}.wav: column 'video': VideoFlash/{clip}.flv cannot be opened" in printed
+    assert f"test: {test[3]}: no file VideoFlash/{test[3]}.flv" in printed
+    assert "test                 8        12        744" in printed
+    assert "3 of them cannot be read; report.json names all." in printed
+    assert len(json.loads((tmp_path / "out" / "report.json").read_text())["missing"]) == 4
+    loaded = datasets.load_dataset(str(tmp_path / "out"), split="test", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == 8
+    strict = ["--output", tmp_path / "out", "--strict", "--num_proc", 1]
+    assert "Missing samples, left out: 1" in fails(capsys, words, *strict)
+    for clip in test:
+        (mine / "VideoFlash" / f"{clip}.flv").write_bytes(b"no video")
+    nothing = fails(capsys, words, "--output", tmp_path / "nothing", "--num_proc", 1)
+    assert "no sample of the split 'test' can be read" in nothing
+
+
+def test_two_preparations_are_not_mixed(words, prepared, files, config, tmp_path, capsys):
+    before = contents(prepared)
+    longer = fails(capsys, words, "--output", prepared, "--processor.audio.duration", 1)
+    assert "was begun with processor.audio.duration = 0.5, and now it is 1" in longer
+    assert "choose another --output" in longer
+    assert "samples_per_shard = 3" in fails(capsys, words, "--output", prepared, "--samples_per_shard", 4)
+    shutil.copytree(files, tmp_path / "files")
+    (tmp_path / "files" / "AudioWAV" / "1001_IEO_NEU_XX.wav").write_bytes(wav_bytes(tone(300, 1)))
+    words[words.index(str(files))] = str(tmp_path / "files")
+    assert "other files: those in data_dir have changed" in fails(capsys, words, "--output", prepared)
+    assert contents(prepared) == before
+
+
+def test_bad_input_is_told_before_anything_is_computed(words, config, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    wrong_config = tmp_path / "wrong.yaml"
+    wrong_config.write_text("benchmark: sarcasm")
+    for more, message in [
+        (["--benchmark", "imagenet"], "unknown benchmark 'imagenet'; choose one of av_mnist, crema_d"),
+        (["--data_dir", tmp_path / "nowhere"], f"no folder at {tmp_path / 'nowhere'}"),
+        (["--data_dir", tmp_path / "full"], "no train.csv in"),
+        (["--output", tmp_path / "full"], "holds something else, such as thesis.txt"),
+        (["--output", config], "is a file; choose another --output"),
+        (["--config", wrong_config], "is a configuration of 'sarcasm', not of 'crema_d'"),
+        (["--learning_rate", 1], "unknown setting 'learning_rate'"),
+        (["--num_proc", 0], "num_proc=0 must be at least 1"),
+        (["--columns.audio", "sound"], "crema_d has no column 'sound' for the modality 'audio'; it has audio, video"),
+        (["--benchmark_options.vallidation", 0.2], "has no options ['vallidation']"),
+        (["--processor.video.size", 99999], "GB are free; make room"),
+        (["--strict"], "Fetch what is missing"),
+        (["--public"], "give that too"),
+    ]:
+        assert message in fails(capsys, [*words, "--output", str(tmp_path / "new")], *more), more
+    assert not list(tmp_path.glob("new/data/*"))
+    assert "--output is missing" in fails(capsys, words)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become a user without rights")
+def test_no_permission_to_write(tmp_path):
+    """In a process of another user: root may write everywhere."""
+    code = """
+import os, pathlib
+import modeling_lfm.data.prepared  # what is not readable for others is read before
+from modeling_lfm.scripts.prepare_data import check_output
+os.setuid(65534)
+check_output(pathlib.Path("/usr/prepared/crema_d"))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "PermissionError: no permission to write in /usr; choose another --output." in result.stderr
+
+
+def test_a_disk_that_fills_up_loses_nothing(words, prepared, tmp_path, capsys):
+    shutil.copytree(prepared, tmp_path / "out")
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "out" / "data").iterdir())
+    for path in sorted((tmp_path / "out" / "data").iterdir())[3:]:
+        path.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[0] // 2, limits[1]))  # the nearest to a full disk
+    try:
+        message = fails(capsys, words, "--output", tmp_path / "out", "--num_proc", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot be written (File too large); make room and run the same command again" in message
+    assert len(list((tmp_path / "out" / "data").iterdir())) == 3, "the finished ones, and no half one"
+    prepare(words, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(prepared)
+
+
+def test_one_at_a_time(words, prepared, capsys):
+    with prepare_data.locked(prepared):
+        assert "another preparation is writing to" in fails(capsys, words, "--output", prepared)
+
+
+def test_how_tells_of_one_or_all(capsys):
+    prepare_data.main(["--how"])
+    printed = capsys.readouterr().out
+    assert all(f"{name}: {source.title}" in printed for name, source in SOURCES.items())
+    prepare_data.main(["--how", "--benchmark", "crema_d"])
+    printed = capsys.readouterr().out
+    for part in ("git lfs clone", "Open Database License", "VideoFlash/{clip}.flv", "train 6,698, test 744"):
+        assert part in printed
+    assert "VGGSound" not in printed
+
+
+def test_it_is_sent_to_the_hub(words, prepared, monkeypatch, capsys):
+    push = ["--output", str(prepared), "--push_to_hub", "me/data"]
+    with serving_hub(monkeypatch) as hub:
+        hub.refusing = True
+        assert "me/data on the Hub: " in fails(capsys, words, *push)
+        hub.refusing = False
+        hub.files["data/train-00000-of-00099.parquet"] = b"of an earlier preparation"
+        prepare(words, *push[1:])
+        assert hub.private
+        assert f"sent to {hub.url}/datasets/me/data" in capsys.readouterr().out
+        assert hub.files == contents(prepared)
+        hub.private = False
+        assert "me/data is public on the Hub; give --public" in fails(capsys, words, *push)
+
+
+def train(config, data_dir, output, *more):
+    words = [str(config), "--data_dir", str(data_dir), "--output_dir", str(output), "--do_predict"]
+    train_program.main([*words, *map(str, more)])
+    return json.loads((output / "all_results.json").read_text())
+
+
+def test_training_from_the_shards_equals_training_from_the_files(config, files, prepared, tmp_path):
+    results = [train(config, folder, tmp_path / name) for folder, name in ((files, "raw"), (prepared, "shards"))]
+    for key in ("train_loss", "eval_accuracy", "test_loss", "test_video_map"):
+        assert results[0][key] == results[1][key]
+    raw, shards = (load_file(tmp_path / name / "model.safetensors") for name in ("raw", "shards"))
+    assert all(torch.equal(raw[key], shards[key]) for key in raw)
+    out = tmp_path / "metrics.json"
+    words = ["--checkpoint", tmp_path / "shards", "--data_dir", prepared, "--output", out, "--use_cpu"]
+    eval_program.main([str(word) for word in words])
+    assert json.loads(out.read_text())["loss"] == pytest.approx(results[1]["test_loss"], abs=1e-5)
+
+
+def test_training_refuses_shards_of_other_settings(config, prepared, tmp_path, capsys):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(prepared, unfinished)
+    (unfinished / "data" / "train-00000-of-00011.parquet").unlink()
+    second = json.dumps(CONFIG["processor"]["video"])
+    for more, message in [
+        (["--processor.audio.duration", 1], "was prepared with processor.audio.duration = 0.5, but here it is 1"),
+        (["--benchmark_options.validation", 0.2], "benchmark_options.validation = 0.1, but here it is 0.2"),
+        (["--columns.audio", "video"], 'columns.audio = "audio", but here it is "video"'),
+        (
+            ["--processor.depth", second, "--modalities.depth", json.dumps(TOWER)],
+            "holds no modality 'depth', only audio",
+        ),
+        (["--data_dir", unfinished], "is not finished: 1 of 17 shards are missing, such as data/train-00000-of-00011"),
+    ]:
+        with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+            train(config, prepared, tmp_path / "run", *more)
+    processor = LfmProcessor({"video": {**CONFIG["processor"]["video"], "num_frames": 4, "augment": False}})
+    part = load_prepared(prepared, processor, split="test", cache_dir=str(tmp_path))  # what only matters in reading
+    assert part.column_names == ["video_values", "labels"]
