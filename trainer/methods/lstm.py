@@ -12,10 +12,10 @@ class Lstm(Method):
 
     spec = MethodSpec(
         name="lstm",
-        title="ML-LSTM (interpretation)",
+        title="ML-LSTM",
         paper="A multi-modal fusion LSTM of Nie et al., 10.1007/s11042-020-08796-8",
         venue="MTA 2021",
-        formula="CE(W LSTM(z_1, ..., z_M) + b)",
+        formula="CE(W LSTM(z_1, ..., z_M) + b), our interpretation",
         fusions=("lstm",),
         multi_label=True,
         row="ML-LSTM",
