@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from .base import Method, MethodSpec, register
 
+STATE = ("main", "bypass", "difference", "held", "left", "means", "steps")
+
 
 @dataclass(frozen=True)
 class GreedySettings:
@@ -91,8 +93,7 @@ class Greedy(Method):
         self.batch_gates, self.batches = [], 0
         if self.held is not None:
             self.left -= 1
-            if self.left == 0:
-                self.held = None
+            self.held = self.held if self.left else None
         else:
             self.difference = self.measure()
             if self.trainer.epoch >= self.settings.first_epoch and abs(self.difference) > self.settings.epsilon:
@@ -125,12 +126,10 @@ class Greedy(Method):
         return {"speed_difference": self.difference, "held": -1 if self.held is None else self.held}
 
     def state_dict(self):
-        keys = ("main", "bypass", "difference", "held", "left", "means", "steps")
-        return {key: getattr(self, key) for key in keys}
+        return {key: getattr(self, key) for key in STATE}
 
     def load_state_dict(self, state):
-        for key, value in state.items():
-            setattr(self, key, value)
+        vars(self).update(state)
         device = self.args.device
         self.means = [{name: total.to(device) for name, total in block.items()} for block in self.means]
         self.hold()
@@ -145,9 +144,5 @@ def speed(parameters):
 
 def added(totals, values):
     """The sums of two lists of `dict` of tensors; an empty list counts as zeros."""
-    if not totals:
-        return values
-    return [
-        {name: total[name] + tensor for name, tensor in value.items()}
-        for total, value in zip(totals, values, strict=True)
-    ]
+    pairs = zip(totals or [{}] * len(values), values, strict=True)
+    return [{name: total.get(name, 0) + tensor for name, tensor in value.items()} for total, value in pairs]
