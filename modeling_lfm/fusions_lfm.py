@@ -6,6 +6,8 @@ from torch import nn
 from .confidence_lfm import DomfnFusion, QmfFusion
 from .evidential_lfm import EtmcFusion
 from .fusion_base_lfm import Fusion
+from .joint_fusions_lfm import FilmFusion, LstmFusion
+from .mmtm_lfm import MmtmExchange, MmtmFusion
 from .shared_head_lfm import MlaFusion, ReconBoostFusion
 
 
@@ -66,6 +68,9 @@ FUSIONS = {
     "concat": ConcatFusion,
     "sum": SumFusion,
     "weight": WeightFusion,
+    "film": FilmFusion,
+    "mmtm": MmtmFusion,
+    "lstm": LstmFusion,
     "etmc": EtmcFusion,
     "qmf": QmfFusion,
     "domfn": DomfnFusion,
@@ -75,4 +80,4 @@ FUSIONS = {
 
 # Modules by which towers exchange what they see before their last layer: `module(towers, tensors)` takes the ModuleDict
 # of towers and a dict from each modality to its tower's inputs, and returns the towers' vectors.
-EXCHANGES = {}
+EXCHANGES = {"mmtm": MmtmExchange}

@@ -28,7 +28,7 @@ brew install python, or from python.org."
 _is_installed() {
     (cd / && "$PYTHON" -c '
 import os, sys
-import modeling_lfm, pytest, ruff
+import modeling_lfm, pytest, ruff, xdist
 sys.exit(not os.path.samefile(os.path.dirname(modeling_lfm.__path__[0]), sys.argv[1]))
 ' "$ROOT") >/dev/null 2>&1
 }

@@ -32,7 +32,8 @@ def format_report(table, setting, records, inapplicable, failures):
     names = list(table.settings[setting]["modalities"])
     published = read_published(table.name, setting)
     best = find_best(rows)
-    head = [*COLUMNS.values(), " / ".join(names), "gap", "published", "p", "cost"]
+    column = f"published ({published['benchmark']})" if published else "published"
+    head = [*COLUMNS.values(), " / ".join(names), "gap", column, "p", "cost"]
     lines = [f"## {table.title}: {setting}", "", *_notes(table, setting, rows), ""]
     lines += ["| | " + " | ".join(head) + " |", "| --- " * (len(head) + 1) + "|"]
     remarks, most = [], max(map(len, rows.values()))
@@ -59,8 +60,14 @@ def format_report(table, setting, records, inapplicable, failures):
             continue
         lines.append(f"| {row}{mark} | " + " | ".join(cells) + " |")
     lines += ["", *(line for remark in remarks for line in (remark, ""))]
-    if published.get("source"):
-        lines += [f"Published: {published['source']}", ""]
+    if published:
+        lines += [f"Published: {' '.join(published['source'].split())}", ""]
+        if published["benchmark"] != setting:
+            lines += [
+                f"These figures are of another data set, {published['benchmark']}, with the towers and budgets "
+                "of the paper: the order of the methods can be compared, not the figures.",
+                "",
+            ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -144,15 +151,29 @@ def format_cost(found, reference):
 
 
 def read_published(table, setting):
-    """Published figures of a table on a data set: `dict` with `rows` and `source`, empty where there are none."""
-    found = arguments.read_config(str(arguments.CONFIGS / "published.yaml"))["tables"].get(table) or {}
-    rows = (found.get("benchmarks") or {}).get(setting) or {}
-    return {"rows": rows, "source": found.get("source")} if rows else {}
+    """Published figures of a table for a data set, or for that of the paper which is set beside it.
+
+    Returns:
+        `dict` with `rows`, `source` and `benchmark`, the data set of the figures; empty where there are none.
+    """
+    content = arguments.read_config(str(arguments.CONFIGS / "published.yaml"))
+    found = content["tables"].get(table)
+    if found is None:
+        return {}
+    other = content["beside"].get(setting)
+    for benchmark in (setting, other):
+        if benchmark in found["benchmarks"]:
+            return {"rows": found["benchmarks"][benchmark], "source": found["source"], "benchmark": benchmark}
+    return {}
 
 
 def format_published(figures):
-    """Published figures of one row (`dict` from a metric to percent, or None)."""
-    return "" if not figures else ", ".join(f"{key} {value:g}" for key, value in figures.items())
+    """Published figures of one row (`dict` from a metric to percent, or to mean and deviation; or None)."""
+    cells = []
+    for key, value in (figures or {}).items():
+        mean, *deviation = value if isinstance(value, list) else [value]
+        cells.append(f"{COLUMNS.get(key, key)} {mean:.1f}" + (f" ± {deviation[0]:.1f}" if deviation else ""))
+    return ", ".join(cells)
 
 
 def best_constant(records, rows):

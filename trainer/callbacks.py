@@ -48,6 +48,9 @@ class MethodCallback(TrainerCallback, ExportableState):
             self.trainer.method.on_epoch_begin(epoch)
             self.begun_epoch = epoch
 
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.method.on_train_end()
+
 
 _SHOWN_FIRST = ("loss", "loss_cls", "loss_mm", "alpha", "hypergradient_cosine")
 _HIDDEN = ("total_flos", "runtime", "per_second", "grad_norm", "learning_rate", "norm", "epoch")

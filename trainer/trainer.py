@@ -102,9 +102,11 @@ class LfmTrainer(Trainer):
         name, method = self.method.spec.name, type(self.method)
         if method.own_backward and self.args.fp16:
             raise ValueError(f"method {name} computes gradients itself, past the loss scaling of fp16: use bf16.")
-        shapes_gradients = method.own_backward or method.on_gradients is not Method.on_gradients
+        shapes_gradients = method.own_backward or any(
+            getattr(method, hook) is not getattr(Method, hook) for hook in ("on_gradients", "parameter_groups")
+        )
         if shapes_gradients and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError(f"method {name} needs whole gradients in each process: no FSDP or DeepSpeed.")
+            raise ValueError(f"method {name} needs the whole model in each process: no FSDP or DeepSpeed.")
 
     # -- training ----------------------------------------------------------------------------------------------
 

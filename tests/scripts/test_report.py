@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import t as students_t
 
@@ -49,18 +50,18 @@ def test_the_report_has_each_row_with_its_reasons(monkeypatch):
     }
     records = {("s", row, r["seed"]): r for row, found in runs.items() for r in found}
     records["other", "Later", 0] = a_run(0, 1.0)
-    published = {"source": "a paper", "rows": {"Third": {"accuracy": 61.4, "map": 70}}}
+    published = {"benchmark": "t", "source": "a paper", "rows": {"Third": {"accuracy": [61.42, 0.35], "map": 70}}}
     monkeypatch.setattr(report, "read_published", lambda table, setting: published)
     inapplicable = {("s", "Third"): "there are two.", ("s", "Best"): "of an earlier call"}
     failures = {("s", "Broken", "all seeds"): "no such method", ("s", "Half", "seed 0"): "out of memory"}
     text = report.format_report(table, "s", records, inapplicable, failures)
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert lines[0] == "| | accuracy | mAP | macro F1 | a / b | gap | published | p | cost |"
+    assert lines[0] == "| | accuracy | mAP | macro F1 | a / b | gap | published (t) | p | cost |"
     assert lines[2:] == [
         "| Alone | 50.0 ± 14.1 | 50.0 ± 14.1 | 50.0 ± 14.1 | 50.0 / - | - |  | 0.295 | 1.00 |",
         "| Concat | 70.0 ± 0.0 | 70.0 ± 0.0 | 70.0 ± 0.0 | 30.0 / 50.0 | 25.0 |  |  | 1.00 |",
         "| Best | **80.0** ± 14.1 | **80.0** ± 14.1 | **80.0** ± 14.1 | 50.0 / 75.0 | 25.0 |  | 0.500 | 2.00 |",
-        "| Third<sup>1</sup> | - | - | - | - | - | accuracy 61.4, map 70 | - | - |",
+        "| Third<sup>1</sup> | - | - | - | - | - | accuracy 61.4 ± 0.3, mAP 70.0 | - | - |",
         "| Broken<sup>2</sup> | - | - | - | - | - |  | - | - |",
         "| Half (1)<sup>3</sup> | **80.0** | **80.0** | **80.0** | 10.0 / 20.0 | 25.0 |  | - | 1.00 |",
     ]
@@ -69,6 +70,7 @@ def test_the_report_has_each_row_with_its_reasons(monkeypatch):
         "<sup>2</sup> Broken: all seeds failed: no such method",
         "<sup>3</sup> Half: seed 0 failed: out of memory",
         "Published: a paper",
+        "another data set, t,",
         "Small towers.",
         "seeds 0, 1",
         "best on validation data (by loss)",
@@ -80,13 +82,24 @@ def test_the_report_has_each_row_with_its_reasons(monkeypatch):
 
 def test_published_figures_have_sources_and_belong_to_rows():
     tables = read_config(CONFIGS / "published.yaml")["tables"]
+    assert set(tables) == {"paper_1", "paper_2", "paper_3", "paper_4", "paper_5", "figure_1"}
     for name, table in tables.items():
         rows = read_table(TABLES / f"{name}.yaml", "mvsa_single").rows
-        assert table["source"]
+        assert "Yang et al., NeurIPS 2024" in table["source"]
         for figures in table["benchmarks"].values():
             assert set(figures) <= set(rows)
-            assert all(0 <= value <= 100 for row in figures.values() for value in row.values())
+            cells = [np.atleast_1d(value) for row in figures.values() for value in row.values()]
+            assert all(0 <= value <= 100 for cell in cells for value in cell)
     assert report.read_published("no_such_table", "demo") == {}
+
+
+def test_published_figures_of_a_data_set_or_the_one_beside_it():
+    own, beside = (report.read_published("paper_1", name) for name in ("crema_d", "av_mnist"))
+    assert own == beside
+    assert own["benchmark"] == "crema_d"
+    assert own["rows"]["MLA"] == {"accuracy": 79.43, "map": 85.72}
+    assert report.format_published(own["rows"]["LFM-LB"]) == "accuracy 83.6 ± 0.1, mAP 90.1 ± 1.1"
+    assert report.read_published("paper_2", "av_mnist") == {}  # VGGSound only
 
 
 def test_the_best_constant_is_chosen_on_validation_data():

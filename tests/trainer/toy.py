@@ -55,6 +55,9 @@ SHORT_RUNS = {
     "greedy": {"first_epoch": 1},
     "reconboost": {"modality_epochs": 0.5, "joint_epochs": 0.5},
     "umt": {"teacher_epochs": 1},
+    "domfn": {"tau": 0.02, "pretraining_epochs": 0.5},
+    "etmc": {"annealing_epochs": 2.0},
+    "qmf": {"rank_weight": 20.0},
 }
 
 

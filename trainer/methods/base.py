@@ -149,6 +149,9 @@ class Method:
     def on_train_begin(self):
         """A run starts at its first step; in a run that is resumed `load_state_dict` is called instead."""
 
+    def on_train_end(self):
+        """The run has ended: whatever it set up in the model that only training may see is to be taken away."""
+
     def on_epoch_begin(self, epoch):
         """Epoch `epoch` (`int`, from 1) starts; not called again by a run that is resumed within that epoch."""
 

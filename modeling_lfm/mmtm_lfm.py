@@ -1,0 +1,126 @@
+"""MMTM: convolutional towers that reweight each other's channels, and the late fusion that goes with them."""
+
+import torch
+from timm.models import checkpoint_seq
+from timm.models.resnet import ResNet
+from torch import nn
+
+from .fusion_base_lfm import Fusion
+
+STAGES = ("layer2", "layer3", "layer4")
+
+
+class MmtmBlock(nn.Module):
+    """Gates g_m (B, c_m) for the feature maps of M towers, from a squeeze of all of them.
+
+    Z = ReLU(W [s_1; ...; s_M] + b) with s_m (B, c_m) the mean of map m over space; g_m = 2 sigmoid(W_m Z + b_m).
+
+    Source: Joze et al., "MMTM: Multimodal Transfer Module for CNN Fusion", CVPR 2020, equations 1 to 4. The released
+    code (`mmtm.py`) leaves the factor 2 out.
+
+    Args:
+        channels (`dict[str, int]`): c_m of each modality.
+        ratio (`int`): Z has 2 sum_m c_m / ratio numbers, rounded down.
+    """
+
+    def __init__(self, channels, ratio):
+        super().__init__()
+        total = sum(channels.values())
+        width = max(2 * total // ratio, 1)
+        self.squeeze = nn.Linear(total, width)
+        self.excite = nn.ModuleDict({name: nn.Linear(width, number) for name, number in channels.items()})
+        self.gate_means = {}
+        """What the last batch's gates were on average, (c_m,) a modality."""
+        self.held = {}
+        """Gates (c_m,) that take the place of those of a modality while training (`greedy`); part of no checkpoint."""
+
+    def forward(self, squeezed):
+        """The gates (B, c_m) of each modality from its squeezed map (B, c_m): two `dict`."""
+        shared = torch.relu(self.squeeze(torch.cat(tuple(squeezed.values()), dim=-1)))
+        gates = {name: 2 * torch.sigmoid(excite(shared)) for name, excite in self.excite.items()}
+        self.gate_means = {name: gate.detach().float().mean(0) for name, gate in gates.items()}
+        if self.training:
+            for name, held in self.held.items():
+                gates[name] = held.to(gates[name]).expand_as(gates[name])
+        return gates
+
+
+class MmtmExchange(nn.Module):
+    """Runs ResNets of timm stage by stage, with an [`MmtmBlock`] after the second, third and fourth.
+
+    `fusion_args`: `ratio`. Frames of a clip share one gate, made of their mean squeeze (our derivation).
+
+    Raises:
+        ValueError: a tower is no ResNet of timm (the message names the modality), or a wrong ratio.
+    """
+
+    def __init__(self, config, towers):
+        super().__init__()
+        for name, tower in towers.items():
+            if not isinstance(getattr(tower, "encoder", None), ResNet):
+                raise ValueError(
+                    f"fusion mmtm reweights the channels of convolutional feature maps, and the tower of modality "
+                    f"{name!r} ({config.modalities[name].get('name', config.modalities[name]['tower'])}) has none that "
+                    "it knows; give it a ResNet of timm, such as resnet18."
+                )
+        ratio = config.fusion_arg("ratio")
+        if not isinstance(ratio, int) or isinstance(ratio, bool) or ratio < 1:
+            raise ValueError(f"fusion_args ratio={ratio!r} must be a positive integer.")
+        self.blocks = nn.ModuleDict()
+        for stage in STAGES:
+            channels = {name: _channels(tower.encoder, stage) for name, tower in towers.items()}
+            self.blocks[stage] = MmtmBlock(channels, ratio)
+
+    def forward(self, towers, tensors):
+        """The towers' vectors: a tuple of M tensors (B, num_features).
+
+        Args:
+            towers (`nn.ModuleDict`): M towers.
+            tensors (`dict[str, list]`): from each modality to its values (B, C, H, W), or frames (B, T, C, H, W).
+        """
+        encoders = {name: tower.encoder for name, tower in towers.items()}
+        frames = {name: _frames(values) for name, (values,) in tensors.items()}
+        maps = {name: _stem(encoders[name], values.flatten(0, 1)) for name, values in frames.items()}
+        for stage in ("layer1", *STAGES):
+            maps = {name: _run(encoders[name], stage, values) for name, values in maps.items()}
+            if stage not in self.blocks:
+                continue
+            maps = {name: values.unflatten(0, frames[name].shape[:2]) for name, values in maps.items()}
+            gates = self.blocks[stage]({name: values.mean((1, 3, 4)) for name, values in maps.items()})
+            maps = {name: (values * gates[name][:, None, :, None, None]) for name, values in maps.items()}
+            maps = {name: values.flatten(0, 1) for name, values in maps.items()}
+        vectors = {name: encoders[name].forward_head(values, pre_logits=True) for name, values in maps.items()}
+        return tuple(vector.unflatten(0, frames[name].shape[:2]).mean(1) for name, vector in vectors.items())
+
+
+class MmtmFusion(Fusion):
+    """F = 1/M sum_m f_m with f_m = W_m z_m + b_m: a classifier for each stream, and their mean."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, config.num_labels) for _ in range(self.num_modalities))
+
+    def forward(self, features):
+        modality_logits = tuple(head(feature) for head, feature in zip(self.heads, features, strict=True))
+        return torch.stack(modality_logits).mean(0), modality_logits
+
+
+def _channels(encoder, stage):
+    return next(info["num_chs"] for info in encoder.feature_info if info["module"] == stage)
+
+
+def _frames(values):
+    if values.dim() not in (4, 5):
+        raise ValueError(f"a ResNet reads (B, C, H, W) or frames (B, T, C, H, W), got {tuple(values.shape)}.")
+    return values if values.dim() == 5 else values.unsqueeze(1)
+
+
+def _stem(encoder, values):
+    return encoder.maxpool(encoder.act1(encoder.bn1(encoder.conv1(values))))
+
+
+def _run(encoder, stage, values):
+    layer = getattr(encoder, stage)
+    if encoder.grad_checkpointing and encoder.training:
+        return checkpoint_seq(layer, values)
+    return layer(values)

@@ -1,0 +1,19 @@
+"""Affine: one modality scales and shifts the other's feature (FiLM)."""
+
+from .base import Method, MethodSpec, register
+
+
+@register
+class Film(Method):
+    """CE(F), F = W (gamma(z_1) * z_2 + beta(z_1)) + b; see `FilmFusion`."""
+
+    spec = MethodSpec(
+        name="film",
+        title="FiLM",
+        paper="FiLM: Visual Reasoning with a General Conditioning Layer",
+        venue="AAAI 2018",
+        formula="CE(W (gamma(z_1) * z_2 + beta(z_1)) + b)",
+        fusions=("film",),
+        multi_label=True,
+        row="Affine",
+    )

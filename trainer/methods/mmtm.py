@@ -1,0 +1,19 @@
+"""Channel: convolutional towers reweight each other's channels (MMTM)."""
+
+from .base import Method, MethodSpec, register
+
+
+@register
+class Mmtm(Method):
+    """CE(F), F the mean of the streams' logits; map_m <- g_m * map_m inside the towers. See `MmtmExchange`."""
+
+    spec = MethodSpec(
+        name="mmtm",
+        title="MMTM",
+        paper="MMTM: Multimodal Transfer Module for CNN Fusion",
+        venue="CVPR 2020",
+        formula="CE(mean_m f_m), maps gated by 2 sigmoid(W_m ReLU(W [s_1; ...; s_M]))",
+        fusions=("mmtm",),
+        multi_label=True,
+        row="Channel",
+    )

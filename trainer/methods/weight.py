@@ -1,0 +1,68 @@
+"""Weight: predictions weighted by attention, and trained on their own as well (CMML)."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+from torch.nn import functional as F
+
+from ..objectives import full_precision, no_autocast
+from .base import Method, MethodSpec, register
+
+
+@dataclass(frozen=True)
+class WeightSettings:
+    """Published defaults of the released code.
+
+    Args:
+        unimodal: weight of each modality's cross-entropy.
+        fused: weight of the cross-entropy of the weighted prediction.
+        diversity: weight of the mean cosine between the modalities' predictions.
+    """
+
+    unimodal: float = 1.0
+    fused: float = 2.0
+    diversity: float = 0.01
+
+    def __post_init__(self):
+        for key in ("unimodal", "fused", "diversity"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"method.{key}={getattr(self, key)} must not be negative.")
+        if not self.fused:
+            raise ValueError("method.fused=0.0 must be positive: nothing else trains the attention.")
+
+
+@register
+class Weight(Method):
+    """sum_m CE(f_m) + 2 CE(F) + 0.01 mean_{m<j} cos(q_m, q_j), F = sum_m a_m f_m with a by attention (`WeightFusion`).
+
+    q_m are the predicted probabilities: softmax f_m, or sigmoid f_m for multi-label problems, as in the source.
+
+    Source: Yang et al., "Comprehensive Semi-Supervised Multi-Modal Learning", IJCAI 2019, and its released code
+    (`code/Model/Train.py`), for labelled samples: its term on unlabelled pairs has no place here. The mean over pairs
+    of more than two modalities is our derivation.
+    """
+
+    spec = MethodSpec(
+        name="weight",
+        title="CMML",
+        paper="Comprehensive Semi-Supervised Multi-Modal Learning",
+        venue="IJCAI 2019",
+        formula="sum_m CE(f_m) + 2 CE(sum_m a_m f_m) + 0.01 cos(q_1, q_2)",
+        fusions=("weight",),
+        multi_label=True,
+        row="Weight",
+    )
+    Settings = WeightSettings
+
+    def losses(self, outputs, labels, inputs):
+        settings = self.settings
+        unimodal = sum(self.classification_loss(logits, labels) for logits in outputs.modality_logits)
+        fused = self.classification_loss(outputs.logits, labels)
+        with no_autocast(outputs.logits):
+            logits = [full_precision(f) for f in outputs.modality_logits]
+            single = self.model.config.problem_type != "multi_label_classification"
+            predicted = [f.softmax(-1) if single else f.sigmoid() for f in logits]
+            pairs = list(combinations(predicted, 2))
+            cosine = sum(F.cosine_similarity(one, other).mean() for one, other in pairs) / len(pairs)
+        loss = settings.unimodal * unimodal + settings.fused * fused + settings.diversity * cosine
+        return {"loss": loss, "loss_unimodal": unimodal, "loss_fused": fused, "cosine": cosine}
