@@ -103,8 +103,16 @@ class NvGesture(ListedBenchmark):
             entry[column] = (f"{sample['folder']}/{name}.avi", first, last)
             flaw = self.media.flaw(entry[column][0])
             if flaw is not None:
-                return flaw
+                return flaw + (self._other_color(sample, name) if column == "rgb" else "")
         return entry
+
+    def _other_color(self, sample, name):
+        """A hint (`str`) where the folder of a gesture holds another colour stream than `name`, which is missing."""
+        streams = {path.stem for path in (self.data_dir / sample["folder"]).glob("*.avi")}
+        others = sorted(streams - {sample["depth"][0], name})
+        if not others:
+            return ""
+        return f" (there is {others[0]}.avi: benchmark_options.color={others[0]})"
 
     def example(self, entry):
         columns = {

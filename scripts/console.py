@@ -1,4 +1,4 @@
-"""What the programs share on the console: messages from the main process only, and errors in one sentence."""
+"""What the programs share on the console: messages from the main process only, and errors without tracebacks."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def write_json(result, path=None):
 
 
 def run(main):
-    """Run `main()`; bad input ends the program with status 2 and one sentence on stderr, without a traceback.
+    """Run `main()`; bad input ends the program with status 2 and its message on stderr, without a traceback.
 
     Bad input is a `ValueError` or an `OSError` (a missing or damaged file). LFM_TRACEBACK=1 shows where it came from.
     """
@@ -71,5 +71,6 @@ def _fail(error):
     if os.environ.get("LFM_TRACEBACK") == "1":
         raise error
     if is_main_process():
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr, flush=True)
+        text = "\n".join(line.rstrip() for line in str(error).splitlines() if line.strip())
+        print(f"error: {text or type(error).__name__}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -54,6 +54,11 @@ def test_other_colour_stream_and_missing_ones(folder):
     write(folder / clip / "sk_wrapped.avi", "x")
     test = load_benchmark("nvgesture", data_dir=folder, color="sk_wrapped", split="test")
     assert [row["rgb"]["path"] for row in test] == [str(folder / clip / "sk_wrapped.avi")]
+    (folder / clip / "sk_color.avi").rename(folder / clip / "kept")
+    missing = check_benchmark("nvgesture", data_dir=folder).missing[0]
+    hint = "there is sk_wrapped.avi: benchmark_options.color=sk_wrapped"
+    assert missing.reason == f"no file {clip}/sk_color.avi ({hint})"
+    (folder / clip / "kept").rename(folder / clip / "sk_color.avi")
     (folder / clip / "sk_depth.avi").unlink()
     write(folder / "Video_data/class_02/subject13_r0/sk_color.avi", b"")
     assert [sample.reason for sample in check_benchmark("nvgesture", data_dir=folder).missing] == [
