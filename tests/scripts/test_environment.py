@@ -54,7 +54,7 @@ def test_an_environment_that_is_ready_is_reused_and_gets_the_arguments(clone):
     (folder / ".venv" / "lfm-installed").write_text(f"{folder.resolve()} {checksum.decode()}")
     result = start(clone, "-k", "two words", VIRTUAL_ENV="/nowhere")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "['-m', 'pytest', '-k', 'two words']"
+    assert result.stdout.strip() == "['-m', 'pytest', '-n', 'auto', '--dist', 'loadfile', '-k', 'two words']"
 
 
 def test_a_changed_pyproject_is_installed_again_and_a_failure_said(clone):
