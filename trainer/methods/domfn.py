@@ -14,8 +14,9 @@ class DomfnSettings:
     """Published for CMU-MOSI, of three modalities.
 
     Args:
-        gamma, tau: a sample is fused if pen_m / tau < gamma for every modality m (tau 0.2 for resumes). pen_m is at
-            most ((M - 1) / M)^2; with two modalities gamma tau from 1/4 on fuses every sample.
+        gamma, tau: a sample is fused if pen_m / tau < gamma for every modality m. pen_m is at most ((M - 1) / M)^2, so
+            with two modalities gamma tau from 1/4 on fuses every sample. The tau of 0.2 that is published for resumes,
+            of two classes, is for another pen_m (see [`Domfn`]).
         eta: of the reward for divergence.
         pretraining_epochs: epochs before that, of sum_m CE(q_m) alone. Published: 30, and 15 for resumes, on top of
             the training, with higher learning rates; 0 here, as these epochs are part of the training.
@@ -44,7 +45,9 @@ class Domfn(Method):
 
     Source: Yang et al., "DOMFN: A Divergence-Orientated Multi-Modal Fusion Network for Resume Assessment", ACM MM 2022,
     and its released code (`models/encoder.py`, `engines/mosi_trainer.py`), which trains on one sample at a time and,
-    as here, applies cross-entropy, softmax and all, to the sigmoids.
+    as here, applies cross-entropy, softmax and all, to the sigmoids. This is its branch `Torch`. For resumes (`Paddle`)
+    pen_m is max_k (q_m - q)_k^2; there and in `MindSpore` samples that are not fused have the loss
+    sum_m CE(q_m)^2 / 2 - eta pen_m.
     """
 
     spec = MethodSpec(

@@ -42,7 +42,8 @@ class Greedy(Method):
     Source: Wu et al., "Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep Neural
     Networks", ICML 2022, sections 3 and 5, and its released code (`src/callbacks.py`, `src/balanced_mmtm.py`). There
     the second modality's running mean is fed with the first one's gates, a mistake that is not repeated here. A mean
-    counts the steps of training before the current one, over all processes and accumulated batches.
+    counts the steps of training before the current one, over all processes and accumulated batches. Gates have the
+    factor 2 of the MMTM paper.
     """
 
     spec = MethodSpec(
