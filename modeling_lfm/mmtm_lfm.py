@@ -58,9 +58,10 @@ class MmtmExchange(nn.Module):
         super().__init__()
         for name, tower in towers.items():
             if not isinstance(getattr(tower, "encoder", None), ResNet):
+                spec = config.modalities[name]
                 raise ValueError(
                     f"fusion mmtm reweights the channels of convolutional feature maps, and the tower of modality "
-                    f"{name!r} ({config.modalities[name].get('name', config.modalities[name]['tower'])}) has none that "
+                    f"{name!r} ({spec['name'] if spec['tower'] == 'timm' else spec['tower']}) has none that "
                     "it knows; give it a ResNet of timm, such as resnet18."
                 )
         ratio = config.fusion_arg("ratio")
