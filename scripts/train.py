@@ -159,24 +159,28 @@ def set_up(model_args, data_args, training_args):
     from modeling_lfm import LfmForMultimodalClassification
     from modeling_lfm.data import AugmentedDataset, LfmDataCollator
     from modeling_lfm.trainer import LfmTrainer
+    from modeling_lfm.trainer.methods import make_method
 
     config = make_config(model_args, training_args)
     processor = make_processor(config.modality_names, model_args, data_args)
     unused = set(model_args.modalities) - set(config.modality_names)
     columns = {name: column for name, column in data_args.columns.items() if name not in unused}
     data_args = replace(data_args, columns=columns)
-    with training_args.main_process_first(desc="preparing the data"):
+    with training_args.main_process_first(desc="reading the data"):
         raw = runs.load_data(data_args, processor)
         check_splits(raw, data_args.benchmark, training_args)
-        splits = prepare_splits(raw, processor, data_args, training_args.do_predict)
     names = runs.read_class_names(raw["train"])
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    make_method(training_args.method).check(config)
     set_seed(training_args.seed)
+    model = LfmForMultimodalClassification.from_towers(config)  # what is wrong with it is told before data is prepared
+    with training_args.main_process_first(desc="preparing the data"):
+        splits = prepare_splits(raw, processor, data_args, training_args.do_predict)
     train_dataset = splits["train"]
     if processor.varies:
         train_dataset = AugmentedDataset(train_dataset, processor, training_args.seed)
     trainer = LfmTrainer(
-        model=LfmForMultimodalClassification.from_towers(config),
+        model=model,
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=splits.get("validation"),

@@ -206,6 +206,13 @@ def test_bad_input_of_train(tiny_config, tmp_path, capsys, words, message):
     assert message in fails(train_program.main, argv, capsys)
 
 
+def test_a_wrong_model_is_told_before_data_is_prepared(tiny_config, tmp_path, capsys):
+    tower = ["--modalities.image.name", "test_vit", "--modalities.image.model_args", "{img_size: 16}"]
+    in_preparing = ["--max_train_samples", "0"]  # another error, which must not be reached
+    argv = [tiny_config, "--method", "mmtm", *tower, *in_preparing, "--output_dir", tmp_path / "run"]
+    assert "modality 'image' (test_vit)" in fails(train_program.main, argv, capsys)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
