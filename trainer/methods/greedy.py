@@ -54,6 +54,7 @@ class Greedy(Method):
         formula="CE(f_1) + CE(f_2), gates of the modality with the larger log10(mu_bypass / mu_main) fixed",
         fusions=("mmtm",),
         max_modalities=2,
+        multi_label=True,
         row="Greedy",
     )
     Settings = GreedySettings

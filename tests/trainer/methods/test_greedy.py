@@ -136,6 +136,16 @@ def test_gates_are_held_in_training_only(tmp_path):
     assert torch.equal(block.eval()(batch)["audio"], free)
 
 
+def test_multi_label_problems(tmp_path):
+    trainer = toy_trainer(tmp_path, TOWERS, method="greedy")
+    trainer.model.config.problem_type = "multi_label_classification"
+    inputs = stack(trainer.train_dataset[:6])
+    labels = F.one_hot(inputs.pop("labels"), 4).float()
+    outputs = trainer.model(**inputs)
+    expected = sum(F.binary_cross_entropy_with_logits(logits, labels) for logits in outputs.modality_logits)
+    torch.testing.assert_close(trainer.method.losses(outputs, labels, inputs)["loss"], expected)
+
+
 def test_two_modalities_only():
     three = method_towers("greedy", number=3)
     config = LfmConfig(**make_method("greedy").config_settings(three), num_labels=4)
