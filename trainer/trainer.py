@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader, Subset
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
@@ -150,10 +151,16 @@ class LfmTrainer(Trainer):
             self.average_gradients()
         self.method.on_gradients()
 
-    def create_optimizer(self, model=None):
-        """As in transformers, with the learning rates of the method's parameter groups."""
+    def create_optimizer(self, *args, **kwargs):
+        """As in transformers (whose arguments differ by version), with the method's parameter groups."""
         if self.optimizer is None:
-            super().create_optimizer(model)
+            super().create_optimizer(*args, **kwargs)
+            asked = "momentum" in (self.args.optim_args or "")
+            if asked and self.optimizer.defaults.get("momentum") == 0:  # or it would be left out in silence
+                raise ValueError(
+                    f"transformers {transformers.__version__} does not read optim_args={self.args.optim_args!r} of "
+                    f"optim={self.args.optim.value}: install 5.2 or later."
+                )
             wanted = self.method.parameter_groups()
             if wanted is not None:
                 self.optimizer.param_groups = split_groups(self.optimizer.param_groups, wanted)

@@ -64,6 +64,7 @@ def test_resumed_run_equals_uninterrupted_one(name, tmp_path):
 def test_accumulated_small_batches_equal_a_big_one(name, tmp_path):
     """Different samples where the loss is a mean over samples; else equal batches, whose statistics are the same."""
     settings = {"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.02, "holdout": 32, "size": 64}
+    settings["in_order"] = METHODS[name].spec.batch_statistics
     big = make_trainer(tmp_path, name, normalised=False, per_device_train_batch_size=32, **settings)
     small = make_trainer(
         tmp_path,
@@ -77,7 +78,6 @@ def test_accumulated_small_batches_equal_a_big_one(name, tmp_path):
         data = only(toy_data(8), big.model.config.modality_names)
         for trainer, copies in ((big, 1), (small, 4)):
             trainer.train_dataset = Repeated(data, copies)
-            trainer.args.train_sampling_strategy = "sequential"
             trainer.args.per_device_train_batch_size = 8
     big.train()
     small.train()

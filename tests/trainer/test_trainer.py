@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate.utils.versions import compare_versions
 from torch import nn
 
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
@@ -287,3 +288,13 @@ def test_bad_settings_are_named(tmp_path):
         LfmTrainer(model=toy_model(SMOOTH), args=arguments(), train_dataset=[{"vit_values": torch.zeros(1)}] * 9)
     with pytest.raises(ValueError, match="holdout_dataset"):
         LfmTrainer(model=toy_model(SMOOTH), args=arguments(), train_dataset=iter(data))
+
+
+def test_momentum_is_never_left_out_in_silence(tmp_path):
+    """SGD of transformers reads `optim_args` from release 5.2 on."""
+    trainer = toy_trainer(tmp_path, SMOOTH, optim="sgd", optim_args="momentum=0.9")
+    if compare_versions("transformers", ">=", "5.2"):
+        assert trainer.create_optimizer().defaults["momentum"] == 0.9
+    else:
+        with pytest.raises(ValueError, match="does not read optim_args='momentum=0.9' of optim=sgd"):
+            trainer.create_optimizer()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.utils.data import SequentialSampler
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
@@ -99,7 +100,14 @@ def toy_model(modalities, seed=0, **kwargs):
     return LfmForMultimodalClassification(config)
 
 
-def toy_trainer(output_dir, modalities, size=64, method="lfm", **kwargs):
+class InOrder(LfmTrainer):
+    """A trainer that does not shuffle; the argument for it is younger than transformers 5.0."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+
+def toy_trainer(output_dir, modalities, size=64, method="lfm", in_order=False, **kwargs):
     """A trainer on the toy problem with a model as the method wants it; `kwargs` are training arguments."""
     method = {"name": method} if isinstance(method, str) else {"name": "lfm", **method}
     if method["name"] == "lfm":
@@ -119,7 +127,7 @@ def toy_trainer(output_dir, modalities, size=64, method="lfm", **kwargs):
     }
     model_settings = make_method(method).config_settings(modalities)
     data = only(toy_data(size), model_settings["modalities"])
-    return LfmTrainer(
+    return (InOrder if in_order else LfmTrainer)(
         model=toy_model(**model_settings),
         args=LfmTrainingArguments(output_dir=str(output_dir), **settings),
         train_dataset=data,

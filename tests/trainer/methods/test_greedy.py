@@ -21,7 +21,7 @@ SGD = {
     "learning_rate": 0.05,
     "lr_scheduler_type": "constant",
     "max_grad_norm": 0.0,
-    "train_sampling_strategy": "sequential",
+    "in_order": True,
     "size": 16,
 }
 

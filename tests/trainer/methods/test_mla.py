@@ -19,7 +19,7 @@ SGD = {
     "learning_rate": 0.05,
     "lr_scheduler_type": "constant",
     "max_grad_norm": 0.0,
-    "train_sampling_strategy": "sequential",
+    "in_order": True,
 }
 TOWERS = {number: method_towers("mla", normalised=False, number=number) for number in (2, 3)}
 

@@ -13,7 +13,7 @@ from modeling_lfm.trainer.methods.qmf import rank_loss
 from ..toy import method_towers, toy_model, toy_trainer
 from .steps import ONE_STEP, stack
 
-SETTINGS = {**ONE_STEP, "learning_rate": 1e-3, "train_sampling_strategy": "sequential"}
+SETTINGS = {**ONE_STEP, "learning_rate": 1e-3, "in_order": True}
 
 
 def towers(number):

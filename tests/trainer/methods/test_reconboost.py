@@ -16,7 +16,7 @@ SETTINGS = {
     "size": 16,
     "lr_scheduler_type": "constant",
     "max_grad_norm": 0.0,
-    "train_sampling_strategy": "sequential",
+    "in_order": True,
 }
 TOWERS = {number: method_towers("reconboost", normalised=False, number=number) for number in (2, 3)}
 METHOD = {
