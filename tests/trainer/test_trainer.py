@@ -296,5 +296,5 @@ def test_momentum_is_never_left_out_in_silence(tmp_path):
     if compare_versions("transformers", ">=", "5.2"):
         assert trainer.create_optimizer().defaults["momentum"] == 0.9
     else:
-        with pytest.raises(ValueError, match="does not read optim_args='momentum=0.9' of optim=sgd"):
+        with pytest.raises(ValueError, match=r"does not read optim_args='momentum=0.9' of optim=sgd"):
             trainer.create_optimizer()
