@@ -8,9 +8,12 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
+# Older releases of transformers fetch what this file imports, but not what those files import: hence the unused two.
+from .container_lfm import UnknownFormatError  # noqa: F401
 from .inputs_lfm import Picture, Spectrogram, Text
 from .media_lfm import describe
 from .video_inputs_lfm import Flow, Video
+from .video_lfm import read_frames  # noqa: F401
 
 RESERVED = ("sampling_rate", "return_tensors", "labels")
 

@@ -159,7 +159,7 @@ class LfmTrainer(Trainer):
             if asked and self.optimizer.defaults.get("momentum") == 0:  # or it would be left out in silence
                 raise ValueError(
                     f"transformers {transformers.__version__} does not read optim_args={self.args.optim_args!r} of "
-                    f"optim={self.args.optim.value}: install 5.2 or later."
+                    f"optim={self.args.optim.value}: install 5.3 or later."
                 )
             wanted = self.method.parameter_groups()
             if wanted is not None:

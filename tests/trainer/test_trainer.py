@@ -291,9 +291,9 @@ def test_bad_settings_are_named(tmp_path):
 
 
 def test_momentum_is_never_left_out_in_silence(tmp_path):
-    """SGD of transformers reads `optim_args` from release 5.2 on."""
+    """SGD of transformers reads `optim_args` from release 5.3 on."""
     trainer = toy_trainer(tmp_path, SMOOTH, optim="sgd", optim_args="momentum=0.9")
-    if compare_versions("transformers", ">=", "5.2"):
+    if compare_versions("transformers", ">=", "5.3"):
         assert trainer.create_optimizer().defaults["momentum"] == 0.9
     else:
         with pytest.raises(ValueError, match=r"does not read optim_args='momentum=0.9' of optim=sgd"):
