@@ -159,6 +159,8 @@ def encode_sample(processor, columns, sample):
     """
     output = {}
     for name, column in columns.items():
+        if sample[column] is None:
+            raise ValueError(f"column {column!r} holds nothing (None); training data needs every modality.")
         try:
             row = processor.encode(name, sample[column])
         except (ValueError, TypeError, OSError) as error:

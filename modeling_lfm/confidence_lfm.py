@@ -9,7 +9,8 @@ from .fusion_base_lfm import Fusion, full_precision
 class QmfFusion(Fusion):
     """F = sum_m c_m f_m with f_m = W_m z_m + b_m and the confidence c_m = log sum_k exp(f_mk) / 10.
 
-    No gradient flows through c_m. It is negative where all logits are low.
+    No gradient flows through c_m. It is negative where all logits are low. The sum is over the modalities that are
+    present.
 
     Source: Zhang et al., "Provable Dynamic Fusion for Low-Quality Multimodal Data", ICML 2023, and its released code
     (`src/models/late_fusion.py`).
@@ -24,10 +25,11 @@ class QmfFusion(Fusion):
         """c (...) of logits (..., K), in float32; float64 is kept."""
         return full_precision(logits).logsumexp(-1) / 10
 
-    def forward(self, features):
+    def forward(self, features, present=None):
         modality_logits = tuple(head(feature) for head, feature in zip(self.heads, features, strict=True))
         confidences = (self.confidence(logits).detach().unsqueeze(-1) for logits in modality_logits)
-        return sum(c * logits for c, logits in zip(confidences, modality_logits, strict=True)), modality_logits
+        weighted = (c * logits for c, logits in zip(confidences, modality_logits, strict=True))
+        return self.stack_present(weighted, present).sum(0), modality_logits
 
 
 class DomfnFusion(Fusion):
@@ -40,6 +42,8 @@ class DomfnFusion(Fusion):
     As in the released code cross-entropy is applied to q, so sigmoids take the place of logits: all of them, fused or
     not, lie between 0 and 1, on one scale. softmax(F) is the probability that was trained; it is never far from
     uniform, exp(1) : 1 between two classes at most.
+
+    A sample of which a modality is absent is left to the surest of those that are present.
 
     `fusion_args`: `gamma` and `tau`. pen_m is at most ((M - 1) / M)^2, 1/4 for two modalities: with gamma tau above
     that every sample is fused.
@@ -65,13 +69,15 @@ class DomfnFusion(Fusion):
         """Which samples are fused (B,), of pen (M, B)."""
         return (penalties / self.tau < self.gamma).all(0)
 
-    def forward(self, features):
+    def forward(self, features, present=None):
         outputs = [head(feature) for head, feature in zip(self.heads, features, strict=True)]
         outputs.append(self.fused_head(torch.cat(features, dim=-1)))
         outputs = [full_precision(output).sigmoid() for output in outputs]
         fused, alone = outputs.pop(), torch.stack(outputs)
-        if self.training:
+        if self.training and present is None:
             return fused, tuple(alone)
-        surest = alone.amax(-1).argmax(0)
+        surest = self.stack_present(alone.amax(-1), present, absent=-1).argmax(0)
         routed = alone[surest, torch.arange(len(surest), device=surest.device)]
-        return torch.where(self.fuses(self.penalties(alone)).unsqueeze(-1), fused, routed), tuple(alone)
+        fuses = True if self.training else self.fuses(self.penalties(alone))
+        fuses = fuses if present is None else fuses & present.all(0)
+        return torch.where(fuses.unsqueeze(-1), fused, routed), tuple(alone)

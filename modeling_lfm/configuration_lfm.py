@@ -53,6 +53,9 @@ class LfmConfig(PreTrainedConfig):
         unimodal_heads (`bool`, defaults to False): give each modality a linear classifier of its own, apart from the
             fusion, from which its `modality_logits` come.
         hidden_size (`int`, defaults to 512): the common width d to which each tower's output is projected.
+        modality_dropout (`float`, defaults to 0): probability, in training, that a modality of a sample is hidden from
+            the fused prediction; one of them is always kept. Above 0, fusions that read all features at once learn
+            what they read in place of an absent one; at 0 they read zeros.
         kwargs: those of `PreTrainedConfig`, among them `num_labels`, `id2label` and `problem_type`
             (`"single_label_classification"`, the default here, or `"multi_label_classification"`).
 
@@ -71,6 +74,7 @@ class LfmConfig(PreTrainedConfig):
         fusion_args=None,
         unimodal_heads=False,
         hidden_size=512,
+        modality_dropout=0.0,
         problem_type="single_label_classification",
         **kwargs,
     ):
@@ -83,6 +87,7 @@ class LfmConfig(PreTrainedConfig):
         self.fusion_args = {} if fusion_args is None else dict(fusion_args)
         self.unimodal_heads = unimodal_heads
         self.hidden_size = hidden_size
+        self.modality_dropout = modality_dropout
         for name, spec in self.modalities.items():
             _check_modality(name, spec)
         if fusion not in FUSION_NAMES:
@@ -94,6 +99,10 @@ class LfmConfig(PreTrainedConfig):
             )
         if not (isinstance(hidden_size, int) and hidden_size > 0):
             raise ValueError(f"hidden_size={hidden_size!r} must be a positive integer.")
+        if isinstance(modality_dropout, bool) or not (
+            isinstance(modality_dropout, (int, float)) and 0 <= modality_dropout < 1
+        ):
+            raise ValueError(f"modality_dropout={modality_dropout!r} must be a probability below 1.")
         if problem_type not in ("single_label_classification", "multi_label_classification"):
             raise ValueError(
                 f"problem_type={problem_type!r} is not supported; choose single_label_classification or "

@@ -46,9 +46,14 @@ class EtmcFusion(Fusion):
     f_m = W_m z_m + b_m and f_pseudo = W [z_1; ...; z_M] + b; evidence softplus(f). So softmax(F) = alpha / S is the
     expected probability, argmax F the prediction, and K / sum_k exp(F_k) the uncertainty u.
 
+    An absent modality is a view without evidence, which changes nothing in Dempster's rule, and the pseudo view reads
+    an absence feature in its place.
+
     Source: Han et al., "Trusted Multi-View Classification With Dynamic Evidential Fusion", TPAMI 2023, and its
     released code (`models/TMC.py`).
     """
+
+    joint = True
 
     def __init__(self, config):
         super().__init__(config)
@@ -59,7 +64,8 @@ class EtmcFusion(Fusion):
         """f_pseudo (B, K)."""
         return self.pseudo_head(torch.cat(features, dim=-1))
 
-    def forward(self, features):
+    def forward(self, features, present=None):
         modality_logits = tuple(head(feature) for head, feature in zip(self.heads, features, strict=True))
-        views = (*modality_logits, self.pseudo_logits(features))
-        return torch.log1p(reduce(combine, map(to_evidence, views))), modality_logits
+        evidence = self.stack_present(map(to_evidence, modality_logits), present)
+        pseudo = to_evidence(self.pseudo_logits(self.fill(features, present)))
+        return torch.log1p(reduce(combine, (*evidence, pseudo))), modality_logits

@@ -12,13 +12,49 @@ def full_precision(tensor):
 class Fusion(nn.Module):
     """One way to combine modalities.
 
-    `forward(features)` takes a tuple of M tensors (B, d) in the order of `config.modalities` and returns the fused
-    logits (B, K) and a tuple of M logits (B, K), each a prediction from one modality alone.
+    `forward(features, present)` takes a tuple of M tensors (B, d) in the order of `config.modalities` and, where some
+    modality is absent, which are there: `present`, a bool tensor (M, B), or None if all are. It returns the fused
+    logits (B, K), which do not depend on absent features, and a tuple of M logits (B, K), each a prediction from one
+    modality alone.
+
+    A late fusion leaves absent modalities out. A joint one (`joint = True`) reads an absence feature a_m (d,) in their
+    place: zeros, or learned, from zeros on, where `config.modality_dropout` is above 0.
     """
+
+    joint = False
 
     def __init__(self, config):
         super().__init__()
         self.num_modalities = len(config.modalities)
+        self.absence = None
+        if self.joint and config.modality_dropout > 0 and self.num_modalities > 1:
+            self.absence = nn.Parameter(torch.zeros(self.num_modalities, config.hidden_size))
 
-    def forward(self, features):
+    def reset_parameters(self):
+        """a_m = 0, in a model whose checkpoint lacks it; layers initialise themselves."""
+        if self.absence is not None:
+            nn.init.zeros_(self.absence)
+
+    def absence_feature(self, place, like):
+        """a_m of the modality number `place`, expanded to `like` (B, d)."""
+        return torch.zeros_like(like) if self.absence is None else self.absence[place].to(like).expand_as(like)
+
+    def fill(self, features, present):
+        """The features (tuple of M (B, d)) with a_m in place of absent ones."""
+        if present is None:
+            return features
+        return tuple(
+            torch.where(there.unsqueeze(-1), feature, self.absence_feature(place, feature))
+            for place, (feature, there) in enumerate(zip(features, present, strict=True))
+        )
+
+    @staticmethod
+    def stack_present(values, present, absent=0.0):
+        """M tensors (B, ...) as one (M, B, ...), with the number `absent` in place of those of absent modalities."""
+        values = torch.stack(tuple(values))
+        if present is None:
+            return values
+        return values.masked_fill(~present.view(*present.shape, *[1] * (values.dim() - 2)), absent)
+
+    def forward(self, features, present=None):
         raise NotImplementedError(f"{type(self).__name__} must define forward")

@@ -12,14 +12,19 @@ from .shared_head_lfm import MlaFusion, ReconBoostFusion
 
 
 class ConcatFusion(Fusion):
-    """F = W [z_1; ...; z_M] + b. A modality's logits are its slice of the head, W_m z_m + b / M (OGM, CVPR 2022)."""
+    """F = W [z_1; ...; z_M] + b. A modality's logits are its slice of the head, W_m z_m + b / M (OGM, CVPR 2022).
+
+    In place of an absent z_m stands its absence feature; without modality dropout its slice is left out.
+    """
+
+    joint = True
 
     def __init__(self, config):
         super().__init__(config)
         self.head = nn.Linear(self.num_modalities * config.hidden_size, config.num_labels)
 
-    def forward(self, features):
-        logits = self.head(torch.cat(features, dim=-1))
+    def forward(self, features, present=None):
+        logits = self.head(torch.cat(self.fill(features, present), dim=-1))
         share = self.head.bias / self.num_modalities
         slices = self.head.weight.chunk(self.num_modalities, dim=1)
         return logits, tuple(
@@ -28,15 +33,15 @@ class ConcatFusion(Fusion):
 
 
 class SumFusion(Fusion):
-    """F = sum_m f_m with f_m = W_m z_m + b_m."""
+    """F = sum_m f_m with f_m = W_m z_m + b_m, over the modalities that are present."""
 
     def __init__(self, config):
         super().__init__(config)
         self.heads = nn.ModuleList(nn.Linear(config.hidden_size, config.num_labels) for _ in range(self.num_modalities))
 
-    def forward(self, features):
+    def forward(self, features, present=None):
         modality_logits = tuple(head(feature) for head, feature in zip(self.heads, features, strict=True))
-        return torch.stack(modality_logits).sum(0), modality_logits
+        return self.stack_present(modality_logits, present).sum(0), modality_logits
 
 
 class WeightFusion(SumFusion):
@@ -44,7 +49,7 @@ class WeightFusion(SumFusion):
 
     After CMML (Yang et al., IJCAI 2019): layers d -> d/2 -> d/4 -> 1 with ReLU, and the predictions weighted, as the
     LFM paper's table calls it. The released CMML code weights features instead; its loss terms are not part of a
-    fusion.
+    fusion. The softmax is over the modalities that are present.
     """
 
     def __init__(self, config):
@@ -58,9 +63,10 @@ class WeightFusion(SumFusion):
             nn.Linear(max(d // 4, 1), 1),
         )
 
-    def forward(self, features):
+    def forward(self, features, present=None):
         _, modality_logits = super().forward(features)
-        weights = self.attention(torch.stack(features)).softmax(dim=0)  # (M, B, 1)
+        scores = self.attention(torch.stack(features))  # (M, B, 1)
+        weights = self.stack_present(scores, present, absent=-torch.inf).softmax(dim=0)
         return (weights * torch.stack(modality_logits)).sum(0), modality_logits
 
 

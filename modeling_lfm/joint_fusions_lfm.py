@@ -7,19 +7,24 @@ from .fusion_base_lfm import Fusion
 
 
 class JointFusion(Fusion):
-    """F = `fuse`(z_1, ..., z_M). What a modality predicts alone is F with every other feature zero."""
+    """F = `fuse`(z_1, ..., z_M), with an absence feature in place of each z_m that is absent.
+
+    What a modality predicts alone is F with all others absent.
+    """
+
+    joint = True
 
     def fuse(self, features):
         """The fused logits (B, K) of M features (B, d)."""
         raise NotImplementedError(f"{type(self).__name__} must define fuse")
 
-    def forward(self, features):
-        zeros = torch.zeros_like(features[0])
+    def forward(self, features, present=None):
+        absent = [self.absence_feature(place, feature) for place, feature in enumerate(features)]
         alone = tuple(
-            self.fuse([feature if place == m else zeros for place in range(len(features))])
+            self.fuse([feature if place == m else absent[place] for place in range(len(features))])
             for m, feature in enumerate(features)
         )
-        return self.fuse(features), alone
+        return self.fuse(self.fill(features, present)), alone
 
 
 class FilmFusion(JointFusion):

@@ -48,7 +48,8 @@ class MmtmBlock(nn.Module):
 class MmtmExchange(nn.Module):
     """Runs ResNets of timm stage by stage, with an [`MmtmBlock`] after the second, third and fourth.
 
-    `fusion_args`: `ratio`. Frames of a clip share one gate, made of their mean squeeze (our derivation).
+    `fusion_args`: `ratio`. Frames of a clip share one gate, made of their mean squeeze (our derivation). The squeeze of
+    an absent modality is zero.
 
     Raises:
         ValueError: a tower is no ResNet of timm (the message names the modality), or a wrong ratio.
@@ -72,14 +73,16 @@ class MmtmExchange(nn.Module):
             channels = {name: _channels(tower.encoder, stage) for name, tower in towers.items()}
             self.blocks[stage] = MmtmBlock(channels, ratio)
 
-    def forward(self, towers, tensors):
-        """The towers' vectors: a tuple of M tensors (B, num_features).
+    def forward(self, towers, tensors, present):
+        """The towers' vectors: a `dict` from the modalities in `tensors` to (B, num_features).
 
         Args:
             towers (`nn.ModuleDict`): M towers.
-            tensors (`dict[str, list]`): from each modality to its values (B, C, H, W), or frames (B, T, C, H, W).
+            tensors (`dict[str, list]`): from modalities to their values (B, C, H, W), or frames (B, T, C, H, W); those
+                absent from the whole batch are left out.
+            present (`dict[str, torch.Tensor]`): which samples have a modality, bool (B,), where some lack it.
         """
-        encoders = {name: tower.encoder for name, tower in towers.items()}
+        encoders = {name: towers[name].encoder for name in tensors}
         frames = {name: _frames(values) for name, (values,) in tensors.items()}
         maps = {name: _stem(encoders[name], values.flatten(0, 1)) for name, values in frames.items()}
         for stage in ("layer1", *STAGES):
@@ -87,23 +90,36 @@ class MmtmExchange(nn.Module):
             if stage not in self.blocks:
                 continue
             maps = {name: values.unflatten(0, frames[name].shape[:2]) for name, values in maps.items()}
-            gates = self.blocks[stage]({name: values.mean((1, 3, 4)) for name, values in maps.items()})
+            gates = self.blocks[stage](self._squeeze(stage, maps, present))
             maps = {name: (values * gates[name][:, None, :, None, None]) for name, values in maps.items()}
             maps = {name: values.flatten(0, 1) for name, values in maps.items()}
         vectors = {name: encoders[name].forward_head(values, pre_logits=True) for name, values in maps.items()}
-        return tuple(vector.unflatten(0, frames[name].shape[:2]).mean(1) for name, vector in vectors.items())
+        return {name: vector.unflatten(0, frames[name].shape[:2]).mean(1) for name, vector in vectors.items()}
+
+    def _squeeze(self, stage, maps, present):
+        """The means s_m (B, c_m) of the feature maps (B, T, c_m, H, W) of all modalities, zero where one is absent."""
+        squeezed = {name: values.mean((1, 3, 4)) for name, values in maps.items()}
+        for name, there in present.items():
+            squeezed[name] = torch.where(there.unsqueeze(-1), squeezed[name], 0)
+        any_map = next(iter(squeezed.values()))
+        widths = {name: excite.out_features for name, excite in self.blocks[stage].excite.items()}
+        return {
+            name: squeezed[name] if name in squeezed else any_map.new_zeros(len(any_map), width)
+            for name, width in widths.items()
+        }
 
 
 class MmtmFusion(Fusion):
-    """F = 1/M sum_m f_m with f_m = W_m z_m + b_m: a classifier for each stream, and their mean."""
+    """F = 1/M sum_m f_m with f_m = W_m z_m + b_m: a classifier for each stream, and the mean of those present."""
 
     def __init__(self, config):
         super().__init__(config)
         self.heads = nn.ModuleList(nn.Linear(config.hidden_size, config.num_labels) for _ in range(self.num_modalities))
 
-    def forward(self, features):
+    def forward(self, features, present=None):
         modality_logits = tuple(head(feature) for head, feature in zip(self.heads, features, strict=True))
-        return torch.stack(modality_logits).mean(0), modality_logits
+        count = self.num_modalities if present is None else present.sum(0).unsqueeze(-1)
+        return self.stack_present(modality_logits, present).sum(0) / count, modality_logits
 
 
 def _channels(encoder, stage):

@@ -20,8 +20,9 @@ class LfmOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`): cross-entropy of the fused logits (binary cross-entropy for
             multi-label problems), when labels were given. The trainer's objective is not in it.
         logits (`torch.FloatTensor` of shape `(B, num_labels)`): of the fused prediction.
-        modality_logits (`tuple` of M `torch.FloatTensor` `(B, num_labels)`): each from one modality alone.
-        features (`tuple` of M `torch.FloatTensor` `(B, hidden_size)`): projected, before fusion.
+        modality_logits (`tuple` of M `torch.FloatTensor` `(B, num_labels)`): each from one modality alone; NaN for the
+            samples from which it is absent.
+        features (`tuple` of M `torch.FloatTensor` `(B, hidden_size)`): projected, before fusion; NaN likewise.
     """
 
     loss: torch.FloatTensor | None = None
@@ -71,6 +72,9 @@ class LfmModel(LfmPreTrainedModel):
 
     Inputs are flat tensors, named after the modality: `{modality}_values` for images (B, C, H, W), frames
     (B, T, C, H, W) and spectrograms (B, 1, F, T), or `{modality}_input_ids` and `{modality}_attention_mask` (B, L).
+
+    In evaluation mode modalities may be absent: from the whole batch, whose tensors are then left out, or from those
+    samples where `{modality}_present`, bool (B,), is False; whatever stands in their place in the tensors is not used.
     """
 
     def __init__(self, config):
@@ -87,7 +91,7 @@ class LfmModel(LfmPreTrainedModel):
 
     @property
     def input_names(self):
-        """`tuple[str]`: the names of all tensors that `forward` reads."""
+        """`tuple[str]`: the names of all tensors that `forward` reads, `{modality}_present` apart."""
         return tuple(f"{name}_{part}" for name, tower in self.towers.items() for part in tower.input_names)
 
     def train(self, mode=True):
@@ -101,16 +105,61 @@ class LfmModel(LfmPreTrainedModel):
     def encode(self, **inputs):
         """Inputs to the towers' vectors: a tuple of M tensors (B, num_features of the tower).
 
+        Those of an absent modality mean nothing; zeros where it is absent from the whole batch.
+
         Raises:
-            ValueError: an input is missing or unknown; the message names it.
+            ValueError: an unknown input, no input at all, or in training mode one that is missing; the message names
+            it.
         """
-        unknown = sorted(set(inputs) - set(self.input_names))
+        marks = {f"{name}_present": name for name in self.towers}
+        unknown = sorted(set(inputs) - set(self.input_names) - set(marks))
         if unknown:
             raise ValueError(f"unknown inputs {unknown}; this model reads {list(self.input_names)}.")
-        tensors = {name: self._tower_inputs(name, inputs) for name in self.towers}
+        given = self._given(inputs)
+        tensors = {name: self._tower_inputs(name, inputs) for name in given}
         if self.exchange is not None:
-            return self.exchange(self.towers, tensors)
-        return tuple(tower(*tensors[name]) for name, tower in self.towers.items())
+            present = {name: inputs[mark] for mark, name in marks.items() if mark in inputs and name in given}
+            vectors = self.exchange(self.towers, tensors, present)
+        else:
+            vectors = {name: self.towers[name](*tensors[name]) for name in given}
+        example = next(iter(vectors.values()))
+        return tuple(
+            vectors[name] if name in vectors else example.new_zeros(len(example), tower.num_features)
+            for name, tower in self.towers.items()
+        )
+
+    def _given(self, inputs):
+        """Names of the modalities to be read (`list[str]`): those whose tensors are there; in training, all."""
+        given = [name for name, t in self.towers.items() if inputs.get(f"{name}_{t.input_names[0]}") is not None]
+        return given if given and not self.training else list(self.towers)
+
+    def read_presence(self, inputs):
+        """Which modalities are there: bool (M, B), or None if all are.
+
+        Args:
+            inputs (`dict`): those of `forward`.
+
+        Raises:
+            ValueError: a wrong type or size of `{modality}_present`, or a sample from which every modality is absent.
+        """
+        given = self._given(inputs)
+        marks = {name: inputs.get(f"{name}_present") for name in self.towers}
+        if len(given) == len(self.towers) and all(mark is None for mark in marks.values()):
+            return None
+        example = self._tower_inputs(given[0], inputs)[0]
+        here = torch.ones(len(example), dtype=torch.bool, device=example.device)
+        rows = []
+        for name, mark in marks.items():
+            if mark is not None and (mark.dtype != torch.bool or mark.shape != here.shape):
+                raise ValueError(
+                    f"{name}_present must be bool of shape ({len(example)},), got {mark.dtype} {tuple(mark.shape)}."
+                )
+            rows.append(~here if name not in given else here if mark is None else mark)
+        present = torch.stack(rows)
+        if not torch.compiler.is_compiling() and not present.any(0).all():
+            number = int((~present.any(0)).nonzero()[0])
+            raise ValueError(f"sample {number} of the batch has no modality; each needs one at least.")
+        return present
 
     def encode_modality(self, name, **inputs):
         """The feature (B, hidden_size) of one modality; the inputs of others are not read.
@@ -126,8 +175,9 @@ class LfmModel(LfmPreTrainedModel):
         tower = self.towers[name]
         tensors = [inputs.get(f"{name}_{part}") for part in tower.input_names]
         if tensors[0] is None:
+            hint = "; training needs every modality (modality_dropout hides some)" if self.training else ""
             raise ValueError(
-                f"input {name}_{tower.input_names[0]!s} is missing; this model reads {list(self.input_names)}."
+                f"input {name}_{tower.input_names[0]} is missing; this model reads {list(self.input_names)}{hint}."
             )
         if len(tensors) == 2 and tensors[1] is None:
             tensors[1] = torch.ones_like(tensors[0])
@@ -139,8 +189,8 @@ class LfmModel(LfmPreTrainedModel):
 
     def forward(self, return_dict=None, **inputs):
         """Returns an [`LfmOutput`] with `features`."""
-        features = self.project(self.encode(**inputs))
-        output = LfmOutput(features=features)
+        present = self.read_presence(inputs)
+        output = LfmOutput(features=blank_absent(self.project(self.encode(**inputs)), present))
         return output.to_tuple() if return_dict is False else output
 
 
@@ -195,15 +245,18 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         modules = (self.lfm.towers[name], self.lfm.projections[name])
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
-    def classify(self, vectors, labels=None):
+    def classify(self, vectors, labels=None, present=None, seen=None):
         """The towers' vectors (from `self.lfm.encode`) to an [`LfmOutput`].
 
         Args:
             vectors (`tuple` of M tensors `(B, num_features)`)
             labels (`torch.LongTensor` `(B,)`, or `torch.FloatTensor` `(B, num_labels)` for multi-label problems)
+            present (`torch.BoolTensor` `(M, B)`, *optional*): which modalities are there; all if not given.
+            seen (`torch.BoolTensor` `(M, B)`, *optional*): which of them the fused prediction is made of; all that are
+                present if not given.
         """
         features = self.lfm.project(vectors)
-        logits, modality_logits = self.fusion(features)
+        logits, modality_logits = self.fusion(features, present if seen is None else seen)
         if self.unimodal_heads is not None:
             heads = self.unimodal_heads.values()
             modality_logits = tuple(head(feature) for head, feature in zip(heads, features, strict=True))
@@ -213,7 +266,25 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
                 loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
             else:
                 loss = nn.functional.cross_entropy(logits.float(), labels)
+        modality_logits, features = blank_absent(modality_logits, present), blank_absent(features, present)
         return LfmOutput(loss=loss, logits=logits, modality_logits=modality_logits, features=features)
+
+    def hide_modalities(self, present, size, device):
+        """Modality dropout: what the fused prediction of each training sample is made of, bool (M, B).
+
+        Each modality is hidden with probability `config.modality_dropout`, independently; of a sample that would lose
+        all, one that is present is kept at random.
+
+        Args:
+            present (`torch.BoolTensor` `(M, B)` or None), size (`int`): B, device (`torch.device`)
+        """
+        shape = (len(self.config.modalities), size)
+        seen = torch.rand(shape, device=device) >= self.config.modality_dropout
+        chances = torch.rand(shape, device=device)
+        if present is not None:
+            seen, chances = seen & present, chances.masked_fill(~present, -1)
+        rescued = nn.functional.one_hot(chances.argmax(0), shape[0]).T.bool()
+        return torch.where(seen.any(0), seen, rescued)
 
     def forward(self, labels=None, return_dict=None, **inputs):
         """Classify a batch.
@@ -226,5 +297,18 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         Returns:
             [`LfmOutput`]
         """
-        output = self.classify(self.lfm.encode(**inputs), labels)
+        present = self.lfm.read_presence(inputs)
+        vectors, seen = self.lfm.encode(**inputs), None
+        if self.training and self.config.modality_dropout > 0 and len(vectors) > 1:
+            seen = self.hide_modalities(present, len(vectors[0]), vectors[0].device)
+        output = self.classify(vectors, labels, present, seen)
         return output.to_tuple() if return_dict is False else output
+
+
+def blank_absent(tensors, present):
+    """The tensors (tuple of M (B, ...)) with NaN where their modality is absent by `present` (bool (M, B) or None)."""
+    if present is None:
+        return tensors
+    return tuple(
+        tensor.masked_fill(~there.unsqueeze(-1), torch.nan) for tensor, there in zip(tensors, present, strict=True)
+    )

@@ -73,21 +73,24 @@ class LfmProcessor(ProcessorMixin):
     def __call__(self, *, sampling_rate=None, return_tensors="pt", **inputs):
         """Process a batch, or one sample, of some or all modalities.
 
+        Any of them may be absent: not given, or None for some samples or for all.
+
         Args:
             sampling_rate (`int`, *optional*): Hz, of audio given as plain arrays.
             return_tensors (`str`): `"pt"` or `"np"`.
-            inputs: by modality, a list of raw inputs (paths, bytes, `{"bytes", "path"}`, arrays, PIL images, or
-                texts), or a single one. Audio may be the file of a video with sound. A cut of a video is
+            inputs: by modality, a list of raw inputs (paths, bytes, `{"bytes", "path"}`, arrays, PIL images, texts, or
+                None), or a single one. Audio may be the file of a video with sound. A cut of a video is
                 `{"bytes", "path", "first_frame", "last_frame"}`, from 0, both inclusive.
 
         Returns:
             `BatchFeature` with `{modality}_values` float32 (audio (B, 1, bins, frames), images (B, C, H, W), video
             (B, num_frames, C, H, W), flow (B, num_frames, 2, H, W)), or `{modality}_input_ids` and
-            `{modality}_attention_mask` int64 (B, L).
+            `{modality}_attention_mask` int64 (B, L), for the modalities that are there; where one is absent for a part
+            of the samples also `{modality}_present`, bool (B,).
 
         Raises:
-            ValueError: an unknown modality, none at all, batches of different sizes, or an input that cannot be
-            read (the message names it). FileNotFoundError: a path that does not exist.
+            ValueError: an unknown modality, none at all or none for a sample, batches of different sizes, or an input
+            that cannot be read (the message names it). FileNotFoundError: a path that does not exist.
         """
         unknown = sorted(set(inputs) - set(self.modalities))
         if unknown or not inputs:
@@ -99,6 +102,9 @@ class LfmProcessor(ProcessorMixin):
         sizes = {name: len(values) for name, values in batches.items()}
         if len(set(sizes.values())) > 1 or 0 in sizes.values():
             raise ValueError(f"every modality needs the same number of samples, one at least; got {sizes}.")
+        for number, sample in enumerate(zip(*batches.values(), strict=True)):
+            if all(value is None for value in sample):
+                raise ValueError(f"sample {number} has no modality; give one at least of {', '.join(self.modalities)}.")
         output = {}
         for name, values in batches.items():
             output |= self.stack(name, [self.encode(name, value, sampling_rate, stored=False) for value in values])
@@ -107,8 +113,10 @@ class LfmProcessor(ProcessorMixin):
     def encode(self, modality, sample, sampling_rate=None, stored=True):
         """One raw input in a compact form, to be stored: an array of `shape`, or token numbers (`list[int]`).
 
-        Of a video, without `stored`, only the frames that evaluation reads.
+        Of a video, without `stored`, only the frames that evaluation reads. None, an absent input, stays None.
         """
+        if sample is None:
+            return None
         kind = self.kinds[modality]
         if isinstance(kind, (Video, Flow)) and not stored:
             return kind.encode(sample, sampling_rate, kind.centres)
@@ -119,8 +127,18 @@ class LfmProcessor(ProcessorMixin):
         return self.tokenizer(sample, truncation=True, max_length=kind.max_length)["input_ids"]
 
     def stack(self, modality, rows):
-        """Samples, as `encode` gives them (or as tensors), to a batch: `dict` of tensors, padded where they differ."""
-        kind = self.kinds[modality]
+        """Samples, as `encode` gives them (or as tensors), to a batch: `dict` of tensors, padded where they differ.
+
+        Where some are None, `{modality}_present` tells so, and something else stands in their place; of nothing but
+        None comes an empty `dict`.
+        """
+        kind, present = self.kinds[modality], [row is not None for row in rows]
+        if not any(present):
+            return {}
+        if not all(present):
+            filler = rows[present.index(True)]
+            rows = [filler if row is None else row for row in rows]
+            return {**self.stack(modality, rows), f"{modality}_present": torch.tensor(present)}
         if not isinstance(kind, Text):
             return {f"{modality}_values": kind.stack([torch.as_tensor(row) for row in rows])}
         padded = pad_without_fast_tokenizer_warning(

@@ -31,6 +31,13 @@ class ModelArguments:
         default_factory=dict, metadata={"help": "Settings of the fusion, such as ratio: 4. See LfmConfig."}
     )
     hidden_size: int = field(default=512, metadata={"help": "Width to which each tower's output is projected."})
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Probability that a modality of a training sample is hidden from the fused prediction, so that the "
+            "model learns to do without it."
+        },
+    )
     tokenizer: str | None = field(
         default=None,
         metadata={"help": "Tokenizer of text modalities, a Hub name or a folder; that of the text tower if not given."},

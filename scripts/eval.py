@@ -21,12 +21,14 @@ examples:
   python scripts/eval.py --checkpoint outputs/av_mnist --benchmark av_mnist --data_dir data/av_mnist --split test \\
       --output metrics.json
   python scripts/eval.py --checkpoint outputs/av_mnist --data_dir data/av_mnist --benchmark_options.audio_snr_db 0
+  python scripts/eval.py --checkpoint outputs/av_mnist --data_dir data/av_mnist --drop audio
 
 settings:
 {settings}
 
 The JSON holds, all between 0 and 1: accuracy, map (mean average precision), f1 (macro), gap (of the modalities'
-accuracies), and for each modality MODALITY_accuracy, MODALITY_map, MODALITY_f1; further loss and samples.
+accuracies), for each modality MODALITY_accuracy, MODALITY_map, MODALITY_f1, and without_MODALITY_accuracy, ... of the
+fused prediction where it is absent; further loss and samples. With --drop all of it is without those modalities.
 """
 
 
@@ -47,6 +49,9 @@ class EvalArguments:
     columns: dict = field(
         default_factory=dict,
         metadata={"help": "Mapping from a modality to its column in the data set, where the names differ."},
+    )
+    drop: list[str] = field(
+        default_factory=list, metadata={"help": "Modalities to leave out, as if no sample had them."}
     )
     output: str | None = field(default=None, metadata={"help": "The JSON file to write; printed in any case."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Samples in a batch."})
@@ -100,16 +105,21 @@ def evaluate(args):
             bf16_full_eval=args.bf16,
             use_cpu=args.use_cpu,
         )
+        collator = LfmDataCollator(processor)
+        trainer = LfmTrainer(model=model, args=training_args, data_collator=collator, processing_class=processor)
+        trainer.check_absent(args.drop)
         with training_args.main_process_first(desc="preparing the data"):
             raw = runs.load_data(args, processor, args.split)
             check_labels(model.config, raw, f"{args.benchmark} ({args.split})")
             dataset = runs.prepare(raw, args, processor, args.max_samples)
-        collator = LfmDataCollator(processor)
-        trainer = LfmTrainer(model=model, args=training_args, data_collator=collator, processing_class=processor)
-        metrics = trainer.evaluate(dataset)
-    prefixes = ("", *(f"{name}_" for name in model.config.modality_names))
-    kept = ["gap", "loss", *(prefix + key for prefix in prefixes for key in ("accuracy", "map", "f1"))]
-    return {key: metrics[f"eval_{key}"] for key in sorted(kept)} | {"samples": len(dataset)}
+        if args.drop:
+            metrics = trainer.predict_without(args.drop, dataset, metric_key_prefix="eval").metrics
+        else:
+            metrics = trainer.evaluate(dataset) | trainer.measure_absence(dataset, metric_key_prefix="eval")
+    kept = {key.removeprefix("eval_"): value for key, value in metrics.items() if key.startswith("eval_")}
+    wanted = ("gap", "loss", "accuracy", "map", "f1")
+    report = {key: value for key, value in sorted(kept.items()) if key.rsplit("_", 1)[-1] in wanted}
+    return report | ({"dropped": args.drop} if args.drop else {}) | {"samples": len(dataset)}
 
 
 def main(argv=None):

@@ -114,7 +114,7 @@ def make_config(model_args, training_args):
     if model_args.fusion not in (None, settings["fusion"]):
         settings |= {"fusion": model_args.fusion, "fusion_args": {}}
     settings["fusion_args"] = {**settings["fusion_args"], **model_args.fusion_args}
-    config = LfmConfig(**settings, hidden_size=model_args.hidden_size)
+    config = LfmConfig(**settings, hidden_size=model_args.hidden_size, modality_dropout=model_args.modality_dropout)
     method.check(config)
     return config
 
@@ -244,6 +244,7 @@ def fit(trainer, splits, data_args, checkpoint=None):
     for name, split in (("eval", "validation"), ("test", "test")):
         if split in splits:
             found = trainer.predict(splits[split], metric_key_prefix=name).metrics  # evaluate() would log it once more
+            found |= trainer.measure_absence(splits[split], metric_key_prefix=name)
             trainer.save_metrics(name, found)
             metrics = metrics | found
     if is_main_process():
@@ -252,13 +253,16 @@ def fit(trainer, splits, data_args, checkpoint=None):
 
 
 def summarise(metrics, modalities, prefix):
-    """Lines with accuracy, mean average precision and macro F1, fused and of each modality, and the gap."""
-    lines = [f"{prefix:<12}{'accuracy':>10}{'mAP':>10}{'macro F1':>10}"]
-    for name in ("", *modalities):
-        start = f"{prefix}_{name}_" if name else f"{prefix}_"
-        values = (metrics[start + key] for key in ("accuracy", "map", "f1"))
-        lines.append(f"{name or 'fused':<12}" + "".join(f"{100 * value:>9.1f}%" for value in values))
-    lines.append(f"{'gap':<12}{100 * metrics[f'{prefix}_gap']:>9.1f}%")
+    """Lines with accuracy, mean average precision and macro F1, fused, of each modality and without it, and the gap."""
+    rows = {"fused": "", **{name: f"{name}_" for name in modalities}}
+    if len(modalities) > 1:
+        rows |= {f"without {name}": f"without_{name}_" for name in modalities}
+    width = max(12, *(len(row) + 2 for row in rows))
+    lines = [f"{prefix:<{width}}{'accuracy':>10}{'mAP':>10}{'macro F1':>10}"]
+    for row, start in rows.items():
+        values = (metrics[f"{prefix}_{start}{key}"] for key in ("accuracy", "map", "f1"))
+        lines.append(f"{row:<{width}}" + "".join(f"{100 * value:>9.1f}%" for value in values))
+    lines.append(f"{'gap':<{width}}{100 * metrics[f'{prefix}_gap']:>9.1f}%")
     return "\n".join(lines)
 
 

@@ -147,7 +147,7 @@ class ModalityGap(_InMemoryMetric):
         return {"gap": max(accuracies) - min(accuracies), "accuracies": accuracies}
 
 
-def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single_label_classification"):
+def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single_label_classification", absent=()):
     """Metrics of the fused prediction, of each modality alone, and the gap between modalities.
 
     Args:
@@ -158,6 +158,7 @@ def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single
         problem_type (`str`): `single_label_classification` (mean average precision over softmax probabilities,
             one-vs-rest) or `multi_label_classification` (labels are predicted from a probability of 0.5 on; subset
             accuracy; mean average precision over sigmoid probabilities).
+        absent (`Sequence[str]`): those of `modalities` that were left out and have no metrics.
 
     Returns:
         `dict[str, float]`: `accuracy`, `map`, `f1`, `gap`, and for each modality `{name}_accuracy`, `{name}_map`,
@@ -166,15 +167,15 @@ def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single
     Raises:
         ValueError: logits are not finite, or do not fit `modalities`.
     """
-    modalities = tuple(modalities)
-    logits, modality_logits = _split_predictions(eval_prediction.predictions, modalities)
+    logits, modality_logits = _split_predictions(eval_prediction.predictions, tuple(modalities))
+    kept = {name: part for name, part in zip(modalities, modality_logits, strict=True) if name not in absent}
     if problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type={problem_type!r} is unknown; choose one of {', '.join(PROBLEM_TYPES)}.")
     multi_label = problem_type == MULTI_LABEL
     labels = np.asarray(eval_prediction.label_ids).astype(np.int32)
     config_name = "multilabel" if multi_label else None
     metrics, predicted = {}, {}
-    for prefix, values in [("", logits), *((f"{n}_", v) for n, v in zip(modalities, modality_logits, strict=True))]:
+    for prefix, values in [("", logits), *((f"{name}_", part) for name, part in kept.items())]:
         _check_finite(values, "the fused logits" if not prefix else f"the logits of modality {prefix[:-1]!r}")
         probabilities = (expit if multi_label else _softmax)(values.astype(np.float64))
         predicted[prefix] = (probabilities >= 0.5).astype(np.int32) if multi_label else values.argmax(-1)
@@ -185,7 +186,7 @@ def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single
         ):
             result = metric.compute(predictions=predictions, references=labels)
             metrics |= {f"{prefix}{key}": value for key, value in result.items() if isinstance(value, float)}
-    alone = np.stack([predicted[f"{name}_"] for name in modalities], axis=1)
+    alone = np.stack([predicted[f"{name}_"] for name in kept], axis=1)
     metrics["gap"] = ModalityGap(config_name).compute(predictions=alone, references=labels)["gap"]
     return metrics
 
@@ -211,5 +212,6 @@ def _check_finite(values, what):
     if bad.any():
         raise ValueError(
             f"{what} are not finite for {int(bad.sum())} of {len(values)} samples (first: {int(bad.argmax())}): "
-            "training diverged, or an input is not finite. Lower the learning rate, or check the data."
+            "training diverged, an input is not finite, or a modality is missing from the data. Lower the learning "
+            "rate, or check the data."
         )

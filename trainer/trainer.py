@@ -12,11 +12,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import transformers
-from sklearn.model_selection import train_test_split
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 
 from .callbacks import LfmPrinterCallback, LfmProgressCallback, MethodCallback
+from .holdout import choose_holdout
 from .methods import Method, make_method
 from .metrics import compute_multimodal_metrics
 from .sample_ids import SampleIdCollator, SampleIdDataset
@@ -79,11 +79,9 @@ class LfmTrainer(Trainer):
         )
         if self.method.needs_sample_ids:
             self.data_collator = SampleIdCollator(self.data_collator)
-        config = self.model.config
+        self.absent = ()
         if self.compute_metrics is None:
-            self.compute_metrics = partial(
-                compute_multimodal_metrics, modalities=config.modality_names, problem_type=config.problem_type
-            )
+            self.compute_metrics = self._multimodal_metrics
         # Each batch's loss is its own mean, so transformers divides by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -129,6 +127,9 @@ class LfmTrainer(Trainer):
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         labels = inputs.pop("labels")
+        marked = [key for key in inputs if key.endswith("_present")]
+        if marked:
+            raise ValueError(f"a training batch has {marked[0]}: methods need every modality of every sample.")
         if self.method.own_backward:
             parts = self.method.run_batch(inputs, labels)
             loss = parts.pop("loss").detach().requires_grad_()  # a leaf, so that a second backward changes nothing
@@ -258,6 +259,59 @@ class LfmTrainer(Trainer):
             trainer.train()
         return model
 
+    # -- evaluation --------------------------------------------------------------------------------------------
+
+    def _multimodal_metrics(self, eval_prediction):
+        config = self.model.config
+        return compute_multimodal_metrics(eval_prediction, config.modality_names, config.problem_type, self.absent)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        """As in transformers, without the inputs of the modalities `absent`."""
+        towers = self.model.lfm.towers
+        left_out = {f"{name}_{part}" for name in self.absent for part in (*towers[name].input_names, "present")}
+        inputs = {key: value for key, value in inputs.items() if key not in left_out}
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def check_absent(self, absent):
+        """Raise a `ValueError` if these modalities (names) cannot be left out."""
+        names = self.model.config.modality_names
+        unknown = sorted(set(absent) - set(names))
+        if unknown or set(absent) == set(names):
+            raise ValueError(
+                f"cannot leave out {', '.join(unknown or absent)}: the modalities are {', '.join(names)}, one of which "
+                "has to stay."
+            )
+
+    def predict_without(self, absent, dataset, **kwargs):
+        """`predict` with modalities left out; metrics are those of the fused prediction and of the modalities kept.
+
+        Args:
+            absent (`Sequence[str]`): names of the modalities.
+            dataset, kwargs: as in `predict`.
+
+        Raises:
+            ValueError: an unknown modality, or none is kept.
+        """
+        self.check_absent(absent)
+        self.absent = tuple(absent)
+        try:
+            return self.predict(dataset, **kwargs)
+        finally:
+            self.absent = ()
+
+    def measure_absence(self, dataset, metric_key_prefix="test"):
+        """How the fused prediction fares when each modality in turn is absent.
+
+        Returns:
+            `dict[str, float]`: `{prefix}_without_{modality}_accuracy`, `_map` and `_f1`; empty for a single modality.
+        """
+        names, metrics = self.model.config.modality_names, {}
+        for name in names if len(names) > 1 else ():
+            prefix = f"{metric_key_prefix}_without_{name}"
+            found = self.predict_without([name], dataset, metric_key_prefix=prefix).metrics
+            metrics |= {f"{prefix}_{key}": found[f"{prefix}_{key}"] for key in ("accuracy", "map", "f1")}
+        return metrics
+
     # -- state and logs ----------------------------------------------------------------------------------------
 
     def _bind_method_callback(self):
@@ -330,55 +384,3 @@ def split_groups(groups, wanted):
             if members:
                 result.append({**group, "params": members, "lr": group["lr"] * factor, "method_group": number})
     return result
-
-
-def choose_holdout(train_dataset, eval_dataset, args):
-    """The training set and the samples that a method watches: a part of the former, or the evaluation set."""
-    if args.holdout:
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return split_holdout(train_dataset, args.holdout, seed)
-    if eval_dataset is None or isinstance(eval_dataset, dict):
-        raise ValueError("holdout=0 lets the method watch eval_dataset: give one, or another holdout.")
-    return train_dataset, eval_dataset
-
-
-def split_holdout(dataset, size, seed):
-    """Keep a stratified part of a data set apart.
-
-    Args:
-        dataset (`datasets.Dataset` or map-style data set): samples with `labels`.
-        size (`float`): a fraction below 1, or a number of samples.
-        seed (`int`): of the draw.
-
-    Returns:
-        the rest and the kept part, of the same type (or `torch.utils.data.Subset`).
-    """
-    if not hasattr(dataset, "__len__"):
-        raise ValueError("the method needs a data set with a length, to hold a part out; or give holdout_dataset.")
-    labels = read_labels(dataset)
-    kept = round(size * len(labels)) if size < 1 else int(size)
-    classes, counts = np.unique(labels, return_counts=True) if labels.ndim == 1 else ([0], [len(labels)])
-    if not 0 < kept < len(labels):
-        raise ValueError(f"holdout={size} keeps {kept} of {len(labels)} training samples; change it.")
-    single = np.isin(labels, classes[counts < 2]) if labels.ndim == 1 else np.zeros(len(labels), bool)
-    indices = np.arange(len(labels))
-    splittable = indices[~single]  # a class with one sample stays in training
-    stratify = labels[splittable] if labels.ndim == 1 and kept >= len(classes) else None
-    rest, held = train_test_split(splittable, test_size=kept, random_state=seed, stratify=stratify)
-    rest, held = np.sort(np.concatenate([rest, indices[single]])), np.sort(held)
-    if hasattr(dataset, "select"):
-        held = dataset.select(held)
-        return dataset.select(rest), getattr(held, "unaugmented", held)
-    return Subset(dataset, rest.tolist()), Subset(dataset, held.tolist())
-
-
-def read_labels(dataset):
-    """Labels of a data set, (N,) or (N, K) as a numpy array, read without the other columns where possible."""
-    if hasattr(dataset, "column_names"):
-        if "labels" not in dataset.column_names:
-            raise ValueError(f"the data set needs a column 'labels'; it has {dataset.column_names}.")
-        return np.asarray(dataset.with_format("numpy")["labels"][:])
-    try:
-        return np.asarray([np.asarray(dataset[i]["labels"]) for i in range(len(dataset))])
-    except KeyError as error:
-        raise ValueError("each sample of the data set needs the key 'labels'.") from error

@@ -223,6 +223,8 @@ def test_new_labels_get_a_fresh_head(tmp_path):
         ({"modalities": {"text": {**TOWERS["text"], "pooling": "max"}}}, "pooling"),
         ({"fusion": "addition"}, "addition"),
         ({"hidden_size": 0}, "hidden_size"),
+        ({"modality_dropout": 1.0}, "modality_dropout"),
+        ({"modality_dropout": True}, "modality_dropout"),
         ({"problem_type": "regression"}, "regression"),
         ({"modalities": {"audio": TOWERS["audio"]}, "modality_order": ["audio", "text"]}, "modality_order"),
     ],
@@ -234,8 +236,10 @@ def test_a_wrong_configuration_is_named(kwargs, words):
 
 def test_wrong_inputs_are_named():
     model = make(["audio", "text"])
-    with pytest.raises(ValueError, match="text_input_ids is missing"):
-        model(**tower_inputs("audio"))
+    with pytest.raises(ValueError, match=r"text_input_ids is missing.*training needs every modality"):
+        model.train()(**tower_inputs("audio"))
+    with pytest.raises(ValueError, match="audio_values is missing"):
+        model.eval()()
     with pytest.raises(ValueError, match="image_values"):
         model(**model_inputs(["audio", "text"]), image_values=torch.zeros(1))
     with pytest.raises(ValueError, match="empty"):

@@ -11,24 +11,23 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from transformers import AutoProcessor, BertTokenizer
+from transformers import AutoProcessor
 
 from modeling_lfm import LfmProcessor
 from tests.data.media import image_bytes, tone, wav_bytes
+
+from .towers import make_tokenizer
 
 PAPER = {"type": "spectrogram"}
 SMALL = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5}
 GREY = {"type": "image", "size": [8, 8], "num_channels": 1, "mean": 0.0, "std": 1.0}
 VIDEO = {"type": "video", "size": [48, 64], "mean": 0.0, "std": 1.0}
 FLOW = {"type": "flow", "size": [48, 64]}
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat"]
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
-    path.write_text("\n".join(WORDS))
-    return BertTokenizer(str(path))
+    return make_tokenizer(tmp_path_factory.mktemp("vocab"))
 
 
 def reference_spectrogram(wave, n_fft, hop_length, floor=1e-7):
@@ -355,8 +354,8 @@ def test_wrong_calls_are_refused(tokenizer):
         ({"image": []}, "one at least"),
         ({"image": [picture], "return_tensors": "tf"}, "'pt' or 'np'"),
         ({"text": [5]}, "text expects text"),
-        ({"text": [None]}, "text expects text"),
-        ({"image": [None]}, "a path, bytes or a mapping"),
+        ({"text": [None]}, "sample 0 has no modality"),
+        ({"image": [3]}, "a path, bytes or a mapping"),
         ({"image": [picture.astype(np.float32)]}, "uint8 of shape"),
         ({"image": [Image.new("I;16", (8, 8))]}, "convert it to 8 bits"),
         ({"image": [b"no image"]}, "cannot be read as an image"),

@@ -1,6 +1,7 @@
 """Tiny towers of every kind, and random inputs for them, that the tests of the package share."""
 
 import torch
+from transformers import BertTokenizer
 
 BERT = {
     "model_type": "bert",
@@ -44,6 +45,16 @@ TOWERS = {
     "picture": {"tower": "clip_vision", "config": CLIP_VISION},
     "caption": {"tower": "clip_text", "config": CLIP_TEXT},
 }
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat"]
+
+
+def make_tokenizer(folder):
+    """A BERT tokenizer of a few words, whose vocabulary is written into `folder` (`Path`)."""
+    path = folder / "vocab.txt"
+    path.write_text("\n".join(WORDS))
+    return BertTokenizer(str(path))
 
 
 def tower_inputs(name, batch=3):

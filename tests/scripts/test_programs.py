@@ -98,6 +98,22 @@ def test_eval_repeats_the_test_metrics_and_builds_on_what_is_remembered(trained,
     assert metrics["samples"] == 40
     for key in ("accuracy", "map", "f1", "gap", "audio_accuracy", "image_accuracy", "audio_map", "image_f1", "loss"):
         assert metrics[key] == pytest.approx(expected[f"test_{key}"], abs=1e-6), key
+    for key in ("without_audio_accuracy", "without_image_map", "without_audio_f1"):
+        assert metrics[key] == pytest.approx(expected[f"test_{key}"], abs=1e-6), key
+
+
+def test_eval_leaves_modalities_out(trained, capsys):
+    words = ["--checkpoint", str(trained), "--split", "test", "--max_samples", "40", "--use_cpu"]
+    eval_program.main([*words, "--drop", "audio"])
+    metrics, expected = json.loads(capsys.readouterr().out), read(trained / "test_results.json")
+    for key in ("accuracy", "map", "f1"):
+        assert metrics[key] == pytest.approx(expected[f"test_without_audio_{key}"], abs=1e-6)
+    assert metrics["image_accuracy"] == pytest.approx(expected["test_image_accuracy"], abs=1e-6)
+    assert metrics["dropped"] == ["audio"]
+    assert not any(key.startswith("audio") for key in metrics)
+    for drop, message in ((["sound"], "cannot leave out sound"), (["audio", "image"], "one of which has to stay")):
+        with pytest.raises(ValueError, match=message):
+            eval_program.main([*words, "--drop", *drop])
 
 
 def test_a_fresh_process_predicts_what_the_trained_model_does(trained_here, sample):

@@ -173,3 +173,23 @@ def test_three_modalities(name, tmp_path):
     assert losses.isfinite().all()
     metrics = trainer.evaluate()
     assert all(f"eval_{modality}_accuracy" in metrics for modality in trainer.model.config.modality_names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_modality_dropout_trains_or_is_refused(name, tmp_path):
+    settings = {"size": 40, "holdout": 8, "num_train_epochs": 2, "modality_dropout": 0.4}
+    if not METHODS[name].spec.modality_dropout:
+        with pytest.raises(ValueError, match=r"modality_dropout=0\.4 has no place in it"):
+            make_trainer(tmp_path, name, **settings)
+        return
+    trainer = make_trainer(tmp_path, name, **settings)
+    trainer.train()
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    absence = trainer.model.fusion.absence
+    assert (absence is not None) == (trainer.model.fusion.joint and len(trainer.model.config.modalities) > 1)
+    assert absence is None or absence.abs().sum() > 0
+    found = trainer.measure_absence(trainer.eval_dataset)
+    names = trainer.model.config.modality_names
+    assert set(found) == {
+        f"test_without_{m}_{key}" for m in names for key in ("accuracy", "map", "f1") if len(names) > 1
+    }

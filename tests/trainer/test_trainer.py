@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils.versions import compare_versions
+from sklearn.metrics import f1_score
 from torch import nn
 
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-from modeling_lfm.trainer.trainer import split_holdout
+from modeling_lfm.trainer.holdout import split_holdout
 
 from .toy import NORMALISED, SMOOTH, only, toy_data, toy_model, toy_trainer
 
@@ -298,3 +299,41 @@ def test_momentum_is_never_left_out_in_silence(tmp_path):
     else:
         with pytest.raises(ValueError, match=r"does not read optim_args='momentum=0.9' of optim=sgd"):
             trainer.create_optimizer()
+
+
+def test_metrics_without_a_modality(tmp_path):
+    """Those of the subset's own logits, from a plain forward pass over the samples."""
+    trainer = toy_trainer(tmp_path, SMOOTH, method="concat", size=40)
+    trainer.train()
+    samples = toy_data(40)
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in ("text_input_ids", "text_attention_mask")}
+    with torch.no_grad():
+        output = trainer.model.eval()(**batch)
+    labels = np.array([int(sample["labels"]) for sample in samples])
+    data = only(samples, SMOOTH)
+    found = trainer.measure_absence(data, metric_key_prefix="eval")
+    predicted = output.logits.argmax(-1).numpy()
+    assert found["eval_without_vit_accuracy"] == pytest.approx((predicted == labels).mean())
+    assert found["eval_without_vit_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    kept = trainer.predict_without(["vit"], data).metrics
+    assert kept["test_accuracy"] == found["eval_without_vit_accuracy"]
+    assert kept["test_gap"] == 0
+    assert kept["test_text_accuracy"] == pytest.approx((output.modality_logits[1].argmax(-1).numpy() == labels).mean())
+    assert not any("vit" in key for key in kept)
+    assert trainer.evaluate()["eval_vit_accuracy"] >= 0  # nothing is left out afterwards
+    for absent, words in ((["sound"], "cannot leave out sound"), (["vit", "text"], "one of which has to stay")):
+        with pytest.raises(ValueError, match=words):
+            trainer.predict_without(absent, data)
+
+
+def test_data_without_a_modality_is_refused(tmp_path):
+    """In training at the first batch; in evaluation its metrics would be those of nothing."""
+    trainer = toy_trainer(tmp_path, SMOOTH, method="concat", size=16)
+    trainer.train_dataset = only(toy_data(16), ["text"])
+    with pytest.raises(ValueError, match=r"vit_values is missing.*training needs every modality"):
+        trainer.train()
+    trainer.train_dataset = [{**s, "vit_present": torch.tensor(True)} for s in only(toy_data(16), SMOOTH)]
+    with pytest.raises(ValueError, match="vit_present: methods need every modality"):
+        trainer.train()
+    with pytest.raises(ValueError, match="'vit' are not finite.*a modality is missing"):
+        trainer.evaluate(only(toy_data(16), ["text"]))

@@ -107,7 +107,7 @@ class InOrder(LfmTrainer):
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 
 
-def toy_trainer(output_dir, modalities, size=64, method="lfm", in_order=False, **kwargs):
+def toy_trainer(output_dir, modalities, size=64, method="lfm", in_order=False, modality_dropout=0.0, **kwargs):
     """A trainer on the toy problem with a model as the method wants it; `kwargs` are training arguments."""
     method = {"name": method} if isinstance(method, str) else {"name": "lfm", **method}
     if method["name"] == "lfm":
@@ -128,7 +128,7 @@ def toy_trainer(output_dir, modalities, size=64, method="lfm", in_order=False, *
     model_settings = make_method(method).config_settings(modalities)
     data = only(toy_data(size), model_settings["modalities"])
     return (InOrder if in_order else LfmTrainer)(
-        model=toy_model(**model_settings),
+        model=toy_model(**model_settings, modality_dropout=modality_dropout),
         args=LfmTrainingArguments(output_dir=str(output_dir), **settings),
         train_dataset=data,
         eval_dataset=data[:16],

@@ -27,6 +27,7 @@ class MethodSpec:
         extra_passes: forward and backward passes a step beyond those of concatenation, for M modalities.
         batch_statistics: whether its loss depends on statistics of the batch, so that accumulating the gradients of
             small batches differs from one big batch.
+        modality_dropout: whether it can train a model with `modality_dropout`.
         row: name of its row in Table 1 of the LFM paper, or None.
     """
 
@@ -42,6 +43,7 @@ class MethodSpec:
     multi_label: bool = False
     extra_passes: str = "none"
     batch_statistics: bool = False
+    modality_dropout: bool = True
     row: str | None = None
 
 
@@ -112,6 +114,11 @@ class Method:
             raise ValueError(
                 f"method {spec.name} needs LfmConfig(unimodal_heads={spec.unimodal_heads}), and this model has "
                 f"unimodal_heads={config.unimodal_heads}; method.config_settings(modalities) gives what it needs."
+            )
+        if config.modality_dropout and not spec.modality_dropout:
+            raise ValueError(
+                f"method {spec.name} sees or trains modalities one at a time by itself, so modality_dropout="
+                f"{config.modality_dropout} has no place in it: set it to 0."
             )
         if config.problem_type == "multi_label_classification" and not spec.multi_label:
             raise ValueError(f"method {spec.name} is defined for single-label problems only.")

@@ -52,6 +52,7 @@ class Mla(Method):
         formula="CE(f_m) and a step for each m in turn, gradient of the shared head W times P; F = sum_m w_m f_m",
         fusions=("mla",),
         extra_passes="none; M optimizer steps",
+        modality_dropout=False,
         row="MLA",
     )
     Settings = MlaSettings

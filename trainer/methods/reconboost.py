@@ -61,6 +61,7 @@ class ReconBoost(Method):
         formula="in turns: one modality by (-w_1 + w_2 q_y) log p_y + alpha MSE, then all by CE(b sum_m f_m)",
         fusions=("reconboost",),
         extra_passes="none",
+        modality_dropout=False,
         row="ReconBoost",
     )
     Settings = ReconBoostSettings
