@@ -33,7 +33,8 @@ def format_report(table, setting, records, inapplicable, failures):
     published = read_published(table.name, setting)
     best = find_best(rows)
     column = f"published ({published['benchmark']})" if published else "published"
-    head = [*COLUMNS.values(), " / ".join(names), "gap", column, "p", "cost"]
+    without = ["without " + " / ".join(names)] if table.absence else []
+    head = [*COLUMNS.values(), " / ".join(names), "gap", *without, column, "p", "cost"]
     lines = [f"## {table.title}: {setting}", "", *_notes(table, setting, rows), ""]
     lines += ["| | " + " | ".join(head) + " |", "| --- " * (len(head) + 1) + "|"]
     remarks, most = [], max(map(len, rows.values()))
@@ -51,11 +52,12 @@ def format_report(table, setting, records, inapplicable, failures):
             cells = [
                 mean_and_spread([r["test"][metric] for r in found], bold=row in best[metric]) for metric in COLUMNS
             ]
-            cells += [format_modalities(found, names), format_gap(found, names), figure]
+            cells += [format_modalities(found, names), format_gap(found, names)]
+            cells += [*([format_modalities(found, [f"without_{name}" for name in names])] * len(without)), figure]
             reference = rows.get(table.reference, [])
             cells += [format_p(compare(found, reference), row == table.reference), format_cost(found, reference)]
         elif reason is not None:
-            cells = ["-", "-", "-", "-", "-", figure, "-", "-"]
+            cells = [*["-"] * (5 + len(without)), figure, "-", "-"]
         else:
             continue
         lines.append(f"| {row}{mark} | " + " | ".join(cells) + " |")
@@ -219,7 +221,7 @@ def format_settings(records, settings, rows):
                 cells += ["", ""]
                 continue
             cells.append(mean_and_spread([r["test"]["accuracy"] for r in found]))
-            names = [k for k in found[0]["test"] if k.endswith("_accuracy")]
+            names = [k for k in found[0]["test"] if k.endswith("_accuracy") and not k.startswith("without_")]
             parts = [f"{100 * statistics.fmean(r['test'][name] for r in found):.0f}" for name in names]
             gap = f"{100 * statistics.fmean(r['test']['gap'] for r in found):.0f}"
             cells.append(" / ".join(parts) + f", {gap}")

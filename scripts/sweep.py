@@ -78,6 +78,8 @@ def run_one(config, threads):
         metrics = trainer.predict(splits[split], metric_key_prefix=split).metrics
         record[split] = {f"{n}{m}": metrics.get(f"{split}_{n}{m}") for n in names for m in (*METRICS, "loss")}
         record[split] = {key: value for key, value in record[split].items() if value is not None}
+    absence = trainer.measure_absence(splits["test"], metric_key_prefix="test")
+    record["test"] |= {key.removeprefix("test_"): value for key, value in absence.items()}
     return record
 
 

@@ -9,7 +9,7 @@ from modeling_lfm.scripts import arguments
 TABLES = arguments.CONFIGS / "tables"
 MARKS = ("only", "constant_of_the_default")
 KEYS = {"title", "note", "base", "settings", "benchmarks", "only_these", "common", "rows", "reference"}
-KEYS |= {"rows_of", "benchmarks_of"}
+KEYS |= {"rows_of", "benchmarks_of", "absence"}
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Table:
         changes: mapping from a setting to further changes of some rows.
         reference: the row with which the others are compared; None: the report sets constants of alpha side by side.
         title, notes: for the report.
+        absence: whether the report shows the accuracy without each modality.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Table:
     reference: str | None = None
     title: str = ""
     notes: list = field(default_factory=list)
+    absence: bool = False
 
 
 def find_table(word):
@@ -90,6 +92,7 @@ def read_table(path, benchmark=None):
         reference=content.get("reference"),
         title=content.get("title", Path(path).stem),
         notes=[note for note in (content.get("note"), *notes) if note],
+        absence=content.get("absence", False),
     )
 
 

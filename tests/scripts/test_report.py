@@ -110,3 +110,21 @@ def test_the_best_constant_is_chosen_on_validation_data():
         for row, (v, t) in values.items()
     ]
     assert report.best_constant(records, rows) == {"s": ("0.9", 0.6)}
+
+
+def test_what_a_missing_modality_costs_is_a_column_where_the_table_asks_for_it():
+    config = {"modalities": {"a": {}, "b": {}}, "metric_for_best_model": "loss"}
+    runs = {
+        ("s", "Concat", seed): a_run(seed, 0.8, a=0.5, b=0.6, without_a=0.4 + seed / 10, without_b=0.3)
+        for seed in (0, 1)
+    }
+    for absence, cells in ((True, "50.0 / 60.0 | 25.0 | 45.0 / 30.0 |"), (False, "50.0 / 60.0 | 25.0 |  |")):
+        table = Table("mine", {"s": config}, {"Concat": {}, "Later": {}}, reference="Concat", absence=absence)
+        text = report.format_report(table, "s", runs, {("s", "Later"): "no"}, {})
+        assert ("| without a / b |" in text) == absence
+        assert cells in text
+        lines = [line for line in text.split("\n") if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1
+    assert "50 / 60, 25" in report.format_settings(
+        [{"setting": "s", "row": "Concat", **r} for r in runs.values()], ["s"], {"Concat": {}}
+    )
