@@ -187,7 +187,7 @@ def test_reading_a_batch_is_fast():
         ("sound", {"bytes": b"no sound", "path": "b.wav"}, r"sample 2, column 'sound': b\.wav cannot be read as audio"),
         ("picture", {"bytes": b"no image", "path": "b.png"}, r"sample 2, column 'picture': b\.png cannot be read as"),
         ("sound", {"bytes": None, "path": "nowhere.wav"}, r"sample 2, column 'sound': no file at nowhere\.wav"),
-        ("caption", None, "sample 2, column 'caption': text expects text"),
+        ("caption", None, "sample 2, column 'caption' holds nothing"),
     ],
 )
 def test_errors_name_the_sample_and_the_file(processor, column, value, message):
