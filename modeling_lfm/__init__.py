@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from .registration import register
+
 __version__ = "0.1.0"
 
 _EXPORTS = {
@@ -10,6 +12,7 @@ _EXPORTS = {
     "LfmForMultimodalClassification": "modeling_lfm",
     "LfmOutput": "modeling_lfm",
     "LfmProcessor": "processing_lfm",
+    "MultimodalClassificationPipeline": "pipeline_lfm",
 }
 __all__ = [
     "LfmConfig",
@@ -17,12 +20,14 @@ __all__ = [
     "LfmModel",
     "LfmOutput",
     "LfmProcessor",
+    "MultimodalClassificationPipeline",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from .configuration_lfm import LfmConfig
     from .modeling_lfm import LfmForMultimodalClassification, LfmModel, LfmOutput
+    from .pipeline_lfm import MultimodalClassificationPipeline
     from .processing_lfm import LfmProcessor
 
 
@@ -31,18 +36,7 @@ def __getattr__(name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    _register()
     return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
 
 
-def _register():
-    """Make transformers' Auto classes know the models, when the first of this package's classes is asked for."""
-    from transformers import AutoConfig, AutoModel, AutoProcessor
-
-    from .configuration_lfm import LfmConfig
-    from .modeling_lfm import LfmForMultimodalClassification
-    from .processing_lfm import LfmProcessor
-
-    AutoConfig.register(LfmConfig.model_type, LfmConfig, exist_ok=True)
-    AutoModel.register(LfmConfig, LfmForMultimodalClassification, exist_ok=True)
-    AutoProcessor.register(LfmConfig, LfmProcessor, exist_ok=True)
+register()

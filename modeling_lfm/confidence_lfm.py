@@ -77,7 +77,7 @@ class DomfnFusion(Fusion):
         if self.training and present is None:
             return fused, tuple(alone)
         surest = self.stack_present(alone.amax(-1), present, absent=-1).argmax(0)
-        routed = alone[surest, torch.arange(len(surest), device=surest.device)]
+        routed = alone[surest, torch.arange(surest.shape[0], device=surest.device)]
         fuses = True if self.training else self.fuses(self.penalties(alone))
         fuses = fuses if present is None else fuses & present.all(0)
         return torch.where(fuses.unsqueeze(-1), fused, routed), tuple(alone)

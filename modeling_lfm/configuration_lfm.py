@@ -3,15 +3,21 @@
 import re
 from copy import deepcopy
 
-from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import PreTrainedConfig
 
 _COMMON_KEYS = {"tower", "name", "pretrained", "frozen"}
 TOWER_KEYS = {
-    "timm": _COMMON_KEYS | {"in_chans", "num_frames", "model_args", "checkpoint"},
+    "timm": _COMMON_KEYS | {"in_chans", "num_frames", "model_args", "checkpoint", "frontend"},
     "transformers": _COMMON_KEYS | {"config", "pooling"},
     "clip_vision": _COMMON_KEYS | {"config"},
     "clip_text": _COMMON_KEYS | {"config"},
+}
+PIPELINES = {  # where `transformers.pipeline` finds the code of a task, and the class by which it loads the model
+    "multimodal-classification": {
+        "impl": "pipeline_lfm.MultimodalClassificationPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
 }
 FUSION_ARGS = {  # the settings of each fusion, with their defaults
     "concat": {},
@@ -28,6 +34,7 @@ FUSION_ARGS = {  # the settings of each fusion, with their defaults
 }
 FUSION_NAMES = tuple(FUSION_ARGS)
 POOLINGS = ("cls", "mean", "pooler")
+CLIP_MODEL_TYPES = {"clip_vision": "clip_vision_model", "clip_text": "clip_text_model"}
 
 
 class LfmConfig(PreTrainedConfig):
@@ -41,7 +48,9 @@ class LfmConfig(PreTrainedConfig):
 
             - `timm`: `in_chans` (`int`, default 3), `num_frames` (`int`, frames of a clip; they share the tower
               and are averaged), `model_args` (`dict`, passed to `timm.create_model`), `checkpoint` (`str`, a local
-              weights file that `from_towers` loads).
+              .safetensors file that `from_towers` loads), `frontend` (`dict`, the tower reads waveforms `(B, samples)`
+              and makes spectrograms of them by these settings, see
+              [`LogSpectrogram`][modeling_lfm.frontend_lfm.LogSpectrogram]).
             - `transformers`: `config` (`dict`, the nested configuration with its `model_type`, or with `name`
               given, changes to that of the pretrained model), `pooling` (`"cls"`, `"mean"` or `"pooler"`).
             - `clip_vision`, `clip_text`: `config` (`dict`, a CLIP vision or text configuration).
@@ -78,6 +87,7 @@ class LfmConfig(PreTrainedConfig):
         problem_type="single_label_classification",
         **kwargs,
     ):
+        kwargs.pop("custom_pipelines", None)  # the class knows its own
         self.modalities = {} if modalities is None else deepcopy(dict(modalities))
         if modality_order is not None:
             if sorted(modality_order) != sorted(self.modalities):
@@ -111,7 +121,17 @@ class LfmConfig(PreTrainedConfig):
         self._tower_configs = {
             name: build_tower_config(spec) for name, spec in self.modalities.items() if "config" in spec
         }
+        weights = kwargs.get("transformers_weights")  # a file that transformers would read in place of the usual one
+        if weights is not None and ".safetensors" not in weights:
+            raise ValueError(f"transformers_weights={weights!r} must name a file in safetensors.")
+        # AutoModel.from_config chooses by it, also before anything was saved.
+        kwargs["architectures"] = kwargs.get("architectures") or ["LfmForMultimodalClassification"]
         super().__init__(problem_type=problem_type, **kwargs)
+
+    @property
+    def custom_pipelines(self):
+        """`dict`: pipelines whose code lies beside the weights, if this does; the package registers its own."""
+        return deepcopy(PIPELINES) if __name__.startswith("transformers_modules.") else {}
 
     @property
     def modality_names(self):
@@ -131,6 +151,12 @@ class LfmConfig(PreTrainedConfig):
         self._tower_configs[modality] = config
         self.modalities[modality]["config"] = config.to_dict()
 
+    def forget_sources(self):
+        """Drop where pretrained weights are from, once a model holds them: a local path must not travel with it."""
+        for spec in self.modalities.values():
+            for key in ("checkpoint", "pretrained") if spec["tower"] == "timm" else ("name", "pretrained"):
+                spec.pop(key, None)
+
     # An attention implementation asked of the model is asked of each tower; None leaves each its own default.
     @property
     def _attn_implementation(self):
@@ -148,9 +174,13 @@ class LfmConfig(PreTrainedConfig):
         output = super().to_dict()
         output.pop("_tower_configs", None)
         output["modality_order"] = list(self.modalities)
+        output["custom_pipelines"] = deepcopy(PIPELINES)
         for name, config in self._tower_configs.items():
             output["modalities"][name]["config"] = _without_run_time_keys(config.to_dict())
         return output
+
+
+LfmConfig.register_for_auto_class()  # saved with its code, as the models are
 
 
 def _without_run_time_keys(nested):
@@ -178,6 +208,11 @@ def _check_modality(name, spec):
         )
     if spec["tower"] == "timm" and "name" not in spec:
         raise ValueError(f"modality {name!r} needs 'name', a timm architecture such as 'resnet18'.")
+    if spec["tower"] == "timm" and {":", "/"} & set(str(spec["name"])):  # a place, which loading would ask every time
+        raise ValueError(
+            f"modality {name!r}: name={spec['name']!r} must be a timm architecture, such as 'resnet18.a1_in1k' for "
+            "'hf-hub:timm/resnet18.a1_in1k'; give weights of your own as 'checkpoint'."
+        )
     if "name" not in spec and "config" not in spec:
         raise ValueError(f"modality {name!r} needs 'name' (a pretrained model) or 'config' (its configuration).")
     if spec.get("pooling", "cls") not in POOLINGS:
@@ -197,12 +232,11 @@ def build_tower_config(spec):
     if isinstance(config, PreTrainedConfig):
         spec["config"] = config.to_dict()
         return config
+    # Not above: the Auto classes take seconds to import, and ask for LfmConfig when they are (registration.py).
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = CLIP_MODEL_TYPES.get(spec["tower"], config.get("model_type"))
     config = {key: value for key, value in config.items() if key != "model_type"}
-    if spec["tower"] == "clip_vision":
-        return CLIPVisionConfig(**config)
-    if spec["tower"] == "clip_text":
-        return CLIPTextConfig(**config)
-    model_type = spec["config"].get("model_type")
     if model_type is None:
         if "name" not in spec:
             raise ValueError(f"the tower's config needs 'model_type' (such as 'bert'), got keys {sorted(config)}.")

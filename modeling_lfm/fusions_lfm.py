@@ -11,6 +11,21 @@ from .mmtm_lfm import MmtmExchange, MmtmFusion
 from .shared_head_lfm import MlaFusion, ReconBoostFusion
 
 
+class SlicedHead(nn.Linear):
+    """A linear classifier W of concatenated features, and what its slice for each of them says.
+
+    Both come from one call: weights that are offloaded are there only while their module is called.
+    """
+
+    def forward(self, features, filled):
+        """W [y_1; ...; y_M] + b of `filled`, and W_m z_m + b / M of each z_m of `features` (tuples of M (B, d))."""
+        share = self.bias / len(features)
+        slices = self.weight.chunk(len(features), dim=1)
+        return super().forward(torch.cat(filled, dim=-1)), tuple(
+            nn.functional.linear(feature, weight, share) for feature, weight in zip(features, slices, strict=True)
+        )
+
+
 class ConcatFusion(Fusion):
     """F = W [z_1; ...; z_M] + b. A modality's logits are its slice of the head, W_m z_m + b / M (OGM, CVPR 2022).
 
@@ -21,15 +36,10 @@ class ConcatFusion(Fusion):
 
     def __init__(self, config):
         super().__init__(config)
-        self.head = nn.Linear(self.num_modalities * config.hidden_size, config.num_labels)
+        self.head = SlicedHead(self.num_modalities * config.hidden_size, config.num_labels)
 
     def forward(self, features, present=None):
-        logits = self.head(torch.cat(self.fill(features, present), dim=-1))
-        share = self.head.bias / self.num_modalities
-        slices = self.head.weight.chunk(self.num_modalities, dim=1)
-        return logits, tuple(
-            nn.functional.linear(feature, weight, share) for feature, weight in zip(features, slices, strict=True)
-        )
+        return self.head(features, self.fill(features, present))
 
 
 class SumFusion(Fusion):
@@ -84,6 +94,6 @@ FUSIONS = {
     "reconboost": ReconBoostFusion,
 }
 
-# Modules by which towers exchange what they see before their last layer: `module(towers, tensors)` takes the ModuleDict
-# of towers and a dict from each modality to its tower's inputs, and returns the towers' vectors.
+# Modules by which towers exchange what they see before their last layer: `run(towers, tensors, present)` takes the
+# ModuleDict of towers and a dict from each modality to its tower's inputs, and returns the towers' vectors.
 EXCHANGES = {"mmtm": MmtmExchange}

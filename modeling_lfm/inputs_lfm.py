@@ -30,6 +30,8 @@ class Spectrogram:
         mean, std (`float`): otherwise subtracted and divided by.
         center (`bool`): centre windows on their samples, see [`log_spectrogram`].
         clip (`bool`): limit the waveform to [-1, 1], which resampling may leave.
+        in_model (`bool`): `encode` gives the waveform (samples,), and the model computes spectrograms, in batches on
+            its device: its tower needs [`frontend`][modeling_lfm.inputs_lfm.Spectrogram.frontend]. Needs a duration.
     """
 
     sampling_rate: int = 16000
@@ -42,6 +44,7 @@ class Spectrogram:
     std: float = 1.0
     center: bool = False
     clip: bool = False
+    in_model: bool = False
     parts: ClassVar = ("values",)
     dtype: ClassVar = np.float32
     read_only: ClassVar = ()
@@ -55,13 +58,25 @@ class Spectrogram:
         check_positive(self, "sampling_rate", "n_fft", "hop_length", "floor", "std")
         for key in ("sampling_rate", "n_fft", "hop_length"):
             check_whole(self, key)
+        if self.in_model and self.duration is None:
+            raise ValueError("in_model needs a duration, so that the waveforms of a batch have one length")
         if self.duration is not None:
             check_positive(self, "duration")
             if self.duration * self.sampling_rate < self.n_fft:
                 raise ValueError(f"duration={self.duration} s is shorter than one window of n_fft={self.n_fft} samples")
 
     @property
+    def frontend(self):
+        """`frontend` of the tower that computes the spectrograms (`dict`); None where the processor does."""
+        if not self.in_model:
+            return None
+        keys = ("n_fft", "hop_length", "floor", "normalize", "mean", "std", "center", "clip")
+        return {key: getattr(self, key) for key in keys}
+
+    @property
     def shape(self):
+        if self.in_model:
+            return (round(self.duration * self.sampling_rate),)
         if self.duration is None:
             return (1, self.n_fft // 2 + 1, -1)
         samples = round(self.duration * self.sampling_rate) - (0 if self.center else self.n_fft)
@@ -71,6 +86,8 @@ class Spectrogram:
         wave = read_waveform(sample, self.sampling_rate, sampling_rate, self.duration)
         length = max(len(wave), self.n_fft) if self.duration is None else round(self.duration * self.sampling_rate)
         wave = fit_length(wave, length)
+        if self.in_model:
+            return wave.astype(np.float32)
         if self.clip:
             wave = wave.clip(-1, 1)
         spectrogram = log_spectrogram(wave, self.n_fft, self.hop_length, self.floor, self.center)

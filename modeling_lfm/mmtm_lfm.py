@@ -30,7 +30,7 @@ class MmtmBlock(nn.Module):
         self.squeeze = nn.Linear(total, width)
         self.excite = nn.ModuleDict({name: nn.Linear(width, number) for name, number in channels.items()})
         self.gate_means = {}
-        """What the last batch's gates were on average, (c_m,) a modality."""
+        """What the gates of the last training batch were on average, (c_m,) a modality."""
         self.held = {}
         """Gates (c_m,) that take the place of those of a modality while training (`greedy`); part of no checkpoint."""
 
@@ -38,8 +38,8 @@ class MmtmBlock(nn.Module):
         """The gates (B, c_m) of each modality from its squeezed map (B, c_m): two `dict`."""
         shared = torch.relu(self.squeeze(torch.cat(tuple(squeezed.values()), dim=-1)))
         gates = {name: 2 * torch.sigmoid(excite(shared)) for name, excite in self.excite.items()}
-        self.gate_means = {name: gate.detach().float().mean(0) for name, gate in gates.items()}
         if self.training:
+            self.gate_means = {name: gate.detach().float().mean(0) for name, gate in gates.items()}
             for name, held in self.held.items():
                 gates[name] = held.to(gates[name]).expand_as(gates[name])
         return gates
@@ -73,8 +73,10 @@ class MmtmExchange(nn.Module):
             channels = {name: _channels(tower.encoder, stage) for name, tower in towers.items()}
             self.blocks[stage] = MmtmBlock(channels, ratio)
 
-    def forward(self, towers, tensors, present):
+    def run(self, towers, tensors, present):
         """The towers' vectors: a `dict` from the modalities in `tensors` to (B, num_features).
+
+        Not `forward`: hooks that move the inputs of modules (a `device_map`) would move the towers.
 
         Args:
             towers (`nn.ModuleDict`): M towers.
@@ -91,7 +93,9 @@ class MmtmExchange(nn.Module):
                 continue
             maps = {name: values.unflatten(0, frames[name].shape[:2]) for name, values in maps.items()}
             gates = self.blocks[stage](self._squeeze(stage, maps, present))
-            maps = {name: (values * gates[name][:, None, :, None, None]) for name, values in maps.items()}
+            maps = {
+                name: values * gates[name][:, None, :, None, None].to(values.device) for name, values in maps.items()
+            }
             maps = {name: values.flatten(0, 1) for name, values in maps.items()}
         vectors = {name: encoders[name].forward_head(values, pre_logits=True) for name, values in maps.items()}
         return {name: vector.unflatten(0, frames[name].shape[:2]).mean(1) for name, vector in vectors.items()}
@@ -100,11 +104,11 @@ class MmtmExchange(nn.Module):
         """The means s_m (B, c_m) of the feature maps (B, T, c_m, H, W) of all modalities, zero where one is absent."""
         squeezed = {name: values.mean((1, 3, 4)) for name, values in maps.items()}
         for name, there in present.items():
-            squeezed[name] = torch.where(there.unsqueeze(-1), squeezed[name], 0)
+            squeezed[name] = torch.where(there.unsqueeze(-1).to(squeezed[name].device), squeezed[name], 0)
         any_map = next(iter(squeezed.values()))
         widths = {name: excite.out_features for name, excite in self.blocks[stage].excite.items()}
         return {
-            name: squeezed[name] if name in squeezed else any_map.new_zeros(len(any_map), width)
+            name: squeezed[name] if name in squeezed else any_map.new_zeros(any_map.shape[0], width)
             for name, width in widths.items()
         }
 

@@ -7,9 +7,19 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+# Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
+from .confidence_lfm import QmfFusion  # noqa: F401
 from .configuration_lfm import LfmConfig
+from .download_lfm import download  # noqa: F401
+from .evidential_lfm import EtmcFusion  # noqa: F401
+from .frontend_lfm import LogSpectrogram  # noqa: F401
+from .fusion_base_lfm import Fusion  # noqa: F401
 from .fusions_lfm import EXCHANGES, FUSIONS
+from .joint_fusions_lfm import JointFusion  # noqa: F401
+from .mmtm_lfm import MmtmFusion  # noqa: F401
+from .shared_head_lfm import MlaFusion  # noqa: F401
 from .towers_lfm import make_tower, resolve_tower_configs
+from .weights_lfm import load_safely
 
 
 @dataclass
@@ -43,7 +53,20 @@ class LfmPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ("TimmTower", "TransformersTower", "ClipVisionTower", "ClipTextTower")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As in transformers, but from safetensors only.
+
+        Raises:
+            ValueError: the weights are pickled.
+        """
+        return load_safely(super().from_pretrained, pretrained_model_name_or_path, *model_args, **kwargs)
+
+    def save_pretrained(self, *args, **kwargs):
+        """As in transformers; the code of the model is saved beside its weights, and no path of its towers."""
+        self.config.forget_sources()
+        super().save_pretrained(*args, **kwargs)
 
     def _init_weights(self, module):
         # Towers of transformers initialise themselves; timm's were initialised when they were made.
@@ -62,6 +85,11 @@ class LfmPreTrainedModel(PreTrainedModel):
                     tower.set_gradient_checkpointing(enable, gradient_checkpointing_func)
                 module.gradient_checkpointing = enable
 
+    @property
+    def input_modalities(self):
+        """`list[str]`: the names of the modalities."""
+        return list(self.config.modality_names)
+
     def get_input_embeddings(self):
         """None: the towers own their embeddings."""
         return None
@@ -72,6 +100,7 @@ class LfmModel(LfmPreTrainedModel):
 
     Inputs are flat tensors, named after the modality: `{modality}_values` for images (B, C, H, W), frames
     (B, T, C, H, W) and spectrograms (B, 1, F, T), or `{modality}_input_ids` and `{modality}_attention_mask` (B, L).
+    Values may be of any floating type; they are cast to that of the tower.
 
     In evaluation mode modalities may be absent: from the whole batch, whose tensors are then left out, or from those
     samples where `{modality}_present`, bool (B,), is False; whatever stands in their place in the tensors is not used.
@@ -83,6 +112,7 @@ class LfmModel(LfmPreTrainedModel):
             raise ValueError("config.modalities is empty; name at least one modality and its tower.")
         self.gradient_checkpointing = False
         self.towers = nn.ModuleDict({name: make_tower(config, name) for name in config.modalities})
+        self._no_split_modules = sorted({type(tower).__name__ for tower in self.towers.values()})
         self.projections = nn.ModuleDict(
             {name: nn.Linear(tower.num_features, config.hidden_size) for name, tower in self.towers.items()}
         )
@@ -119,12 +149,12 @@ class LfmModel(LfmPreTrainedModel):
         tensors = {name: self._tower_inputs(name, inputs) for name in given}
         if self.exchange is not None:
             present = {name: inputs[mark] for mark, name in marks.items() if mark in inputs and name in given}
-            vectors = self.exchange(self.towers, tensors, present)
+            vectors = self.exchange.run(self.towers, tensors, present)
         else:
             vectors = {name: self.towers[name](*tensors[name]) for name in given}
         example = next(iter(vectors.values()))
         return tuple(
-            vectors[name] if name in vectors else example.new_zeros(len(example), tower.num_features)
+            vectors[name] if name in vectors else example.new_zeros(example.shape[0], tower.num_features)
             for name, tower in self.towers.items()
         )
 
@@ -147,12 +177,12 @@ class LfmModel(LfmPreTrainedModel):
         if len(given) == len(self.towers) and all(mark is None for mark in marks.values()):
             return None
         example = self._tower_inputs(given[0], inputs)[0]
-        here = torch.ones(len(example), dtype=torch.bool, device=example.device)
+        here = torch.ones(example.shape[0], dtype=torch.bool, device=example.device)
         rows = []
         for name, mark in marks.items():
             if mark is not None and (mark.dtype != torch.bool or mark.shape != here.shape):
                 raise ValueError(
-                    f"{name}_present must be bool of shape ({len(example)},), got {mark.dtype} {tuple(mark.shape)}."
+                    f"{name}_present must be bool of shape ({example.shape[0]},), got {mark.dtype} {tuple(mark.shape)}."
                 )
             rows.append(~here if name not in given else here if mark is None else mark)
         present = torch.stack(rows)
@@ -181,7 +211,9 @@ class LfmModel(LfmPreTrainedModel):
             )
         if len(tensors) == 2 and tensors[1] is None:
             tensors[1] = torch.ones_like(tensors[0])
-        return tensors
+        if getattr(tower, "frontend", None) is not None:  # which needs all digits
+            return tensors
+        return [tensor.to(tower.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
 
     def project(self, vectors):
         """The towers' vectors to features: a tuple of M tensors (B, hidden_size)."""
@@ -204,6 +236,7 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.lfm = LfmModel(config)
+        self._no_split_modules = self.lfm._no_split_modules
         self.fusion = FUSIONS[config.fusion](config)
         self.unimodal_heads = None
         if config.unimodal_heads:
@@ -221,19 +254,24 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
             config (`LfmConfig`): nested tower configurations that are only named get filled in, in place.
 
         Returns:
-            `LfmForMultimodalClassification` in evaluation mode.
+            `LfmForMultimodalClassification` in evaluation mode. Its `pretrained_towers` (`dict`) keeps the entries of
+            the towers that were fetched, for a model card; it is not saved.
         """
         resolve_tower_configs(config)
         model = cls(config)
+        model.pretrained_towers = {}
         for name, spec in config.modalities.items():
             if spec.get("pretrained") or spec.get("checkpoint"):
                 model.lfm.towers[name].load_pretrained(spec)
-            # What was fetched is in the weights now; a local path must not travel with the model.
-            spec.pop("checkpoint", None)
-            if spec["tower"] != "timm":
-                spec.pop("name", None)
-            spec.pop("pretrained", None)
+                model.pretrained_towers[name] = {key: spec.get(key) for key in ("tower", "name", "checkpoint")}
+        config.forget_sources()
         return model.eval()
+
+    def as_pipeline(self, processor, **kwargs):
+        """A [`MultimodalClassificationPipeline`] of this model and its [`LfmProcessor`]; `kwargs` are for it."""
+        from .pipeline_lfm import MultimodalClassificationPipeline  # takes a while; its code is saved with this one
+
+        return MultimodalClassificationPipeline(self, processor, **kwargs)
 
     def head_parameters(self):
         """Projections and fusion: the trainable parameters after the towers (`list` of `nn.Parameter`)."""
@@ -255,13 +293,15 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
             seen (`torch.BoolTensor` `(M, B)`, *optional*): which of them the fused prediction is made of; all that are
                 present if not given.
         """
-        features = self.lfm.project(vectors)
+        # Zeros, because a weight of 0 would not silence a NaN that came from what stands in an absent one's place.
+        features = self.lfm.project(blank_absent(vectors, present, 0.0))
         logits, modality_logits = self.fusion(features, present if seen is None else seen)
         if self.unimodal_heads is not None:
             heads = self.unimodal_heads.values()
             modality_logits = tuple(head(feature) for head, feature in zip(heads, features, strict=True))
         loss = None
         if labels is not None:
+            labels = labels.to(logits.device)
             if self.config.problem_type == "multi_label_classification":
                 loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
             else:
@@ -300,15 +340,21 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         present = self.lfm.read_presence(inputs)
         vectors, seen = self.lfm.encode(**inputs), None
         if self.training and self.config.modality_dropout > 0 and len(vectors) > 1:
-            seen = self.hide_modalities(present, len(vectors[0]), vectors[0].device)
+            seen = self.hide_modalities(present, vectors[0].shape[0], vectors[0].device)
         output = self.classify(vectors, labels, present, seen)
         return output.to_tuple() if return_dict is False else output
 
 
-def blank_absent(tensors, present):
-    """The tensors (tuple of M (B, ...)) with NaN where their modality is absent by `present` (bool (M, B) or None)."""
+# The code is saved beside the weights, so that AutoModel can load them where this package is not installed.
+LfmModel.register_for_auto_class("AutoModel")
+LfmForMultimodalClassification.register_for_auto_class("AutoModel")
+
+
+def blank_absent(tensors, present, value=torch.nan):
+    """The tensors (tuple of M (B, d)), `value` where their modality is absent by `present` (bool (M, B) or None)."""
     if present is None:
         return tensors
     return tuple(
-        tensor.masked_fill(~there.unsqueeze(-1), torch.nan) for tensor, there in zip(tensors, present, strict=True)
+        tensor.masked_fill(~there.unsqueeze(-1).to(tensor.device), value)
+        for tensor, there in zip(tensors, present, strict=True)
     )

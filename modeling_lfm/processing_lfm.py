@@ -110,6 +110,13 @@ class LfmProcessor(ProcessorMixin):
             output |= self.stack(name, [self.encode(name, value, sampling_rate, stored=False) for value in values])
         return BatchFeature(output if return_tensors == "pt" else {key: value.numpy() for key, value in output.items()})
 
+    def save_pretrained(self, *args, **kwargs):
+        """As in transformers; the code of the processor is saved too, and not where the tokenizer was once loaded."""
+        if self.tokenizer is not None:
+            for key in ("is_local", "local_files_only"):
+                self.tokenizer.init_kwargs.pop(key, None)
+        return super().save_pretrained(*args, **kwargs)
+
     def encode(self, modality, sample, sampling_rate=None, stored=True):
         """One raw input in a compact form, to be stored: an array of `shape`, or token numbers (`list[int]`).
 
@@ -155,6 +162,11 @@ class LfmProcessor(ProcessorMixin):
         """Shape of what `encode` gives of `modality` (`tuple[int, ...]`; -1 where it varies), or None for text."""
         return self.kinds[modality].shape
 
+    def frontends(self):
+        """`frontend` of the towers (`dict` by modality) that compute spectrograms themselves, see [`Spectrogram`]."""
+        found = {name: getattr(kind, "frontend", None) for name, kind in self.kinds.items()}
+        return {name: frontend for name, frontend in found.items() if frontend is not None}
+
     @property
     def varies(self):
         """`bool`: whether training draws frames or augments; see [`AugmentedDataset`]."""
@@ -164,6 +176,9 @@ class LfmProcessor(ProcessorMixin):
     def model_input_names(self):
         """`list[str]`: the names of the tensors that come out."""
         return [f"{name}_{part}" for name, kind in self.kinds.items() for part in kind.parts]
+
+
+LfmProcessor.register_for_auto_class()  # saved with its code, as the models are
 
 
 def _build(name, settings):

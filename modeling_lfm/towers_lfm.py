@@ -12,6 +12,9 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from .frontend_lfm import LogSpectrogram
+from .weights_lfm import check_checkpoint, load_safely, timm_weights
+
 
 class Tower(nn.Module):
     """One modality's encoder.
@@ -20,13 +23,23 @@ class Tower(nn.Module):
         input_names (`tuple[str]`): the model's inputs of this modality without its prefix, such as `("values",)`.
         num_features (`int`): width of the vector that `forward` returns, `(B, num_features)`.
         encoder (`nn.Module`): the model of timm or transformers inside.
+        frontend (`nn.Module`, where there is one): turns the inputs, given as they are, into those of the encoder.
     """
 
     input_names = ("values",)
     num_features = 0
 
+    @property
+    def dtype(self):
+        """`torch.dtype` of its weights."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
     def load_pretrained(self, spec):
-        """Fetch the pretrained weights that `spec` names, from the Hub, the cache or a local folder."""
+        """Fetch the pretrained weights that `spec` names, from the Hub, the cache or a local folder.
+
+        Raises:
+            ValueError: they are pickled, or do not fit. FileNotFoundError, OSError: there are none.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define load_pretrained")
 
     def set_gradient_checkpointing(self, enable, function):
@@ -37,7 +50,8 @@ class Tower(nn.Module):
 class TimmTower(Tower):
     """Any timm image model without its classifier, on `values` (B, C, H, W), or frames (B, T, C, H, W).
 
-    Frames of a clip share the weights; their vectors are averaged.
+    Frames of a clip share the weights; their vectors are averaged. With `frontend` in its entry it reads waveforms
+    (B, samples).
     """
 
     def __init__(self, spec, config):
@@ -57,8 +71,11 @@ class TimmTower(Tower):
                     if module._buffers[key] is not None
                 }
         self.num_features = getattr(self.encoder, "head_hidden_size", None) or self.encoder.num_features
+        self.frontend = LogSpectrogram(spec["frontend"]) if spec.get("frontend") is not None else None
 
     def forward(self, values):
+        if self.frontend is not None:
+            values = self.frontend(values).to(self.dtype)
         if values.dim() == 4:
             return self.encoder(values)
         if values.dim() != 5:
@@ -66,25 +83,35 @@ class TimmTower(Tower):
         return self.encoder(values.flatten(0, 1)).unflatten(0, values.shape[:2]).mean(1)
 
     def load_pretrained(self, spec):
-        if spec.get("checkpoint"):
-            timm.models.load_checkpoint(self.encoder, spec["checkpoint"], strict=True)
-        else:
-            self.encoder.load_state_dict(_create_timm(spec, pretrained=True).state_dict())
+        file = spec.get("checkpoint")
+        if not file:
+            self.encoder.load_state_dict(_create_timm(spec, timm_weights(spec["name"])).state_dict())
+            return
+        check_checkpoint(file)
+        try:
+            timm.models.load_checkpoint(self.encoder, file, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"{file} does not hold the weights of the tower {spec['name']}: {error}") from error
 
     def set_gradient_checkpointing(self, enable, function):
         self.encoder.set_grad_checkpointing(enable)
 
 
-def _create_timm(spec, pretrained=False):
+def _create_timm(spec, weights=None):
+    """A model of timm without classifier; with the pretrained `weights` (`str`, a file) adapted to it, if given."""
     try:
         return timm.create_model(
             spec["name"],
-            pretrained=pretrained,
+            pretrained=weights is not None,
+            pretrained_cfg_overlay=weights and {"file": weights, "custom_load": False},
             num_classes=0,
             in_chans=spec.get("in_chans", 3),
             **spec.get("model_args", {}),
         )
     except RuntimeError as error:
+        if "Invalid pretrained tag" in str(error):
+            known = timm.list_pretrained(f"{spec['name'].split('.')[0]}.*")
+            raise ValueError(f"timm has no weights {spec['name']!r}; choose one of {', '.join(known)}.") from error
         if "Unknown model" not in str(error):
             raise
         near = timm.list_models(f"*{spec['name'][:6]}*")[:5]
@@ -126,7 +153,7 @@ class TransformersTower(Tower):
 
     def load_pretrained(self, spec):
         # A pooler that is not used was removed above, so the checkpoint may hold more than the tower.
-        loaded = AutoModel.from_pretrained(spec["name"], config=self.encoder.config, dtype=torch.float32)
+        loaded = load_safely(AutoModel.from_pretrained, spec["name"], config=self.encoder.config, dtype=torch.float32)
         wanted = self.encoder.state_dict().keys()
         self.encoder.load_state_dict({k: v for k, v in loaded.state_dict().items() if k in wanted})
 
@@ -145,8 +172,8 @@ class ClipVisionTower(Tower):
         return getattr(self.encoder(*inputs), self.output_name)
 
     def load_pretrained(self, spec):
-        loaded = self.model_class.from_pretrained(
-            spec["name"], config=self.encoder.config, dtype=torch.float32, use_safetensors=True
+        loaded = load_safely(
+            self.model_class.from_pretrained, spec["name"], config=self.encoder.config, dtype=torch.float32
         )
         self.encoder.load_state_dict(loaded.state_dict())
 

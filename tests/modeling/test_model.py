@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -164,7 +164,7 @@ def test_pretrained_towers_are_loaded_from_a_folder(tmp_path):
     clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**CLIP_VISION))
     clip.save_pretrained(tmp_path / "clip")
     audio = make(["audio"])
-    torch.save(audio.lfm.towers["audio"].encoder.state_dict(), tmp_path / "audio.pth")
+    save_file(audio.lfm.towers["audio"].encoder.state_dict(), tmp_path / "audio.safetensors")
     config = LfmConfig(
         modalities={
             "text": {"tower": "transformers", "name": str(tmp_path / "bert"), "pretrained": True},
@@ -175,7 +175,7 @@ def test_pretrained_towers_are_loaded_from_a_folder(tmp_path):
                 "pretrained": True,
             },
             "picture": {"tower": "clip_vision", "name": str(tmp_path / "clip"), "pretrained": True},
-            "audio": {**TOWERS["audio"], "checkpoint": str(tmp_path / "audio.pth")},
+            "audio": {**TOWERS["audio"], "checkpoint": str(tmp_path / "audio.safetensors")},
         },
         hidden_size=8,
         num_labels=2,

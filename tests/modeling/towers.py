@@ -32,6 +32,13 @@ CLIP_TEXT = {
 }
 SWIN = {"img_size": 56, "embed_dim": 12, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2]}
 
+
+def resnet(in_chans, **model_args):
+    """Entry of a tiny convolutional tower."""
+    arguments = {"channels": [8, 8, 16, 16], "stem_width": 8, **model_args}
+    return {"tower": "timm", "name": "resnet10t", "in_chans": in_chans, "model_args": arguments}
+
+
 TOWERS = {
     "audio": {
         "tower": "timm",

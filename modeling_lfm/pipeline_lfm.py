@@ -1,0 +1,303 @@
+"""`pipeline("multimodal-classification")`: labels and scores of raw inputs, fused and from each modality alone."""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sized
+from dataclasses import replace
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import AutoModel, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .download_lfm import TIMEOUT, download, is_url, name_of
+
+TASK = "multimodal-classification"
+TARGETS = ("label", "labels")  # what samples may hold besides, and is not read
+
+
+class MultimodalClassificationPipeline(Pipeline):
+    """Classifies raw inputs of several modalities, any of which may be absent.
+
+    ```python
+    from transformers import pipeline
+
+    classifier = pipeline("multimodal-classification", model="folder or repository", trust_remote_code=True)
+    result = classifier({"audio": "a.wav", "video": "a.mp4"})
+    print(result["label"], result["scores"], result["modalities"]["audio"]["label"])
+    ```
+
+    Where the package of this file is imported, `trust_remote_code` is not needed.
+
+    Args:
+        model (`LfmForMultimodalClassification`): is put into evaluation mode.
+        processor (`LfmProcessor`): of the model; it reads all of its modalities.
+        kwargs: those of `transformers.Pipeline` (`device`, `batch_size`, `num_workers`), and the defaults of what calls
+            are given: `top_k`, `columns`, `sampling_rate`, `timeout`.
+
+    Raises:
+        ValueError: no processor, or one of another model.
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+    _load_video_processor = False
+
+    def __init__(self, model, processor=None, **kwargs):
+        names = model.config.modality_names
+        if processor is None:
+            raise ValueError("the pipeline needs the processor of the model: processor=LfmProcessor...")
+        unread = [name for name in names if name not in processor.modalities]
+        if unread:
+            raise ValueError(
+                f"the model reads {', '.join(names)}, but this processor {', '.join(processor.modalities)}."
+            )
+        self.reader = SampleReader(processor, names)
+        super().__init__(model=model, processor=processor, **kwargs)
+        self.model.eval()
+
+    def __call__(self, inputs, num_workers=None, batch_size=None, **kwargs):
+        """Classify one sample, or many.
+
+        Args:
+            inputs: a sample maps modalities to raw inputs: paths, bytes, `{"bytes", "path"}`, arrays, `{"array",
+                "sampling_rate"}`, PIL images, addresses of the web (`http://`, `https://`), and texts, which of a text
+                modality are never taken for paths. A modality that is not named, or is None, is absent. Many samples
+                are a list, a `datasets.Dataset` or other data set, or a generator.
+            top_k (`int`, *optional*, defaults to 5): so many scores are returned at most; all if None.
+            columns (`dict[str, str]`, *optional*): from a modality to its key in the samples, where the names differ.
+                Keys that no modality has are ignored then; else only `label` and `labels` are.
+            sampling_rate (`int`, *optional*): Hz, of audio in plain arrays; that of the model if not given.
+            timeout (`float`, *optional*, defaults to 30): seconds to wait for an answer of a server.
+            batch_size (`int`, *optional*, defaults to 1): of many samples, so many are computed at a time. An answer
+                does not depend on it, but where the processor pads: spectrograms without a `duration`.
+            num_workers (`int`, *optional*, defaults to 0): processes that read many samples meanwhile.
+
+        Returns:
+            of a sample a `dict`: `label` (`str`), the most likely one (multi-label: `labels`, the `list` of those with
+            a score of 0.5 or more); `scores`, a `list` of `{"label": str, "score": float}`, the highest first: softmax
+            over all labels (multi-label: the sigmoid of each); and `modalities`, a `dict` with the same from each
+            modality alone, of those that are present. Of a list a list, of other many samples an iterable that computes
+            while it is read.
+
+        Raises:
+            ValueError: what is no sample, an unknown modality, none at all, or an input that cannot be read; the
+            message names it. FileNotFoundError: no such file. OSError: it cannot be downloaded.
+        """
+        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        given = self._sanitize_parameters(**kwargs)
+        settings = [{**own, **of_call} for own, of_call in zip(defaults, given, strict=True)]
+        columns, whole = settings[0].get("columns"), isinstance(inputs, (list, tuple))
+        if hasattr(inputs, "cast_column"):
+            inputs = self._undecoded(inputs, columns)
+        elif not (whole or isinstance(inputs, (Dataset, Iterator))):
+            return self.run_single(inputs, *settings)
+        for number, sample in enumerate(inputs if whole else ()):
+            self.reader.pick(sample, number, columns)  # before any is computed
+        num_workers = self._num_workers if num_workers is None else num_workers
+        answers = self.get_iterator(inputs, num_workers or 0, batch_size or self._batch_size or 1, *settings)
+        return list(answers) if whole else answers
+
+    def _undecoded(self, dataset, columns):
+        """A data set of `datasets` with those columns that are read, whose media the processor will decode."""
+        names = dataset.column_names
+        if names is None:  # of a stream that does not know
+            return dataset
+        used = list(dict.fromkeys(self.reader.pick({name: name for name in names}, columns=columns).values()))
+        dataset = dataset.select_columns(used)
+        for name in used:
+            feature = (dataset.features or {}).get(name)
+            if getattr(feature, "decode", False):
+                dataset = dataset.cast_column(name, replace(feature, decode=False))
+        return dataset
+
+    def _sanitize_parameters(self, columns=None, sampling_rate=None, timeout=None, **others):
+        given = {"columns": columns, "sampling_rate": sampling_rate, "timeout": timeout}
+        top_k = others.get("top_k")
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k={top_k!r} must be a positive whole number, or None for all labels.")
+        unknown = sorted(set(others) - {"top_k"})
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; it has top_k, {', '.join(given)}.")
+        return {key: value for key, value in given.items() if value is not None}, {}, others
+
+    def get_inference_context(self):
+        return torch.inference_mode
+
+    def preprocess(self, inputs, **settings):
+        """The model's tensors of one sample: a batch of one, `{modality}_values` and so on."""
+        return self.reader.stack([self.reader.read(inputs, **settings)])
+
+    def _forward(self, inputs):
+        """Fused logits and those of the M modalities, `logits` (B, 1 + M, K), and which are there, `present` (B, M)."""
+        output = self.model(**inputs)
+        logits = [part.to(output.logits.device) for part in (output.logits, *output.modality_logits)]
+        there = torch.ones(len(logits[0]), dtype=torch.bool, device=logits[0].device)
+        kinds = {name: self.processor.kinds[name] for name in self.reader.names}
+        given = {name: there if f"{name}_{kind.parts[0]}" in inputs else ~there for name, kind in kinds.items()}
+        present = [inputs.get(f"{name}_present", flag) for name, flag in given.items()]
+        return {"logits": torch.stack(logits, 1), "present": torch.stack(present, 1)}
+
+    def postprocess(self, outputs, top_k=5):
+        """The answer (`dict`, see `__call__`) from what `_forward` gives for one sample."""
+        return self.answers(outputs, top_k)[0]
+
+    def answers(self, outputs, top_k=5):
+        """The answer to each sample of a batch (`list[dict]`), from what `_forward` gives for it."""
+        multi_label = self.model.config.problem_type == "multi_label_classification"
+        labels = self.model.config.id2label
+        logits = outputs["logits"].double()
+        scores = logits.sigmoid() if multi_label else logits.softmax(-1)
+        scores, order = (part.tolist() for part in scores.sort(dim=-1, descending=True, stable=True))
+
+        def report(scores, order):
+            ranked = [
+                {"label": labels[place], "score": score}
+                for place, score in zip(order[:top_k], scores[:top_k], strict=True)
+            ]
+            if multi_label:
+                over = sum(score >= 0.5 for score in scores)
+                return {"labels": [labels[place] for place in order[:over]], "scores": ranked}
+            return {"label": ranked[0]["label"], "scores": ranked}
+
+        answers = []
+        for values, places, there in zip(scores, order, outputs["present"].tolist(), strict=True):
+            parts = [report(*part) for part in zip(values, places, strict=True)]
+            alone = zip(self.reader.names, parts[1:], there, strict=True)
+            answers.append({**parts[0], "modalities": {name: part for name, part, present in alone if present}})
+        return answers
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        # In place of the base class's, which merges tensors of one sample each and knows no absent ones: here samples
+        # are read, and stacked once, where the DataLoader works.
+        stream = isinstance(inputs, IterableDataset) or not isinstance(inputs, Sized)
+        if num_workers:
+            num_workers = 1 if stream else num_workers
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn of the processes
+        samples = (_Stream if stream else _Samples)(inputs, self.reader, preprocess_params)
+        loader = DataLoader(samples, batch_size, num_workers=num_workers, collate_fn=self.reader.stack)
+        return _Answers(self, loader, None if stream else len(inputs), postprocess_params)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save model and processor, with the code that reads them, in a folder (`str`); see their `save_pretrained`."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+class SampleReader:
+    """Reads samples, and makes batches of them: the part of the pipeline that worker processes get a copy of.
+
+    Args:
+        processor (`LfmProcessor`), names (`tuple[str]`): the model's modalities.
+    """
+
+    def __init__(self, processor, names):
+        self.processor, self.names = processor, tuple(names)
+
+    def pick(self, sample, number=None, columns=None):
+        """The raw inputs of a sample that are there (`dict` by modality).
+
+        Args:
+            sample: see [`MultimodalClassificationPipeline.__call__`], as for `columns`.
+            number (`int`, *optional*): of the sample, for messages.
+        """
+        where, known = _where(number), f"the model reads {', '.join(self.names)}"
+        if not isinstance(sample, Mapping):
+            raise ValueError(
+                f"{where}a mapping from modalities to inputs is expected, such as {{{self.names[0]!r}: ...}}, got "
+                f"{type(sample).__name__}; {known}."
+            )
+        places = {name: name for name in self.names} | (columns or {})
+        wanted = columns if columns is not None else [key for key in sample if key not in TARGETS]
+        for name in wanted:
+            if name not in self.names:
+                near = difflib.get_close_matches(str(name), self.names, n=1)
+                hint = f"did you mean {near[0]!r}? {known[0].upper()}{known[1:]}" if near else known
+                raise ValueError(f"{where}unknown modality {name!r}; {hint}.")
+            if places[name] not in sample:
+                raise ValueError(f"{where}columns has {name}: {places[name]!r}, but the sample has {list(sample)}.")
+        given = {name: sample.get(place) for name, place in places.items()}
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            raise ValueError(f"{where}no input of any modality; {known}, of which one at least is needed.")
+        return given
+
+    def read(self, sample, number=None, columns=None, sampling_rate=None, timeout=TIMEOUT):
+        """What the processor encodes of each input of a sample that is there (`dict` by modality)."""
+        fetched, rows = {}, {}
+        for name, value in self.pick(sample, number, columns).items():
+            try:
+                if self.processor.modalities[name]["type"] != "text":
+                    value = _fetch(value, timeout, fetched)
+                rows[name] = self.processor.encode(name, value, sampling_rate, stored=False)
+            except (ValueError, FileNotFoundError) as error:
+                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+                raise kind(f"{_where(number)}modality {name!r}: {error}") from error
+        return rows
+
+    def stack(self, rows):
+        """The model's tensors (`dict`) of a batch of samples, as `read` gives them."""
+        batch = {}
+        for name in self.names:
+            batch |= self.processor.stack(name, [row.get(name) for row in rows])
+        return batch
+
+
+def _where(number):
+    return "" if number is None else f"sample {number}: "
+
+
+def _fetch(value, timeout, fetched):
+    """A raw input whose content was downloaded, where it is an address; `fetched` (`dict`) keeps what was."""
+    whole = value if isinstance(value, Mapping) else {"path": value}
+    url = whole.get("path")
+    if whole.get("bytes") is not None or whole.get("array") is not None or not is_url(url):
+        return value
+    if url not in fetched:
+        fetched[url] = download(url, timeout)
+    return {**whole, "bytes": fetched[url], "path": name_of(url)}
+
+
+class _Samples(Dataset):
+    """Samples of something that has a length, as they are read."""
+
+    def __init__(self, inputs, reader, settings):
+        self.inputs, self.reader, self.settings = inputs, reader, settings
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, number):
+        return self.reader.read(self.inputs[number], number, **self.settings)
+
+
+class _Stream(IterableDataset):
+    """Samples of something that has none."""
+
+    def __init__(self, inputs, reader, settings):
+        self.inputs, self.reader, self.settings = inputs, reader, settings
+
+    def __iter__(self):
+        return (self.reader.read(sample, number, **self.settings) for number, sample in enumerate(self.inputs))
+
+
+class _Answers:
+    """Answers to samples, computed while they are read; `len` where the number of samples is known."""
+
+    def __init__(self, pipeline, loader, length, settings):
+        self.pipeline, self.loader, self.length, self.settings = pipeline, loader, length, settings
+
+    def __len__(self):
+        if self.length is None:
+            raise TypeError("the number of samples is not known before they are read.")
+        return self.length
+
+    def __iter__(self):
+        for batch in self.loader:
+            yield from self.pipeline.answers(self.pipeline.forward(batch), **self.settings)
+
+
+if not __name__.startswith("transformers_modules."):  # read beside weights, it is found by their config.json
+    PIPELINE_REGISTRY.register_pipeline(TASK, MultimodalClassificationPipeline, pt_model=AutoModel, type="multimodal")

@@ -1,0 +1,376 @@
+"""Models load where this package is not installed: their code travels with the weights."""
+
+import ast
+import filecmp
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPTokenizer
+
+import modeling_lfm
+from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmModel, LfmProcessor
+from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+from tests.data.media import image_bytes, tone, wav_bytes, write_video
+
+from .bare import PROGRAM, make_environment
+from .hub_server import serving_models
+from .towers import BERT, CLIP_TEXT, CLIP_VISION, TOWERS, make_tokenizer, resnet
+
+CODE = Path(modeling_lfm.__file__).parent
+ENTRIES = ("configuration_lfm", "modeling_lfm", "processing_lfm")
+CLASSES = ["happy", "sad", "angry"]
+VIDEO = {"type": "video", "size": [32, 32], "num_frames": 2}
+
+
+# -- the files ---------------------------------------------------------------------------------------------------------
+
+
+def siblings(name):
+    """Files of the package that a file of it imports (`set[str]`, without ending)."""
+    tree = ast.parse((CODE / f"{name}.py").read_text(encoding="utf-8"))
+    return {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1}
+
+
+def needed(name):
+    """`name` and all files that it imports, and those import."""
+    found, waiting = set(), {name}
+    while waiting:
+        found |= waiting
+        waiting = set().union(*map(siblings, waiting)) - found
+    return found
+
+
+TRAVELLING = set().union(*map(needed, ENTRIES))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entry_files_import_all_that_they_need_themselves(name):
+    """Older releases of transformers copy what the entry file imports, and not what those files import."""
+    assert needed(name) - {name} == siblings(name)
+
+
+@pytest.mark.parametrize("name", sorted(TRAVELLING))
+def test_files_that_travel_import_as_transformers_can_follow(name):
+    text = (CODE / f"{name}.py").read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, f"{name} imports from a folder above"
+            assert "." not in (node.module or "."), f"{name} must say `from .sibling import Name`"
+    # transformers looks for imports of siblings by pattern, in strings too
+    assert set(re.findall(r"^\s*from\s+\.(\S+)\s+import", text, flags=re.MULTILINE)) == siblings(name)
+    tried = {id(node) for block in ast.walk(tree) if isinstance(block, ast.Try) for node in ast.walk(block)}
+    required = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
+        if id(node) not in tried
+    }
+    assert required - sys.stdlib_module_names <= {"numpy", "timm", "torch", "transformers"}
+
+
+def make_model(modalities, **kwargs):
+    config = LfmConfig(modalities, **{"hidden_size": 16, "id2label": dict(enumerate(CLASSES)), **kwargs})
+    torch.manual_seed(len(modalities))
+    return LfmForMultimodalClassification(config).eval()
+
+
+def picture_model():
+    return make_model({"image": resnet(1)}), LfmProcessor({"image": {"type": "image", "size": [32, 32]}})
+
+
+def test_saving_writes_the_current_code_beside_the_weights(tmp_path):
+    model, processor = picture_model()
+    (tmp_path / "towers_lfm.py").write_text("old")
+    for _ in range(2):  # also over what is there
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+    code = {f"{name}.py" for name in TRAVELLING}
+    assert {path.name for path in tmp_path.iterdir()} == code | {
+        "config.json",
+        "model.safetensors",
+        "processor_config.json",
+    }
+    assert filecmp.cmpfiles(CODE, tmp_path, code, shallow=False)[1:] == ([], [])
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
+        "AutoConfig": "configuration_lfm.LfmConfig",
+        "AutoModel": "modeling_lfm.LfmForMultimodalClassification",
+    }
+    assert json.loads((tmp_path / "processor_config.json").read_text())["auto_map"] == {
+        "AutoProcessor": "processing_lfm.LfmProcessor"
+    }
+
+
+# -- with the package --------------------------------------------------------------------------------------------------
+
+
+def test_the_package_is_preferred_to_the_files(tmp_path):
+    model, processor = picture_model()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is LfmConfig
+    assert type(AutoModel.from_pretrained(tmp_path)) is LfmForMultimodalClassification
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is LfmProcessor
+    assert type(AutoModel.from_config(model.config)) is LfmForMultimodalClassification
+    assert type(AutoModel.from_config(LfmConfig({"image": resnet(1)}))) is LfmForMultimodalClassification
+    model.lfm.save_pretrained(tmp_path)
+    assert type(AutoModel.from_pretrained(tmp_path)) is LfmModel
+
+
+def test_a_light_import_is_enough_for_the_auto_classes(tmp_path):
+    model, processor = picture_model()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    program = (
+        "import sys, modeling_lfm\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "from transformers import AutoConfig, AutoModel, AutoProcessor\n"
+        "assert 'timm' not in sys.modules\n"
+        f"loaded = [auto.from_pretrained({str(tmp_path)!r}) for auto in (AutoConfig, AutoModel, AutoProcessor)]\n"
+        "print(*(type(one).__module__ for one in loaded))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [f"modeling_lfm.{name}" for name in ENTRIES]
+
+
+# -- without the package -----------------------------------------------------------------------------------------------
+
+
+class Case:
+    """A model that a trainer saved, raw inputs, and what it answers to them.
+
+    Args:
+        folder (`Path`): where it is saved, beside its files.
+        model, processor: that are saved.
+        inputs (`dict`): two samples of each modality.
+    """
+
+    def __init__(self, folder, model, processor, inputs, train=False):
+        self.folder, self.model = folder / "run", model
+        # once with all modalities, and once with the first absent from the second sample
+        first = next(iter(inputs))
+        self.inputs = [inputs, {**inputs, first: [inputs[first][0], None]}]
+        samples = [{key: values[place] for key, values in processor(**inputs).items()} for place in range(2)]
+        arguments = LfmTrainingArguments(
+            str(self.folder),
+            method={"name": model.config.fusion},
+            max_steps=1,
+            save_steps=1,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        trainer = LfmTrainer(
+            model,
+            arguments,
+            train_dataset=[{**sample, "labels": label} for label, sample in enumerate(samples)] if train else None,
+            processing_class=processor,
+        )
+        if train:
+            trainer.train()
+        trainer.save_model()
+        model.eval()
+        with torch.no_grad():
+            self.expected = [model(**processor(**call)) for call in self.inputs]
+
+    def job(self, **changes):
+        return {"source": str(self.folder), "inputs": self.inputs, **changes}
+
+    def check(self, result):
+        assert result.get("class") == "LfmForMultimodalClassification", result
+        assert result["names"] == list(self.model.config.modality_names)
+        for found, expected in zip(result["answers"], self.expected, strict=True):
+            torch.testing.assert_close(found["logits"], expected.logits)
+            torch.testing.assert_close(found["modality_logits"], expected.modality_logits, equal_nan=True)
+            assert found["logits"].std(0).min() > 0, "the answers say nothing about the inputs"
+
+
+def pictures(folder, size=(40, 50)):
+    generator = np.random.default_rng(0)
+    paths = [folder / "a.png", folder / "b.png"]
+    for path in paths:
+        path.write_bytes(image_bytes(generator.integers(0, 256, (*size, 3), dtype=np.uint8)))
+    return [str(path) for path in paths]
+
+
+def bert_case(folder):
+    text = {"tower": "transformers", "config": BERT, "pooling": "mean"}
+    processor = LfmProcessor(
+        {"text": {"type": "text"}, "image": {"type": "image", "size": [32, 32]}}, tokenizer=make_tokenizer(folder)
+    )
+    inputs = {"text": ["the cat sat", "the mat on the mat"], "image": pictures(folder)}
+    return Case(folder, make_model({"text": text, "image": resnet(3)}), processor, inputs, train=True)
+
+
+def clip_case(folder):
+    letters = [chr(number) for number in range(ord("a"), ord("z") + 1)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[("c", "a"), ("ca", "t</w>")])
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    towers = {
+        "image": {"tower": "clip_vision", "config": CLIP_VISION},
+        "text": {"tower": "clip_text", "config": {**CLIP_TEXT, **special}},
+    }
+    kinds = {"image": {"type": "image", "size": [32, 32]}, "text": {"type": "text", "max_length": 8}}
+    inputs = {"image": pictures(folder), "text": ["a cat", "the cat sat on the mat"]}
+    return Case(folder, make_model(towers, fusion="qmf"), LfmProcessor(kinds, tokenizer=tokenizer), inputs)
+
+
+def mmtm_case(folder):
+    kinds = {"left": {"type": "image", "size": [32, 32]}, "right": {"type": "image", "size": [32, 32]}}
+    inputs = {"left": pictures(folder), "right": pictures(folder)[::-1]}
+    return Case(folder, make_model({"left": resnet(3), "right": resnet(3)}, fusion="mmtm"), LfmProcessor(kinds), inputs)
+
+
+def audio_video_case(folder):
+    for number, name in enumerate(("a", "b")):
+        (folder / f"{name}.wav").write_bytes(wav_bytes(tone(300 + 400 * number)))
+        write_video(folder / f"{name}.mp4", frames=12, picture=partial(moving, speed=number + 1))
+    kinds = {
+        "audio": {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5},
+        "video": VIDEO,
+    }
+    model = make_model({"audio": resnet(1), "video": resnet(3)}, fusion="etmc")
+    inputs = {
+        "audio": [str(folder / f"{name}.wav") for name in "ab"],
+        "video": [str(folder / f"{n}.mp4") for n in "ab"],
+    }
+    return Case(folder, model, LfmProcessor(kinds), inputs)
+
+
+def moving(number, size, speed):
+    """A picture (H, W, 3) uint8 of stripes that move `speed` pixels a frame."""
+    height, width = size
+    stripes = 127 + 100 * np.sin((np.arange(width) + speed * number) / 5) * np.linspace(0, 1, height)[:, None]
+    return np.repeat(stripes[:, :, None], 3, axis=2).astype(np.uint8)
+
+
+def streams_case(folder):
+    for number, name in enumerate(("a", "b")):
+        write_video(folder / f"{name}.avi", frames=12, picture=partial(moving, speed=number + 1))
+    kinds = {
+        "rgb": VIDEO,
+        "flow": {"type": "flow", "size": [32, 32], "num_frames": 2},
+        "depth": {**VIDEO, "num_channels": 1},
+    }
+    towers = {"rgb": TOWERS["vit"], "flow": resnet(2), "depth": resnet(1)}
+    files = [str(folder / f"{name}.avi") for name in "ab"]
+    return Case(folder, make_model(towers), LfmProcessor(kinds), dict.fromkeys(kinds, files), train=True)
+
+
+def still_jobs(cases, hub):
+    """What else is asked of models of pictures and text: revisions of a repository, and the cache alone."""
+    text, picture = cases["bert"], cases["clip"]
+    commit = hub.commit("me/model", text.folder, "v1")
+    hub.commit("me/model", picture.folder, "main")
+    return [
+        text.job(source=str(text.folder.parent / "again")),
+        text.job(source="me/model", load={"revision": "v1"}),
+        picture.job(source="me/model"),
+        text.job(source="me/model", load={"revision": commit}),
+        text.job(source="me/model", load={"revision": "v9"}),
+        {"job": "no network"},
+        text.job(source="me/model", load={"revision": "v1", "local_files_only": True}),
+    ]
+
+
+def moving_jobs(cases):
+    case = cases["streams"]
+    return [case.job(source=str(place)) for place in (case.folder.parent / "again", case.folder / "checkpoint-1")]
+
+
+CASES = {
+    "still": {"bert": bert_case, "clip": clip_case, "mmtm": mmtm_case},
+    "moving": {"audio_video": audio_video_case, "streams": streams_case},
+}
+LIBRARIES = {"still": [], "moving": ["av", "librosa", "opencv-python-headless"]}
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with serving_models() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory, hub):
+    """Cases and results of a process without this package, for pictures and text, and for sound and video."""
+    started, cases = {}, {}
+    for kind, makers in CASES.items():
+        folder = tmp_path_factory.mktemp(kind)
+        python = make_environment(folder / "environment", "torch", "transformers", "timm", *LIBRARIES[kind])
+        for name, make in makers.items():
+            (folder / name).mkdir()
+            cases[name] = make(folder / name)
+        jobs = [{"job": "imports"}, *(cases[name].job(save_to=str(folder / name / "again")) for name in makers)]
+        jobs += still_jobs(cases, hub) if kind == "still" else moving_jobs(cases)
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HF_MODULES_CACHE")}
+        environment |= {"HF_HOME": str(folder / "cache"), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+        command = [python, PROGRAM, folder / "jobs.json", folder / "answers.pt"]
+        started[kind] = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    results = {}
+    for kind, process in started.items():
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        results[kind] = torch.load(Path(process.args[2]).with_name("answers.pt"))
+    return cases, results
+
+
+@pytest.mark.parametrize(("kind", "libraries"), [("still", []), ("moving", ["av", "cv2", "librosa", "soundfile"])])
+def test_nothing_else_could_be_imported(bare, kind, libraries):
+    assert bare[1][kind][0] == libraries
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, makers in CASES.items() for name in makers])
+def test_a_saved_model_answers_without_the_package(bare, kind, name):
+    cases, results = bare
+    cases[name].check(results[kind][1 + list(CASES[kind]).index(name)])
+
+
+@pytest.mark.parametrize("name", [name for makers in CASES.values() for name in makers])
+def test_what_was_loaded_without_the_package_saves_its_code_again(bare, name):
+    folder = bare[0][name].folder
+    again = folder.parent / "again"
+    written = {path.name for path in folder.iterdir() if path.is_file()} - {"training_args.bin", "trainer_state.json"}
+    assert {path.name for path in again.iterdir()} == written
+    same = {f"{name}.py" for name in TRAVELLING} | {"processor_config.json"}
+    assert filecmp.cmpfiles(folder, again, same, shallow=False)[1:] == ([], [])
+    before, after = (json.loads((place / "config.json").read_text()) for place in (folder, again))
+    before.pop("use_cache", None)  # of transformers' trainer; no setting of ours, so it is not kept
+    assert before == after
+
+
+def test_what_was_saved_again_and_the_checkpoints_of_a_run_load_too(bare):
+    cases, results = bare
+    cases["bert"].check(results["still"][-7])
+    again, checkpoint = results["moving"][-2:]
+    cases["streams"].check(again)
+    cases["streams"].check(checkpoint)
+
+
+def test_revisions_of_a_repository(bare):
+    cases, results = bare
+    branch, main, commit, unknown = results["still"][-6:-2]
+    cases["bert"].check(branch)
+    cases["clip"].check(main)
+    cases["bert"].check(commit)
+    assert "v9" in unknown["error"]
+
+
+def test_folders_and_the_cache_need_no_network(bare, hub):
+    cases, results = bare
+    assert hub.stopped
+    cases["bert"].check(results["still"][-1])
+    asked = [request.split()[1] for request in hub.requests if "/resolve/" in request or "/api/models/" in request]
+    assert all("me/model" in request for request in asked)
