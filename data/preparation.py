@@ -5,6 +5,7 @@ import logging
 import math
 import warnings
 from functools import partial
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -89,6 +90,7 @@ def prepare_dataset(
         class_names,
         broken,
     )
+    fingerprint = Hasher.hash(identity)  # the processor's own hash differs from process to process
     prepared = raw.map(
         partial(
             _encode,
@@ -105,12 +107,25 @@ def prepare_dataset(
         num_proc=num_proc,
         remove_columns=raw.column_names,
         features=datasets.Features({**stored, "labels": label_feature}),
-        new_fingerprint=Hasher.hash(identity),  # the processor's own hash differs from process to process
+        new_fingerprint=fingerprint,
+        cache_file_name=_cache_file(raw, fingerprint),
         desc="preparing",
     )
     if broken == "skip":
         prepared = _leave_out(prepared)
     return read_prepared(prepared, processor, columns)
+
+
+def _cache_file(raw, fingerprint):
+    """Where samples of a data set that lies in memory are written; None where it has files, beside which they go.
+
+    Left to itself, `datasets` would keep all of them in memory.
+    """
+    if raw.cache_files:
+        return None
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "modeling_lfm"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / f"prepared-{fingerprint}.arrow")
 
 
 def _leave_out(prepared):

@@ -1,5 +1,6 @@
 """The folder that `prepare_data.py` writes: what was prepared how, and reading it back for training."""
 
+import errno
 import hashlib
 import json
 import os
@@ -90,6 +91,16 @@ def write_manifest(folder, manifest):
     write_whole(Path(folder) / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
+def unwritable(path, error):
+    """An `OSError` that tells how to mend that a file or folder (`Path`) could not be written."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
+    return OSError(
+        f"{path} cannot be written ({reason}); {hint} and run the same command again: shards that are finished are "
+        "kept."
+    )
+
+
 def write_whole(path, text):
     """Write a file (`Path`) of `text` (`str`), whole or not at all; an `OSError` that names it if it cannot be."""
     part = path.with_name(f".{path.name}.part")
@@ -98,7 +109,7 @@ def write_whole(path, text):
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error.strerror}); mend that and run again.") from error
+        raise unwritable(path, error) from error
 
 
 def is_prepared(folder):

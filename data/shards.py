@@ -1,6 +1,5 @@
 """Prepared samples as Parquet shards: each is written whole or not at all, so that a preparation can stop and go on."""
 
-import errno
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from .labels import label_encoder
 from .preparation import BATCH_BYTES, encode_sample, sample_bytes, stored_features
+from .prepared import unwritable
 
 SHARD_BYTES = 2**28  # of samples, before compression; a kill costs each process so much work at most
 SHARD_SAMPLES = 1000
@@ -119,12 +119,7 @@ class ShardWriter:
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.errno is None:  # of data_dir, not of the shard
                 raise
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
-            raise OSError(
-                f"{path} cannot be written ({reason}); {hint} and run the same command again: shards that are "
-                "finished are kept."
-            ) from error
+            raise unwritable(path, error) from error
         finally:
             part.unlink(missing_ok=True)
 

@@ -27,6 +27,7 @@ class Source:
         citation (`str`)
         urls (`dict[str, str]`): from an annotation file to an address that serves it.
         notes (`tuple[str]`): what differs from the paper, and other things to know.
+        hub (`tuple[str]`): data sets of the Hub that hold these very samples, or a part of them.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Source:
     citation: str
     urls: dict[str, str]
     notes: tuple[str, ...] = ()
+    hub: tuple[str, ...] = ()
 
     @property
     def layout_line(self):
@@ -185,6 +187,11 @@ SOURCES = {
         layout=("mnist/{images-idx3,labels-idx1}-ubyte.gz", "fsdd/{digit}_{speaker}_{index}.wav"),
         citation="Liang et al., MultiBench: Multiscale Benchmarks for Multimodal Representation Learning, NeurIPS 2021",
         urls={},
+        notes=(
+            "Pictures and recordings of the same digit are paired; they were never one event. The speakers of the test "
+            "split are not heard in training.",
+        ),
+        hub=("ylecun/mnist",),
     ),
     "mvsa_single": Source(
         title="MVSA-Single",
@@ -198,15 +205,16 @@ SOURCES = {
         urls={},
     ),
     "demo": Source(
-        title="Demo",
+        title="Demo, handwritten digits with synthetic voices",
         modalities=("audio", "image"),
         classes=0,
         counts={},
         where=("Nowhere: it is synthesised.",),
-        licence="that of this project",
+        licence="voices: Apache-2.0, as this project; handwritten digits: UCI's (CC BY 4.0), through scikit-learn",
         layout=("nothing",),
-        citation="none",
+        citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository",
         urls={},
+        notes=("The voices are synthetic, not speech: results say nothing about real recordings.",),
     ),
 }
 
