@@ -9,6 +9,7 @@ _EXPORTS = {
     "hypergradient": "hypergradient",
     "list_methods": "methods",
     "make_alpha": "alpha",
+    "write_model_card": "model_card",
 }
 __all__ = [
     "LfmTrainer",
@@ -17,6 +18,7 @@ __all__ = [
     "hypergradient",
     "list_methods",
     "make_alpha",
+    "write_model_card",
 ]
 
 

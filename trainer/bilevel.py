@@ -9,6 +9,7 @@ from .frozen_statistics import frozen_norm_statistics
 from .hypergradient import hypergradient
 from .objectives import total_loss
 from .outer_loss import outer_loss
+from .sharding import whole_parameters
 
 
 class BilevelProblem:
@@ -49,8 +50,8 @@ class BilevelProblem:
         """dJ/dalpha at the current parameters by the implicit function theorem (see [`hypergradient`])."""
         settings = self.settings
         head = settings.alpha_parameters == "head"
-        parameters = self.model.head_parameters() if head else list(self.model.parameters())
-        with frozen_norm_statistics(self.model):
+        with whole_parameters(self.model), frozen_norm_statistics(self.model):
+            parameters = self.model.head_parameters() if head else list(self.model.parameters())
             drawn = self.trainer.draw_indices(settings.alpha_inner_samples, epoch)
             inner = self._outputs(self.trainer.train_dataset, drawn, head)
             outer = self._outputs(self.trainer.holdout_dataset, np.arange(len(self.trainer.holdout_dataset)), head)

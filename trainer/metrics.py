@@ -7,6 +7,8 @@ from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from transformers.utils import logging
 
+from .methods.lfm import BIBTEX as LFM_BIBTEX
+
 logger = logging.get_logger(__name__)
 
 MULTI_LABEL = "multi_label_classification"
@@ -22,15 +24,6 @@ _SCIKIT_LEARN = """\
   volume={12},
   pages={2825--2830},
   year={2011}
-}
-"""
-_LFM = """\
-@inproceedings{yang2024facilitating,
-  title={Facilitating Multimodal Classification via Dynamically Learning Modality Gap},
-  author={Yang, Yang and Wan, Fengqiang and Jiang, Qing-Yuan and Xu, Yi},
-  booktitle={Advances in Neural Information Processing Systems},
-  volume={37},
-  year={2024}
 }
 """
 
@@ -136,7 +129,7 @@ class ModalityGap(_InMemoryMetric):
         "predictions: int array (N, M) for M modalities, or (N, M, K) if multi-label. references: int array (N,) or "
         "(N, K). Returns {'gap': float, 'accuracies': list of M float}."
     )
-    citation_text = _LFM
+    citation_text = LFM_BIBTEX
 
     def prediction_feature(self):
         return datasets.Sequence(self.label_feature())

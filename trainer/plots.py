@@ -1,4 +1,4 @@
-"""Plots of training runs: alpha, and what each modality alone gets right, epoch by epoch."""
+"""Plots of training runs: alpha, the modality gap, and what each modality alone gets right, epoch by epoch."""
 
 import json
 import math
@@ -66,6 +66,16 @@ def accuracy_by_epoch(source, prefix="eval"):
     return {name: list(points.items()) for name, points in found.items()}
 
 
+def gap_by_epoch(source, prefix="eval"):
+    """`dict` from epoch (`float`) to the modality gap (`float`, within 0..1) of its first evaluation; see
+    [`accuracy_by_epoch`]. Empty for a model of one modality, which has no gap."""
+    found = {}
+    for entry in read_log_history(source):
+        if f"{prefix}_gap" in entry:
+            found.setdefault(entry["epoch"], entry[f"{prefix}_gap"])
+    return found if len(accuracy_by_epoch(source, prefix)) > 2 else {}
+
+
 def plot_alpha(runs, path=None):
     """Draw alpha against epochs, one line a run.
 
@@ -83,6 +93,29 @@ def plot_alpha(runs, path=None):
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "label": name}
         axes.plot(list(alphas), list(alphas.values()), markersize=4, **style)
     axes.set(xlabel="epoch", ylabel="alpha (weight of the matching loss)", ylim=(-0.03, 1.03))
+    if len(runs) > 1:
+        axes.legend(frameon=False)
+    return _finish(figure, [axes], path)
+
+
+def plot_gap(runs, path=None, prefix="eval"):
+    """Draw the modality gap, accuracy of the best modality minus that of the worst, against epochs, one line a run.
+
+    Args:
+        runs, path: as in [`plot_alpha`].
+        prefix (`str`): of the evaluation's keys.
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
+    figure = _figure()
+    axes = figure.subplots()
+    for i, (name, source) in enumerate(runs.items()):
+        gaps = gap_by_epoch(source, prefix)
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "label": name}
+        axes.plot(list(gaps), [100 * gap for gap in gaps.values()], markersize=4, **style)
+    axes.set(xlabel="epoch", ylabel=f"{'validation' if prefix == 'eval' else prefix} modality gap (points)")
+    axes.set_ylim(bottom=0)
     if len(runs) > 1:
         axes.legend(frameon=False)
     return _finish(figure, [axes], path)
@@ -118,7 +151,8 @@ def plot_accuracy(runs, path=None, prefix="eval"):
 
 
 def save_plots(source, folder, name="run"):
-    """Write `alpha.png` and, when the run was evaluated, `accuracy.png` of one run into `folder`.
+    """Write the plots of one run into `folder`: `alpha.png` of a method that has one, and `accuracy.png` and, of two or
+    more modalities, `gap.png` when the run was evaluated.
 
     Returns:
         `list[Path]`: the files written.
@@ -131,6 +165,9 @@ def save_plots(source, folder, name="run"):
     if accuracy_by_epoch(history):
         plot_accuracy({name: history}, folder / "accuracy.png")
         written.append(folder / "accuracy.png")
+    if gap_by_epoch(history):
+        plot_gap({name: history}, folder / "gap.png")
+        written.append(folder / "gap.png")
     return written
 
 

@@ -13,19 +13,20 @@ import torch
 import torch.distributed as dist
 import transformers
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
 from .callbacks import LfmPrinterCallback, LfmProgressCallback, MethodCallback
 from .holdout import choose_holdout
 from .methods import Method, make_method
 from .metrics import compute_multimodal_metrics
 from .sample_ids import SampleIdCollator, SampleIdDataset
+from .sharing import SharingTrainer
 from .training_args import LfmTrainingArguments
 
 METHOD_STATE = "method.pt"
 
 
-class LfmTrainer(Trainer):
+class LfmTrainer(SharingTrainer):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
     Everything not named here is as in `transformers.Trainer`.
@@ -246,6 +247,7 @@ class LfmTrainer(Trainer):
         args = copy.copy(self.args)
         args.save_strategy = args.eval_strategy = args.logging_strategy = "no"
         args.load_best_model_at_end, args.disable_tqdm, args.early_stopping_patience = False, True, None
+        args.push_to_hub = False
         if num_train_epochs is not None:
             args.num_train_epochs, args.max_steps = num_train_epochs, -1
         dataset, collator = self.train_dataset, self.data_collator

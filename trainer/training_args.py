@@ -59,3 +59,7 @@ class LfmTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to pin for, and torch warns at every epoch
+
+    def __getstate__(self):
+        # `training_args.bin` is sent to the Hub with the model, and would hold the token that sends it.
+        return {**vars(self), "hub_token": None}

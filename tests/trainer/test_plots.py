@@ -11,8 +11,10 @@ from PIL import Image
 from modeling_lfm.trainer.plots import (
     accuracy_by_epoch,
     alpha_by_epoch,
+    gap_by_epoch,
     plot_accuracy,
     plot_alpha,
+    plot_gap,
     read_log_history,
     save_plots,
 )
@@ -59,10 +61,19 @@ def test_lines_hold_the_numbers_of_the_log_and_axes_say_what_they_are():
     assert band.max() == pytest.approx(60)
 
 
+def test_gap_of_each_epoch_and_none_of_one_modality():
+    assert gap_by_epoch(HISTORY) == {1.0: 0.4, 2.0: 0.05}
+    (axes,) = plot_gap({"a": HISTORY}).axes
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 40], [2, 5]])
+    assert "points" in axes.get_ylabel()
+    alone = [{key: value for key, value in entry.items() if "image" not in key} for entry in HISTORY]
+    assert gap_by_epoch(alone) == {}
+
+
 def test_files_from_a_saved_state_are_pngs_of_readable_size(tmp_path):
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": HISTORY}))
     written = save_plots(tmp_path, tmp_path / "plots")
-    assert [path.name for path in written] == ["alpha.png", "accuracy.png"]
+    assert [path.name for path in written] == ["alpha.png", "accuracy.png", "gap.png"]
     for path in written:
         with Image.open(path) as image:
             assert image.format == "PNG"

@@ -144,8 +144,8 @@ def test_two_processes_equal_one(alpha, matching, tmp_path):
 def test_bf16_autocast_with_a_learned_alpha(alpha, tmp_path):
     trainer = toy_trainer(tmp_path, NORMALISED, method={"alpha": alpha}, bf16=True, num_train_epochs=2, holdout=8)
     seen = []
-    hook = trainer.model.fusion.head.register_forward_hook(
-        lambda module, args, output: seen.append((module.training, output.dtype))
+    hook = trainer.model.fusion.register_forward_hook(
+        lambda module, args, output: seen.append((module.training, output[0].dtype))
     )
     trainer.train()
     hook.remove()

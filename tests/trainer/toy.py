@@ -12,7 +12,7 @@ from torch.utils.data import SequentialSampler
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.methods import make_method
-from tests.modeling.towers import BERT, TOWERS
+from tests.modeling.towers import BERT, TOWERS, resnet
 
 gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported, 0.2 seconds long
 atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
@@ -27,12 +27,6 @@ SMOOTH = {
     },
 }
 NORMALISED = {"audio": TOWERS["audio"], "text": {**TOWERS["text"], "config": BERT}}
-
-
-def resnet(in_chans, **model_args):
-    """Entry of a tiny convolutional tower."""
-    arguments = {"channels": [8, 8, 16, 16], "stem_width": 8, **model_args}
-    return {"tower": "timm", "name": "resnet10t", "in_chans": in_chans, "model_args": arguments}
 
 
 def method_towers(name, normalised=True, number=2):

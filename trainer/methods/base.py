@@ -20,6 +20,7 @@ class MethodSpec:
         paper: title of the paper.
         venue: where and when it appeared, such as `"CVPR 2022"`.
         formula: what it computes, in one line.
+        bibtex: the entry by which to cite the paper; None for a baseline without one.
         fusions: the fusions that it can train, the default first; None: any, `concat` by default.
         unimodal_heads: whether each modality needs a classifier of its own beside the fusion.
         min_modalities, max_modalities: how many modalities it can train; None: no limit.
@@ -36,6 +37,7 @@ class MethodSpec:
     paper: str
     venue: str
     formula: str
+    bibtex: str | None = None
     fusions: tuple[str, ...] | None = None
     unimodal_heads: bool = False
     min_modalities: int = 2

@@ -10,6 +10,16 @@ from ..bilevel import BilevelProblem
 from ..objectives import matching_loss, total_loss
 from .base import Method, MethodSpec, register
 
+BIBTEX = """\
+@inproceedings{yang2024facilitating,
+  title={Facilitating Multimodal Classification via Dynamically Learning Modality Gap},
+  author={Yang, Yang and Wan, Fengqiang and Jiang, Qing-Yuan and Xu, Yi},
+  booktitle={Advances in Neural Information Processing Systems},
+  volume={37},
+  year={2024}
+}
+"""
+
 CHOICES = {
     "matching_loss": ("js", "infonce", "unimodal"),
     "total": ("ratio", "convex"),
@@ -104,6 +114,7 @@ class Lfm(Method):
         title="LFM",
         paper="Facilitating Multimodal Classification via Dynamically Learning Modality Gap",
         venue="NeurIPS 2024",
+        bibtex=BIBTEX,
         formula="CE(F) and JS or InfoNCE between modalities, mixed by a learned or scheduled alpha",
         min_modalities=1,
         multi_label=True,
@@ -115,6 +126,20 @@ class Lfm(Method):
     def bind(self, trainer):
         super().bind(trainer)
         self.alpha, self.schedule = None, None
+        if self.needs_holdout:
+            self._check_sharding(trainer)
+
+    def _check_sharding(self, trainer):
+        """Raise a `ValueError` where the parameters are spread over the processes in a way that alpha cannot use."""
+        s, found = self.settings, None
+        if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+            found = "FSDP1: set fsdp_version: 2"
+        elif trainer.is_fsdp_enabled and (s.alpha == "lookahead" or s.alpha_parameters == "all"):
+            found = "FSDP with lookahead or alpha_parameters=all: choose alpha=learned, alpha_parameters=head"
+        elif trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            found = "DeepSpeed ZeRO-3: choose stage 2, or FSDP2"
+        if found is not None:
+            raise ValueError(f"a learned alpha cannot be had under {found}, or an alpha by a schedule.")
 
     @property
     def needs_holdout(self):

@@ -1,5 +1,6 @@
 """The registry: what it refuses and by which words, and what every method says of itself."""
 
+import re
 from dataclasses import dataclass, fields, is_dataclass
 
 import pytest
@@ -108,7 +109,7 @@ def test_each_method_tells_all_of_itself(name):
     assert spec.name == name
     for key in ("title", "paper", "venue", "formula", "extra_passes"):
         assert getattr(spec, key).strip() == getattr(spec, key) != "", key
-    assert (spec.venue == "-") == (spec.paper == "(baseline)")
+    assert (spec.venue == "-") == (spec.paper == "(baseline)") == (spec.bibtex is None)
     assert "\n" not in spec.formula
     assert spec.fusions is None or (spec.fusions and set(spec.fusions) <= set(FUSION_NAMES))
     assert 1 <= spec.min_modalities <= (spec.max_modalities or 99)
@@ -120,6 +121,27 @@ def test_each_method_tells_all_of_itself(name):
     for field in fields(settings):
         assert field.name in settings.__doc__, field.name
     assert isinstance(make_method(name).settings, settings)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].spec.bibtex])
+def test_each_method_can_be_cited(name):
+    spec = METHODS[name].spec
+    kind, key, body = re.fullmatch(r"@(\w+)\{(\w+),\n(.*)\n\}\n", spec.bibtex, flags=re.DOTALL).groups()
+    entry = {
+        field: " ".join(value.split()) for field, value in re.findall(r"  (\w+)=\{(.*?)\}(?:,\n|$)", body, re.DOTALL)
+    }
+    where = {"inproceedings": "booktitle", "article": "journal"}[kind]
+    assert entry.keys() >= {"title", "author", "year", where}
+    assert entry["title"] == spec.paper
+    assert entry["year"] in spec.venue
+    authors = entry["author"].split(" and ")
+    assert all(re.fullmatch(r"[^,]+, [^,]+", author) for author in authors), authors
+    assert key.startswith(authors[0].split(",")[0].split()[-1].lower() + entry["year"]), key
+
+
+def test_keys_of_citations_differ():
+    keys = [spec.bibtex.split(",")[0] for spec in list_methods() if spec.bibtex]
+    assert len(set(keys)) == len(keys) == 19
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,182 @@
+"""What may leave of a model's folder."""
+
+import json
+import re
+
+import pytest
+
+from modeling_lfm.trainer import shared_files
+from modeling_lfm.trainer.shared_files import (
+    check_contents,
+    find_private,
+    list_code,
+    list_other_files,
+    list_pictures,
+    list_weights,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('"data_dir": "/home/me/data/av_mnist",', "the path /home/me of this machine"),
+        ("read from /Users/me/x.wav", "the path /Users/me of this machine"),
+        ("--data_dir=/mnt/disk/x", "the path /mnt/disk of this machine"),
+        ("file:///tmp/me/a.png", "the path /tmp/me of this machine"),
+        ("PATH=/usr/bin:/root/bin", "the path /root/bin of this machine"),
+        ('"C:\\\\Users\\\\me\\\\x"', "the path C:\\\\Users\\\\me of this machine"),
+        ("token hf_" + "aB3" * 11 + "x", "an access token of the Hub (hf_aB3...)"),
+        ("ghp_" + "a1" * 18, "a token of GitHub (ghp_a1...)"),
+        ("AKIAIOSFODNN7EXAMPLE", "a key of AWS (AKIAIO...)"),
+        ("key: sk-proj-" + "a1" * 20, "a secret key (sk-pro...)"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0.abc", "a signed token (eyJhbG...)"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "a private key (-----B...)"),
+        ("https://me:letmein@example.org/x", "a password in a URL (s://me...)"),
+        ('"hub_token": "abcdefgh1234"', "a password or key (hub_to...)"),
+        ("api_key = 'abcdefgh1234'", "a password or key (api_ke...)"),
+    ],
+)
+def test_what_is_private_is_found_with_its_line(text, what):
+    assert find_private("config.json", f"{{\n\n{text}\n}}") == [f"config.json, line 3: {what}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://huggingface.co/home/me and ../home/me and ./tmp/x and and/or/not",
+        "#!/usr/bin/env python, /dev/null, /etc/hosts, //tmp/x",
+        '"audio": ["/m/09x0r", "/m/0dgw9r"]',
+        "Put it into /path/to/file.wav or /data, see /tmp or /home.",
+        '"mask_token": "<|mask_token|>", "hub_token": "<HUB_TOKEN>", "secret": "short"',
+        "hf_transfer, hf_hub_download, task-specific-and-very-long-hyphenated-words-2, git@github.com:a/b",
+        'text = "Q:\\nA:\\n"',
+    ],
+)
+def test_what_only_looks_like_it_is_not(text):
+    assert find_private("README.md", text) == []
+
+
+def test_other_paths_of_this_machine_and_vocabularies(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_files, "PRIVATE_ROOTS", set())
+    top, second = tmp_path.parts[1:3]
+    line = f'"{tmp_path}/x", "/{top}/nothing-of-this-name/x"'
+    assert find_private("a.json", line) == [f"a.json, line 1: the path /{top}/{second} of this machine"]
+    assert find_private("tokenizer.json", line) == []
+    assert find_private("tokenizer.json", "hf_" + "a" * 30) != []
+
+
+def test_contents_are_checked_file_by_file(tmp_path):
+    (tmp_path / "a.json").write_text("/home/me/x\n" * 10)
+    (tmp_path / "b.png").write_bytes(b"\x89PNG /home/me/x")
+    with pytest.raises(ValueError, match="nothing was sent; these are not for others to see:\n") as told:
+        check_contents({name: tmp_path / name for name in ("a.json", "b.png")})
+    assert "a.json, line 8: the path /home/me" in str(told.value)
+    assert "line 9" not in str(told.value)
+    assert "and 2 more\n" in str(told.value)
+    assert "b.png" not in str(told.value)
+    (tmp_path / "c.md").write_bytes("# Größe /home/me".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"c\.md is not a text in UTF-8"):
+        check_contents({"c.md": tmp_path / "c.md"})
+
+
+def write(folder, **files):
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def test_code_is_what_the_settings_name_and_what_that_imports(tmp_path):
+    write(
+        tmp_path,
+        config__json={
+            "auto_map": {
+                "AutoConfig": "a.C",
+                "AutoModel": "b.M",
+                "AutoTokenizer": ["t.T", None],
+                "Auto": "me/x--far.F",
+            },
+            "custom_pipelines": {"task": {"impl": "p.P", "pt": ["AutoModel"]}},
+        },
+        processor_config__json={"auto_map": {"AutoProcessor": "b.P"}},
+        a__py="",
+        b__py="from .c import C\nimport os\n",
+        c__py="from .d import D\n",
+        d__py="",
+        p__py="",
+        t__py="",
+        other__py="",
+    )
+    assert list_code(tmp_path) == ["a.py", "b.py", "c.py", "d.py", "p.py", "t.py"]
+    assert {"a.py", "d.py"} < set(list_other_files(tmp_path))
+    assert "other.py" not in list_other_files(tmp_path)
+    (tmp_path / "d.py").unlink()
+    assert list_code(tmp_path) == []
+    write(tmp_path, config__json="[")
+    with pytest.raises(ValueError, match=re.escape("config.json is damaged (")):
+        list_code(tmp_path)
+
+
+def test_nothing_but_what_belongs_to_a_model(tmp_path):
+    sent = {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "processor_config.json"}
+    of_the_run = {"all_results.json", "trainer_state.json", "lfm_run.json", "README.md"}
+    stays = {"optimizer.pt", "training_args.bin", "method.pt", ".env", "other.json", "data.csv", "scaler.pt", "x.py"}
+    for name in sent | of_the_run | stays:
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "vocab.json").mkdir()
+    assert set(list_other_files(tmp_path)) == sent | of_the_run
+    assert set(list_other_files(tmp_path, run=False)) == sent
+
+
+def test_links_that_lead_out_and_large_files(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write(tmp_path, elsewhere__json="{}")
+    write(folder, here__json="{}")
+    (folder / "config.json").symlink_to("here.json")
+    assert set(list_other_files(folder)) == {"config.json"}
+    (folder / "tokenizer.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is a link that leads out of the folder"):
+        list_other_files(folder)
+    (folder / "tokenizer.json").unlink()
+    monkeypatch.setattr(shared_files, "MAX_BYTES", 2**20)
+    (folder / "tokenizer.json").write_text(" " * 2**21)
+    with pytest.raises(ValueError, match=r"tokenizer\.json has 2 MB; a file that holds no weights may have 1"):
+        list_other_files(folder)
+
+
+def test_pictures_are_those_that_the_card_shows(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("one.png", "a/two.jpg", "three.png", ".four.png", "five.txt"):
+        (tmp_path / name).write_text("")
+    card = (
+        "![one](one.png) ![again](./one.png)\n![](https://x.org/y.png)\n<img width=3 src='a/two.jpg'>\n[text](five.txt)"
+    )
+    write(tmp_path, README__md=card)
+    assert list_pictures(tmp_path) == ["one.png", "a/two.jpg"]
+    for link, message in [
+        ("gone.png", "line 2: the picture gone.png is not in the folder"),
+        ("../one.png", "line 2: the picture ../one.png is not in the folder"),
+        (f"{tmp_path}/one.png", "is not in the folder"),
+        (".four.png", "line 2: the picture .four.png is none of .png, .jpg"),
+        ("five.txt", "line 2: the picture five.txt is none of"),
+    ]:
+        write(tmp_path, README__md=f"# Mine\n![x]({link})\n")
+        with pytest.raises(ValueError, match=re.escape(message)):
+            list_pictures(tmp_path)
+
+
+def test_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        list_weights(tmp_path)
+    index, shards = "model.safetensors.index.json", [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    (tmp_path / index).write_text(json.dumps({"weight_map": {"a": shards[1], "b": shards[0], "c": shards[0]}}))
+    with pytest.raises(FileNotFoundError, match=f"{shards[0]} is missing, which {index} names"):
+        list_weights(tmp_path)
+    for shard in shards:
+        (tmp_path / shard).write_text("")
+    assert list(list_weights(tmp_path)) == [index, *shards]
+    for damaged in ({"weight_map": {"a": "../../secret"}}, {"weight_map": ["a"]}, {}):
+        (tmp_path / index).write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match="is damaged: no map from weights to shards"):
+            list_weights(tmp_path)
+    (tmp_path / "model.safetensors").write_text("")
+    assert list(list_weights(tmp_path)) == ["model.safetensors"]

@@ -1,0 +1,188 @@
+"""What a run tells of itself in `lfm_run.json`: settings, versions and hardware, in words that may travel."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from dataclasses import MISSING, asdict, fields
+from enum import Enum
+from pathlib import Path
+
+RUN_RECORD = "lfm_run.json"
+PACKAGES = ("modeling-lfm", "torch", "torchvision", "transformers", "accelerate", "datasets", "timm", "numpy")
+# Told even where they are the defaults: nobody can repeat a run without them.
+ESSENTIAL = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "learning_rate",
+    "lr_scheduler_type",
+    "weight_decay",
+    "max_grad_norm",
+    "seed",
+)
+# Bookkeeping: what was printed, kept, sent or read by whom changes no result. Prefixes of the arguments' names.
+BOOKKEEPING = (
+    *("output_dir", "log", "report_to", "run_name", "project", "trackio", "disable_tqdm", "debug", "skip_memory"),
+    *("save_", "enable_jit_checkpoint", "push_to_hub", "hub_", "resume_", "restore_", "ignore_data_skip"),
+    *("do_", "eval_", "per_device_eval_batch_size", "prediction_loss_only", "include_", "batch_eval", "label_names"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent", "dataloader_prefetch"),
+    *("dataloader_multiprocessing", "dataloader_in_order", "remove_unused_columns", "accelerator_config"),
+    *("ddp_", "local_rank", "use_cpu", "method", "torch_empty"),
+)
+_ABSOLUTE = re.compile(r"(?:~?[\\/]|\\\\|[A-Za-z]:[\\/]|file:/+)[^/\\]")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+
+
+def portable(value):
+    """`value` as JSON holds it, without what belongs to this machine or its user.
+
+    Of absolute paths, also within a text, the last part is left; access tokens become `hf_...`. Objects that JSON does
+    not know become their text.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, dict):
+        return {str(key): portable(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [portable(entry) for entry in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = _TOKEN.sub("hf_...", str(value))
+    if _ABSOLUTE.match(text):
+        return _last_part(text)
+    return " ".join(_last_part(word) if _ABSOLUTE.match(word) else word for word in text.split(" "))
+
+
+def _last_part(path):
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def describe_run(trainer):
+    """What a run was made with.
+
+    Args:
+        trainer ([`LfmTrainer`])
+
+    Returns:
+        `dict`, ready for JSON: `date`, `method` (its name and all its settings), `training` (the arguments that matter
+        most, and all others that are not the defaults), `samples` by what they are for, `pretrained` (from each
+        modality whose tower was fetched to its name on the Hub, or None), `processes`, `hardware` and `environment`
+        (versions).
+    """
+    method = trainer.method
+    pretrained = getattr(trainer.model, "pretrained_towers", {})
+    return portable(
+        {
+            "date": datetime.date.today().isoformat(),
+            "method": {"name": method.spec.name, **asdict(method.settings)},
+            "training": describe_arguments(trainer.args),
+            "samples": _count_samples(trainer),
+            "pretrained": {name: find_on_hub(spec) for name, spec in pretrained.items()},
+            "processes": trainer.args.world_size,
+            "hardware": describe_hardware(trainer.args.device),
+            "environment": describe_environment(),
+        }
+    )
+
+
+def describe_arguments(args):
+    """The `ESSENTIAL` training arguments, then those that are not the defaults (`dict`); no `BOOKKEEPING`."""
+    given, told = args.to_dict(), {}
+    for field in sorted(fields(args), key=lambda field: field.name not in ESSENTIAL):  # the sort is stable
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        default = default.value if isinstance(default, Enum) else default
+        value = given.get(field.name)
+        differs = value != default and (value or default)  # None, False and nothing are the same
+        if field.name in ESSENTIAL or (differs and not field.name.startswith(BOOKKEEPING)):
+            told[field.name] = value
+    told.pop("num_train_epochs" if args.max_steps > 0 else "max_steps")
+    return told
+
+
+def _count_samples(trainer):
+    sets = {"train": trainer.train_dataset, "holdout": trainer.holdout_dataset, "validation": trainer.eval_dataset}
+    if trainer.holdout_dataset is trainer.eval_dataset:
+        sets.pop("holdout")
+    sized = {name: samples for name, samples in sets.items() if hasattr(samples, "__len__")}
+    return {name: len(samples) for name, samples in sized.items() if not isinstance(samples, dict)}
+
+
+def find_on_hub(spec):
+    """The repository of the Hub (`str`) that a tower's weights came from, or None if that is not known.
+
+    Args:
+        spec (`dict`): the tower's entry: `tower`, `name` and, where its weights were read from a file, `checkpoint`.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    name = spec.get("name")
+    if name is None or spec.get("checkpoint"):
+        return None
+    if spec["tower"] == "timm":
+        import timm
+
+        known = timm.get_pretrained_cfg(name)
+        name = None if known is None else known.hf_hub_id
+        if name is None:
+            return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return None if Path(name).exists() or name.startswith(".") else name
+
+
+def describe_hardware(device):
+    """What computed, in words (`str`), such as `"1 x NVIDIA H200"` or `"CPU (x86_64, 2 cores)"`; of this process.
+
+    Args:
+        device (`torch.device`)
+    """
+    import torch
+
+    if device.type == "cuda":
+        return f"1 x {torch.cuda.get_device_name(device)}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{device.type.upper()} ({platform.machine()}, {cores} cores)"
+
+
+def describe_environment():
+    """Versions of Python and of the packages that matter (`dict[str, str]`)."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # a copy that was put on the path, or a part that is optional
+            continue
+    return versions
+
+
+def read_record(folder):
+    """What [`write_record`] wrote into a folder (`dict`), in portable form; empty if nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / RUN_RECORD
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} should hold a JSON object; remove it.")
+    return portable(record)
+
+
+def write_record(folder, **entries):
+    """Write `entries` into the record of a folder, beside or in place of what it holds."""
+    record = read_record(folder) | portable(entries)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / RUN_RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
