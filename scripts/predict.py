@@ -17,11 +17,13 @@ usage: python scripts/predict.py --checkpoint DIR --input MODALITY=VALUE [MODALI
        python -m modeling_lfm.scripts.predict --checkpoint DIR --input MODALITY=VALUE ...
 
 VALUE is a file for audio (a video with sound, too), images, video and optical flow; of the latter two, FILE:FIRST:LAST
-is a part: numbers of frames from 0, both inclusive. For text it is the text itself, or @FILE for the text in a file.
-A modality that was computed from another one's input in training, such as flow, need not be given.
+is a part: numbers of frames from 0, both inclusive. FILE may be an address (https://...). For text, VALUE is the text
+itself, or @FILE for the text in a file. Modalities that are left out are absent, and the prediction is made of the
+others; but one that was computed from another one's input in training, such as flow, is computed from it again.
 
 examples:
   python scripts/predict.py --checkpoint outputs/av_mnist --input audio=7.wav image=7.png
+  python scripts/predict.py --checkpoint outputs/av_mnist --image 7.png
   python scripts/predict.py --checkpoint outputs/mvsa_single --input image=a.jpg text="what a day" --top_k 1
   python scripts/predict.py --checkpoint outputs/crema_d --audio 1001_DFA_ANG_XX.flv --video 1001_DFA_ANG_XX.flv
   python scripts/predict.py --checkpoint outputs/nvgesture --rgb sk_color.avi:146:226 --depth sk_depth.avi:146:226
@@ -30,7 +32,7 @@ settings:
 {settings}
 
 The JSON holds the label (multi-label: the labels) of the fused prediction and every label's probability, the largest
-first, and under 'modalities' the same from each modality alone.
+first, and under 'modalities' the same from each modality that was given, alone.
 """
 
 CLIPS = ("video", "flow")  # types of input of which a part can be given
@@ -43,7 +45,7 @@ class PredictArguments:
     checkpoint: str = field(metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."})
     input: list[str] = field(
         default_factory=list,
-        metadata={"help": "One MODALITY=VALUE for each modality of the model; or --MODALITY VALUE."},
+        metadata={"help": "One MODALITY=VALUE for each modality that is there; or --MODALITY VALUE."},
     )
     output: str | None = field(default=None, metadata={"help": "The JSON file to write, beside printing it."})
     top_k: int | None = field(default=None, metadata={"help": "Print so many probabilities at most."})
@@ -76,10 +78,10 @@ def read_inputs(pairs, modalities, columns=None):
             differ. Those of the same column have the same input.
 
     Returns:
-        `dict`: text, the path of a file that exists, or a cut of a clip for each modality, see [`LfmProcessor`].
+        `dict`: text, a path or address, or a cut of a clip for each modality that is there, see [`LfmProcessor`].
 
     Raises:
-        ValueError: an unknown or missing modality. FileNotFoundError: a file is missing; the message names it.
+        ValueError: an unknown modality, or none. FileNotFoundError: a file is missing; the message names it.
     """
     inputs, columns = {}, columns or {}
     for pair in pairs:
@@ -95,38 +97,36 @@ def read_inputs(pairs, modalities, columns=None):
     for name in modalities:
         if name not in inputs and columns.get(name) in by_column:
             inputs[name] = by_column[columns[name]]
-    missing = [name for name in modalities if name not in inputs]
-    if missing:
-        raise ValueError(f"the model also reads {', '.join(missing)}; add --input {missing[0]}=...")
+    if not inputs:
+        first = next(iter(modalities))
+        raise ValueError(f"no input; the model reads {', '.join(modalities)}: give one at least, --input {first}=...")
     return inputs
 
 
 def _read_input(name, value, kind):
     """The raw input that `value` (`str`) gives of the modality `name`, whose type is `kind`."""
+    from modeling_lfm.download_lfm import is_url
+
     if kind == "text" and not value.startswith("@"):
         return value
-    file = Path(value.removeprefix("@") if kind == "text" else value)
-    part = re.fullmatch(r"(.+):([0-9]{1,9}):([0-9]{1,9})", value) if kind in CLIPS and not file.is_file() else None
-    if part is not None:
-        file = Path(part[1])
-    if not file.is_file():
+    file = value.removeprefix("@") if kind == "text" else value
+    part = None
+    if kind in CLIPS and not Path(file).is_file():
+        part = re.fullmatch(r"(.+):([0-9]{1,9}):([0-9]{1,9})", file)
+        file = file if part is None else part[1]
+    fetched = kind != "text" and is_url(file)  # by the pipeline
+    if not fetched and not Path(file).is_file():
         raise FileNotFoundError(f"no file at {file}, the input of modality {name!r}.")
     if part is not None:
-        return {"bytes": None, "path": part[1], "first_frame": int(part[2]), "last_frame": int(part[3])}
-    return file.read_text(encoding="utf-8", errors="replace").strip() if kind == "text" else value
+        return {"bytes": None, "path": file, "first_frame": int(part[2]), "last_frame": int(part[3])}
+    return Path(file).read_text(encoding="utf-8", errors="replace").strip() if kind == "text" else file
 
 
-def to_report(logits, config, top_k):
-    """Label and sorted probabilities from logits (`torch.Tensor` `(K,)`), as JSON-able objects."""
-    multi_label = config.problem_type == "multi_label_classification"
-    probabilities = (logits.double().sigmoid() if multi_label else logits.double().softmax(-1)).tolist()
-    order = sorted(range(len(probabilities)), key=lambda i: -probabilities[i])
-    ranked = [{"label": config.id2label[i], "probability": probabilities[i]} for i in order]
-    if multi_label:
-        answer = {"labels": [entry["label"] for entry in ranked if entry["probability"] >= 0.5]}
-    else:
-        answer = {"label": ranked[0]["label"]}
-    return {**answer, "probabilities": ranked[:top_k]}
+def to_report(answer):
+    """What the pipeline answers (`dict`) as a report: its scores are probabilities."""
+    report = {key: answer[key] for key in ("label", "labels") if key in answer}
+    ranked = [{"label": entry["label"], "probability": entry["score"]} for entry in answer["scores"]]
+    return {**report, "probabilities": ranked}
 
 
 def predict(args):
@@ -136,23 +136,18 @@ def predict(args):
         args ([`PredictArguments`])
 
     Returns:
-        `dict`: `label` (multi-label: `labels`), `probabilities`, and `modalities` with the same of each.
+        `dict`: `label` (multi-label: `labels`), `probabilities`, and `modalities` with the same of each that was given.
     """
     if args.top_k is not None and args.top_k < 1:
         raise ValueError(f"top_k={args.top_k} must be positive.")
     model, processor = runs.load_run(args.checkpoint)
     inputs = read_inputs(args.input, processor.modalities, runs.recall(args.checkpoint)["columns"])
 
-    import torch
+    from modeling_lfm import MultimodalClassificationPipeline
 
-    batch = processor(**{name: [value] for name, value in inputs.items()}, return_tensors="pt")
-    with torch.no_grad():
-        output = model(**batch)
-    modalities = {
-        name: to_report(logits[0], model.config, args.top_k)
-        for name, logits in zip(model.config.modality_names, output.modality_logits, strict=True)
-    }
-    return {**to_report(output.logits[0], model.config, args.top_k), "modalities": modalities}
+    answer = MultimodalClassificationPipeline(model, processor)(inputs, top_k=args.top_k)
+    alone = {name: to_report(part) for name, part in answer["modalities"].items()}
+    return {**to_report(answer), "modalities": alone}
 
 
 def main(argv=None):

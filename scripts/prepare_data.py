@@ -196,7 +196,7 @@ def prepare(args):
     output = Path(args.output).expanduser()
     check_output(output)
     if args.push_to_hub is not None:
-        from modeling_lfm.scripts.dataset_upload import open_dataset
+        from modeling_lfm.scripts.hub_upload import open_dataset
 
         open_dataset(args.push_to_hub, args.public)  # better now than after hours
     if args.download:
@@ -208,7 +208,7 @@ def prepare(args):
     with locked(output):
         write_folder(output, args, report)
     if args.push_to_hub is not None:
-        from modeling_lfm.scripts.dataset_upload import push_dataset
+        from modeling_lfm.scripts.hub_upload import push_dataset
 
         say(f"sent to {push_dataset(args.push_to_hub, output)}")
     return report
@@ -273,7 +273,10 @@ def write_folder(output, args, report):
         manifest = prepared.read_manifest(output)  # equal, but a duration of 3 may be one of 3.0 there
     else:
         prepared.write_manifest(output, manifest)
-    processor.save_pretrained(output / prepared.PROCESSOR)
+    try:
+        processor.save_pretrained(output / prepared.PROCESSOR)
+    except OSError as error:
+        raise prepared.unwritable(output / prepared.PROCESSOR, error) from error
     shards.remove_parts(output)
     identity = prepared.digest_manifest(manifest)
     planned = shards.plan_shards(manifest["samples"], size)

@@ -5,16 +5,58 @@ from pathlib import Path
 
 import numpy as np
 
-REMEMBERED = "lfm_run.json"
+from modeling_lfm.trainer.run_record import RUN_RECORD, describe_run, write_record
+
 REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns")
+# What only a finished run writes; of an earlier run in the same folder it would be told as if of this one.
+RESULTS = (
+    *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
+    *("alpha.png", "accuracy.png", "gap.png"),
+)
 
 
-def remember(folder, data_args, modalities):
-    """Write beside a model of `modalities` which data set, with which options, it was trained on (`DataArguments`)."""
+def remember(folder, data_args, trainer, splits):
+    """Write beside a model what is known before its training: the data set and its options, all settings, versions.
+
+    Args:
+        folder (`str`): of the run.
+        data_args (`DataArguments`), trainer (`LfmTrainer`)
+        splits (`dict`): the data sets by split.
+    """
     settings = {key: getattr(data_args, key) for key in REMEMBERED_KEYS}
+    modalities = trainer.model.config.modality_names
     settings["columns"] = {name: column for name, column in data_args.columns.items() if name in modalities}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / REMEMBERED).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    data = {**describe_source(data_args.benchmark), **count_samples(splits)}
+    write_record(folder, **settings, data=data, run=describe_run(trainer))
+
+
+def count_samples(splits):
+    """Number of `samples` of each split, and the share (`majority`) of the training set's most frequent class."""
+    from modeling_lfm.trainer.holdout import read_labels
+
+    labels = {split: read_labels(dataset) for split, dataset in splits.items()}
+    counts = {"samples": {split: len(of_split) for split, of_split in labels.items()}}
+    if labels["train"].ndim > 1:  # several labels a sample
+        return counts
+    most_frequent = np.bincount(labels["train"]).argmax()
+    majority = {split: float((of_split == most_frequent).mean()) for split, of_split in labels.items()}
+    return {**counts, "majority": majority}
+
+
+def describe_source(benchmark):
+    """What a model card tells of a benchmark (`dict`): its title, licence, citation, notes, and names on the Hub."""
+    from modeling_lfm.data.sources import SOURCES, YOUTUBE
+
+    source = SOURCES[benchmark]
+    told = {"title": source.title, "licence": source.licence, "citation": source.citation}
+    notes = [note for note in source.notes if note is not YOUTUBE]  # where files lie is of no use to others
+    return {**told, "notes": notes, "hub": list(source.hub)}
+
+
+def forget_results(folder):
+    """Remove what an earlier run wrote at its end into the folder of a new one; models and checkpoints stay."""
+    for name in RESULTS:
+        (Path(folder) / name).unlink(missing_ok=True)
 
 
 def recall(checkpoint):
@@ -24,10 +66,10 @@ def recall(checkpoint):
         checkpoint (`str`): folder of a model, such as `outputs/demo` or `outputs/demo/checkpoint-100`.
 
     Returns:
-        `dict` with `benchmark`, `benchmark_options` and `columns`.
+        `dict` with `benchmark`, `benchmark_options` and `columns`, and more for a model card.
     """
     folder = Path(checkpoint).resolve()
-    for file in (folder / REMEMBERED, folder.parent / REMEMBERED):
+    for file in (folder / RUN_RECORD, folder.parent / RUN_RECORD):
         if file.is_file():
             return json.loads(file.read_text(encoding="utf-8"))
     return {"benchmark": None, "benchmark_options": {}, "columns": {}}

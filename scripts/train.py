@@ -46,7 +46,8 @@ training (the most used; `--help_training` lists all, which are those of transfo
   --resume_from_checkpoint   true (the last one in output_dir) or a folder
 
 written to output_dir: the model and its processor, all_results.json, train_results.json, eval_results.json,
-test_results.json with --do_predict, trainer_state.json, lfm_run.json, alpha.png, accuracy.png.
+test_results.json with --do_predict, trainer_state.json, lfm_run.json (settings, versions), and a model card,
+README.md, with alpha.png, accuracy.png and gap.png.
 """
 
 
@@ -145,6 +146,15 @@ def make_processor(modalities, model_args, data_args):
     return LfmProcessor(modalities=settings, tokenizer=tokenizer)
 
 
+def give_frontends(config, processor):
+    """Let the towers (of `LfmConfig`, changed in place) compute the spectrograms that the processor leaves to them."""
+    for name, frontend in processor.frontends().items():
+        spec = config.modalities[name]
+        if spec["tower"] != "timm":
+            raise ValueError(f"processor.{name}: in_model needs a timm tower, and {name} has {spec['tower']!r}.")
+        spec["frontend"] = frontend
+
+
 def set_up(model_args, data_args, training_args):
     """Everything before the first step: data, model and trainer.
 
@@ -163,6 +173,7 @@ def set_up(model_args, data_args, training_args):
 
     config = make_config(model_args, training_args)
     processor = make_processor(config.modality_names, model_args, data_args)
+    give_frontends(config, processor)
     unused = set(model_args.modalities) - set(config.modality_names)
     columns = {name: column for name, column in data_args.columns.items() if name not in unused}
     data_args = replace(data_args, columns=columns)
@@ -232,11 +243,11 @@ def train(model_args, data_args, training_args):
 
 def fit(trainer, splits, data_args, checkpoint=None):
     """Train what [`set_up`] made, and write the run into its `output_dir`; the metrics of all splits (`dict`)."""
-    from modeling_lfm.trainer.plots import save_plots
-
     folder = trainer.args.output_dir
     if is_main_process():
-        runs.remember(folder, data_args, trainer.model.config.modality_names)
+        if checkpoint is None:
+            runs.forget_results(folder)
+        runs.remember(folder, data_args, trainer, splits)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_model()
     trainer.save_state()
@@ -247,8 +258,10 @@ def fit(trainer, splits, data_args, checkpoint=None):
             found |= trainer.measure_absence(splits[split], metric_key_prefix=name)
             trainer.save_metrics(name, found)
             metrics = metrics | found
-    if is_main_process():
-        save_plots(trainer, folder, name=Path(folder).name)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    else:
+        trainer.create_model_card()
     return metrics
 
 

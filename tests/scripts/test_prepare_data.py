@@ -29,7 +29,7 @@ from modeling_lfm.scripts.console import run
 from ..data.layouts import make_crema_d
 from ..data.media import tone, wav_bytes, write_video
 from .conftest import ROOT, TOWER
-from .servers import serving_hub
+from .hub_stub import START, failure, serving_hub
 
 CONFIG = {
     "benchmark": "crema_d",
@@ -312,19 +312,22 @@ def test_how_tells_of_one_or_all(capsys):
     assert "VGGSound" not in printed
 
 
-def test_it_is_sent_to_the_hub(words, prepared, monkeypatch, capsys):
+def test_it_is_sent_to_the_hub(words, prepared, tmp_path, monkeypatch, capsys):
     push = ["--output", str(prepared), "--push_to_hub", "me/data"]
-    with serving_hub(monkeypatch) as hub:
-        hub.refusing = True
-        assert "me/data on the Hub: " in fails(capsys, words, *push)
-        hub.refusing = False
-        hub.files["data/train-00000-of-00099.parquet"] = b"of an earlier preparation"
+    with serving_hub(monkeypatch, tmp_path) as hub:
+        hub.fault = lambda method, path: failure(401, "Invalid username or password.")
+        assert "me/data on the Hub: the token is not valid" in fails(capsys, words, *push)
+        hub.fault = lambda method, path: None
+        earlier = {"data/train-00000-of-00099.parquet": b"of an earlier preparation"}
+        hub.commit("datasets/me/data", START | earlier, "main")
+        hub.private["datasets/me/data"] = True
         prepare(words, *push[1:])
-        assert hub.private
         assert f"sent to {hub.url}/datasets/me/data" in capsys.readouterr().out
-        assert hub.files == contents(prepared)
-        hub.private = False
+        assert hub.files("datasets/me/data") == contents(prepared)
+        hub.private["datasets/me/data"] = False
         assert "me/data is public on the Hub; give --public" in fails(capsys, words, *push)
+        prepare(words, prepared, "--push_to_hub", "me/new")
+        assert hub.private["datasets/me/new"]
 
 
 def train(config, data_dir, output, *more):

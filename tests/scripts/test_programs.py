@@ -11,18 +11,25 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import pipeline
 
 from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.data import load_benchmark
+from modeling_lfm.data.sources import SOURCES
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import predict as predict_program
 from modeling_lfm.scripts import quickstart as quickstart_program
+from modeling_lfm.scripts import runs
 from modeling_lfm.scripts import train as train_program
+from modeling_lfm.scripts import write_card as card_program
 from modeling_lfm.trainer.methods import METHODS, list_methods
+from tests.trainer.cards import check_card
 
-from .conftest import program
+from .conftest import ROOT, program
+from .servers import serving
 
 
 def read(path):
@@ -52,12 +59,50 @@ def test_run_leaves_the_standard_files(trained):
         "lfm_run.json",
         "alpha.png",
         "accuracy.png",
+        "gap.png",
+        "README.md",
     }
     state, results = read(trained / "trainer_state.json"), read(trained / "all_results.json")
     assert next(entry["alpha"] for entry in state["log_history"] if "loss_cls" in entry) == pytest.approx(0.95)
     assert results["test_accuracy"] == read(trained / "test_results.json")["test_accuracy"]
     best = max(entry["eval_accuracy"] for entry in state["log_history"] if "eval_accuracy" in entry)
     assert results["eval_accuracy"] == state["best_metric"] == best
+
+
+def test_run_tells_of_itself_in_a_card(trained, tmp_path, capsys):
+    metadata, text = check_card(trained / "README.md"), (trained / "README.md").read_text(encoding="utf-8")
+    results, record = read(trained / "test_results.json"), read(trained / "lfm_run.json")
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["dataset"] == {"type": "demo", "name": SOURCES["demo"].title, "split": "test"}
+    assert result["metrics"][0]["value"] == round(results["test_accuracy"], 4)
+    assert record["data"]["samples"] == {"train": 96, "validation": 40, "test": 40}
+    assert record["data"]["majority"].keys() == {"train", "validation", "test"}
+    assert "10 held out for the method, 40 to validate, 40 to test" in text
+    assert record["run"]["training"]["seed"] == 3
+    assert str(trained.parent) not in (trained / "lfm_run.json").read_text()
+    settings = ["--license", "mit", "--repo_id", "me/demo", "--tags", "digits", "voices"]
+    card_program.main(["--checkpoint", str(trained), "--output", str(tmp_path), *settings])
+    assert f"model card: {tmp_path / 'README.md'}" in capsys.readouterr().out
+    again = check_card(tmp_path / "README.md")
+    assert again["license"] == "mit"
+    assert again["tags"] == [*metadata["tags"], "digits", "voices"]
+    assert 'model="me/demo"' in (tmp_path / "README.md").read_text()
+
+
+def test_results_of_an_earlier_run_do_not_pass_for_those_of_a_new_one(tmp_path):
+    for name in ("test_results.json", "all_results.json", "trainer_state.json", "alpha.png"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    runs.forget_results(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_share_of_the_most_frequent_class():
+    labels = {"train": [0, 1, 1], "test": [1, 0, 0, 0]}
+    counts = runs.count_samples({split: Dataset.from_dict({"labels": given}) for split, given in labels.items()})
+    assert counts == {"samples": {"train": 3, "test": 4}, "majority": {"train": pytest.approx(2 / 3), "test": 0.25}}
+    several = Dataset.from_dict({"labels": [[0, 1], [1, 1]]})
+    assert runs.count_samples({"train": several}) == {"samples": {"train": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +185,35 @@ def test_a_fresh_process_predicts_what_the_trained_model_does(trained_here, samp
         )
         assert list(found.values()) == sorted(found.values(), reverse=True)
         assert part["label"] == model.config.id2label[int(probabilities.argmax())]
+
+
+def test_predict_leaves_out_what_is_not_given(trained, sample, capsys):
+    classifier = pipeline("multimodal-classification", model=str(trained))
+    files = {"audio": str(sample / "a.wav"), "image": str(sample / "b.png")}
+    for given in (["audio"], ["image"], ["audio", "image"]):
+        words = [word for name in given for word in (f"--{name}", files[name])]
+        predict_program.main(["--checkpoint", str(trained), *words, "--top_k", "3"])
+        report = json.loads(capsys.readouterr().out)
+        answer = classifier({name: files[name] for name in given}, top_k=3)
+        assert list(report["modalities"]) == given
+        pairs = [(report, answer), *((report["modalities"][name], answer["modalities"][name]) for name in given)]
+        for found, expected in pairs:
+            assert found["label"] == expected["label"]
+            assert [(row["label"], row["probability"]) for row in found["probabilities"]] == [
+                (row["label"], pytest.approx(row["score"], rel=1e-5)) for row in expected["scores"]
+            ]
+
+
+def test_predict_fetches_addresses(trained, sample, capsys, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    reports = []
+    with serving(lambda method, path, body: (200, {}, (sample / path[1:]).read_bytes())) as url:
+        for place in (sample, url):
+            predict_program.main(
+                ["--checkpoint", str(trained), "--audio", f"{place}/a.wav", "--image", f"{place}/b.png"]
+            )
+            reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0] == reports[1]
 
 
 def test_two_processes_train_and_print_once(tiny_config, tmp_path):
@@ -249,7 +323,8 @@ def test_bad_input_of_eval(trained, tmp_path, capsys, words, message):
     ("pairs", "message"),
     [
         (["audio=a.wav", "image=nowhere.png"], "no file at"),
-        (["audio=a.wav"], "also reads image"),
+        ([], "no input; the model reads audio, image: give one at least, --input audio=..."),
+        (["image=file:///b.png"], "'file:///b.png' is not read"),
         (["audio=a.wav", "imag=b.png"], "unknown modality 'imag'; did you mean 'image'"),
         (["a.wav"], "should be MODALITY=VALUE"),
         (["audio=b.png", "image=b.png"], "b.png"),
@@ -261,9 +336,10 @@ def test_bad_input_of_predict(trained, sample, capsys, monkeypatch, pairs, messa
     assert message in fails(predict_program.main, ["--checkpoint", trained, "--input", *pairs], capsys)
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "eval", "predict", "prepare_data", "benchmark_prepare", "quickstart", "reproduce"]
-)
+PROGRAMS = sorted(f.stem for f in (ROOT / "scripts").glob("*.py") if "\ndef main(" in f.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_help_is_fast_and_tells_how(name):
     result = program(name, "--help")
     assert result.returncode == 0

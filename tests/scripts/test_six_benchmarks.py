@@ -218,11 +218,16 @@ def test_inputs_of_predict_that_cannot_be_used(content, tmp_path, capsys):
         "sound": str(clip),
         "flow": cut,
     }
+    assert read([f"sound={clip}"], kinds, {"flow": "rgb"}) == {"sound": str(clip)}
+    there = {"rgb": "https://x.org/a.avi:7", "sound": "http://x.org/a.wav:1:2"}
+    assert read([f"{name}={value}" for name, value in there.items()], kinds) == there
+    parts = {"bytes": None, "path": "https://x.org/a.avi", "first_frame": 1, "last_frame": 2}
+    assert read(["rgb=https://x.org/a.avi:1:2"], kinds) == {"rgb": parts}
     named = tmp_path / "b.avi:1:2"
     named.write_bytes(content("avi", 0))
     assert read([f"rgb={named}"], {"rgb": kinds["rgb"]}) == {"rgb": str(named)}
     for pairs, error, message in (
-        ([f"rgb={clip}", f"sound={clip}"], ValueError, "also reads flow"),
+        ([], ValueError, "no input; the model reads rgb, flow, sound: give one at least, --input rgb=..."),
         ([f"rgb={clip}:3", f"sound={clip}"], FileNotFoundError, r"no file at .*a\.avi:3, the input of modality 'rgb'"),
         ([f"rgb={clip}:3:9", f"sound={clip}:3:9"], FileNotFoundError, r"no file at .*:3:9, the input of .*'sound'"),
         ([f"rgb={clip}", "top_kk=3"], ValueError, "unknown modality 'top_kk'; did you mean 'top_k'"),

@@ -1,0 +1,155 @@
+"""Export a trained model to one file, ONNX or torch.export, checked against the model."""
+
+import sys
+from dataclasses import dataclass, field
+
+from modeling_lfm.scripts import arguments, runs
+from modeling_lfm.scripts.console import hide_progress_bars, run, say
+
+HELP = """
+Export a trained model to one file that runs without this package, and check it against the model.
+
+usage: python scripts/export.py --checkpoint DIR --output FILE_OR_DIR [--setting value ...]
+       python -m modeling_lfm.scripts.export --checkpoint DIR --output FILE_OR_DIR [--setting value ...]
+
+A FILE ends in .onnx or .pt2 (torch.export). A folder gets model.onnx, or model.pt2 with --format torch, and the
+processor that gives the tensors it reads. ONNX needs: pip install "modeling-lfm[export]"
+
+examples:
+  python scripts/export.py --checkpoint outputs/demo --output outputs/demo_onnx
+  python scripts/export.py --checkpoint outputs/demo --output outputs/demo_onnx --present
+  python scripts/export.py --checkpoint outputs/mvsa_single --output sentiment.onnx --processor.text.max_length 64
+  python scripts/export.py --checkpoint outputs/crema_d --output crema_d.pt2 --batch_size 1
+
+settings:
+{settings}
+
+Inputs are named as the model's, outputs are logits and MODALITY_logits (batch, classes), before softmax (multi-label:
+sigmoid). The number of samples is free unless --batch_size fixes it; every other shape is that of the processor, and
+texts are padded to max_length. The file also holds, as JSON, id2label, problem_type, modalities, the processor's
+settings, and the shapes and types of its inputs and outputs (ONNX: metadata; .pt2: the extra file metadata.json).
+
+After writing, random inputs go through the file (onnxruntime, or torch.export.load) and through the model. If any logit
+differs by more than 1e-4, nothing is written and the program fails.
+
+Without --present every sample needs every modality. With it, further inputs MODALITY_present, bool (batch,), tell which
+samples have it: logits follow from those that are there, MODALITY_logits of the others are NaN, and what stands in
+their tensors does not matter. A sample without any gets NaN.
+
+to run it, with raw inputs as the processor reads them:
+
+{snippet}
+
+with --present, fill in what is absent before session.run:
+
+{present_snippet}"""
+
+SNIPPET = """
+import json
+
+import onnxruntime
+
+from modeling_lfm import LfmProcessor
+
+folder = "outputs/demo_onnx"
+processor = LfmProcessor.from_pretrained(folder)
+session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
+labels = json.loads(session.get_modelmeta().custom_metadata_map["id2label"])
+
+inputs = dict(processor(audio=["7.wav"], image=["7.png"], return_tensors="np"))
+logits, audio_logits, image_logits = session.run(None, inputs)
+print(labels[str(logits[0].argmax())])
+"""
+
+PRESENT_SNIPPET = """
+import numpy as np
+
+inputs = dict(processor(audio=["7.wav"], return_tensors="np"))  # no image
+size, given = len(next(iter(inputs.values()))), set(inputs)
+for entry in session.get_inputs():
+    name, _, part = entry.name.rpartition("_")
+    if part == "present":
+        there = {f"{name}_values", f"{name}_input_ids"} & given
+        inputs.setdefault(entry.name, np.full(size, bool(there)))
+    elif entry.name not in inputs:
+        dtype = np.float32 if entry.type == "tensor(float)" else np.int64
+        inputs[entry.name] = np.zeros((size, *entry.shape[1:]), dtype)
+logits, audio_logits, image_logits = session.run(None, inputs)  # image_logits are NaN
+"""
+
+
+@dataclass
+class ExportArguments:
+    """What is exported to what."""
+
+    checkpoint: str = field(metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."})
+    output: str = field(metadata={"help": "The file to write, or a folder for it and its processor."})
+    format: str | None = field(
+        default=None, metadata={"help": "onnx, or torch (torch.export); that of the file's name, or onnx."}
+    )
+    batch_size: int | None = field(default=None, metadata={"help": "The number of samples; any if not given."})
+    present: bool = field(default=False, metadata={"help": "Further inputs tell which samples have a modality."})
+    opset: int | None = field(
+        default=None, metadata={"help": "Version of ONNX's operators, from 18; torch's default if not given."}
+    )
+    processor: dict = field(
+        default_factory=dict,
+        metadata={"help": "Settings of the processor to change, such as processor.text.max_length: 64."},
+    )
+
+
+def describe(exported):
+    """What was written, in lines for a reader (`str`)."""
+    lines = []
+    for title in ("inputs", "outputs"):
+        for name, entry in exported.metadata[title].items():
+            shape = ", ".join(map(str, entry["shape"]))
+            lines.append(f"{title[:-1]:8}{name} ({shape}) {entry['dtype']}")
+    kind = f"ONNX, opset {exported.opset}" if exported.opset else "torch.export"
+    sizes = ", ".join(map(str, exported.batches))
+    lines.append(f"largest difference from the model's logits: {exported.difference:.1e} (random batches of {sizes})")
+    return "\n".join([*lines, f"model: {exported.file} ({kind}, {exported.size / 1e6:.1f} MB)"])
+
+
+def export(args):
+    """Export a model.
+
+    Args:
+        args ([`ExportArguments`])
+
+    Returns:
+        [`Exported`], see `exporting.py`.
+    """
+    from modeling_lfm.scripts import exporting
+
+    file, _ = exporting.choose_output(args.output, args.format)
+    if file.suffix == exporting.SUFFIXES["onnx"]:
+        try:
+            exporting.require_onnx()
+        except ImportError as error:
+            raise ValueError(error) from error
+    model, processor = runs.load_run(args.checkpoint)
+    return exporting.export_model(
+        model,
+        processor,
+        args.output,
+        format=args.format,
+        batch_size=args.batch_size,
+        present=args.present,
+        opset=args.opset,
+        changes=args.processor,
+    )
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        code = {"snippet": SNIPPET.strip(), "present_snippet": PRESENT_SNIPPET.strip()}
+        arguments.show_help(HELP.format(settings=arguments.describe(ExportArguments), **code))
+    (args,) = arguments.build(arguments.read_settings(argv), ExportArguments)
+    hide_progress_bars()
+    say(describe(export(args)))
+
+
+if __name__ == "__main__":
+    run(main)
