@@ -49,14 +49,15 @@ def write_json(result, path=None):
 def run(main):
     """Run `main()`; bad input ends the program with status 2 and its message on stderr, without a traceback.
 
-    Bad input is a `ValueError` or an `OSError` (a missing or damaged file). LFM_TRACEBACK=1 shows where it came from.
+    Bad input is a `ValueError` or an `OSError` (a missing or damaged file), and likewise an `ImportError`, of a package
+    that the program needs and that is not installed. LFM_TRACEBACK=1 shows where it came from.
     """
     try:
         main()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         _fail(error)
     except Exception as error:
         # datasets wraps what went wrong in building a benchmark.

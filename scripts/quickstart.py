@@ -40,7 +40,7 @@ def train_all(overrides, output_dir):
     Returns:
         `dict` from the run to its trainer and its metrics.
     """
-    from modeling_lfm.trainer.callbacks import LfmPrinterCallback
+    from modeling_lfm.trainer.log_lines import LfmPrinterCallback
 
     done = {}
     for name, settings in RUNS.items():

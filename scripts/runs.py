@@ -85,11 +85,15 @@ def load_run(checkpoint):
         `LfmForMultimodalClassification` in evaluation mode, and its `LfmProcessor`.
 
     Raises:
-        FileNotFoundError: there is no model.
+        FileNotFoundError: there is no model, or no processor beside it.
     """
     folder = Path(checkpoint)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no model (no config.json); give the folder that train.py wrote.")
+    if folder.is_dir() and not (folder / "processor_config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no processor (no processor_config.json); copy it from the folder that train.py wrote."
+        )
 
     from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 

@@ -50,7 +50,7 @@ def run_one(config, threads):
     from modeling_lfm.scripts.console import hide_progress_bars
     from modeling_lfm.scripts.train import set_up
     from modeling_lfm.trainer import LfmTrainingArguments
-    from modeling_lfm.trainer.callbacks import LfmPrinterCallback
+    from modeling_lfm.trainer.log_lines import LfmPrinterCallback
 
     torch.set_num_threads(threads)
     hide_progress_bars()

@@ -44,6 +44,7 @@ training (the most used; `--help_training` lists all, which are those of transfo
   --output_dir        where everything is written (default: outputs/BENCHMARK)
   --do_predict        evaluate the chosen model once on the test split
   --resume_from_checkpoint   true (the last one in output_dir) or a folder
+  --report_to         tensorboard or trackio (both stay on this machine): alpha, losses, accuracy of each modality
 
 written to output_dir: the model and its processor, all_results.json, train_results.json, eval_results.json,
 test_results.json with --do_predict, trainer_state.json, lfm_run.json (settings, versions), and a model card,
@@ -68,7 +69,9 @@ def parse_arguments(argv):
         raise ValueError(f"one CONFIG is expected, got {' '.join(words) or 'none'}; --help tells more.")
     settings = arguments.read_config(words[0])
     arguments.apply_overrides(settings, overrides)
-    settings.setdefault("output_dir", f"outputs/{settings.get('benchmark', 'run')}")
+    benchmark = settings.get("benchmark", "run")
+    settings.setdefault("output_dir", f"outputs/{benchmark}")
+    settings.setdefault("project", str(benchmark))  # under which trackio shows runs together
 
     from modeling_lfm.trainer import LfmTrainingArguments
 
@@ -229,7 +232,7 @@ def train(model_args, data_args, training_args):
         `LfmTrainer` with the chosen model, and the metrics of all splits (`dict[str, float]`).
     """
     checkpoint = find_checkpoint(training_args)
-    if training_args.disable_tqdm or not is_main_process():
+    if training_args.disable_tqdm or not is_main_process() or not sys.stderr.isatty():
         hide_progress_bars()
     trainer, splits = set_up(model_args, data_args, training_args)
     config = trainer.model.config
@@ -249,6 +252,7 @@ def fit(trainer, splits, data_args, checkpoint=None):
             runs.forget_results(folder)
         runs.remember(folder, data_args, trainer, splits)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    hide_progress_bars()  # what follows is quick
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("train", metrics)

@@ -9,6 +9,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+_reports = tempfile.TemporaryDirectory(prefix="lfm-tests-")
+os.environ["TRACKIO_DIR"] = _reports.name  # what tests log is not for the user to see
 # What earlier runs or other versions left in the user's cache decides no test.
 _cache = tempfile.TemporaryDirectory(prefix="lfm-tests-")
 os.environ["HF_DATASETS_CACHE"] = _cache.name
@@ -19,6 +21,23 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
+
+# The files that take longest, first: where several processes run the tests, each takes a file at a time, and none
+# shall be left with a long one when the others have nothing more to do.
+LONGEST = (
+    *("method_promises", "programs", "benchmark_suite", "processes", "reproduce", "prepare_data", "export"),
+    *("push_to_hub", "demo", "analyze", "model_card", "remote_code", "compile", "readme", "pipeline"),
+    *("six_benchmarks", "memory"),
+)
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist would take first what has most tests
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem.removeprefix("test_"), len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

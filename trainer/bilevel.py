@@ -15,8 +15,9 @@ from .sharding import whole_parameters
 class BilevelProblem:
     """min over alpha of J(theta*(alpha)), with theta* minimising L_Total at that alpha.
 
-    The inner losses are computed on a draw of the training set, J on the held-out set, batch normalisation with the
-    statistics of each batch (as in training), dropout off. Every process computes the same on the same samples.
+    The inner losses are computed on a draw of the training set, J on the held-out set or a draw of it. Batch
+    normalisation has the statistics of each batch (as in training), dropout is off. Every process computes the same on
+    the same samples.
 
     Args:
         method ([`Lfm`]): in training; the model, data sets, collator and optimizer of its trainer are used.
@@ -54,7 +55,7 @@ class BilevelProblem:
             parameters = self.model.head_parameters() if head else list(self.model.parameters())
             drawn = self.trainer.draw_indices(settings.alpha_inner_samples, epoch)
             inner = self._outputs(self.trainer.train_dataset, drawn, head)
-            outer = self._outputs(self.trainer.holdout_dataset, np.arange(len(self.trainer.holdout_dataset)), head)
+            outer = self._outputs(self.trainer.holdout_dataset, self._held_out(epoch), head)
             parts = {}
 
             def loss_cls():  # called right before loss_mm, which takes its part of the same forward pass
@@ -72,6 +73,13 @@ class BilevelProblem:
                 damping=settings.alpha_damping,
                 product=settings.alpha_product,
             )
+
+    def _held_out(self, epoch):
+        """Indices of the held-out samples for an update before `epoch`: all, or a draw of `alpha_outer_samples`."""
+        total, size = len(self.trainer.holdout_dataset), self.settings.alpha_outer_samples
+        if total <= size:
+            return np.arange(total)
+        return np.random.default_rng((self.args.seed, epoch, 1)).choice(total, size, replace=False)
 
     def _outputs(self, dataset, indices, head):
         """A closure that gives (outputs, labels) of the samples; the towers run once if only the head varies."""
@@ -116,7 +124,7 @@ class BilevelProblem:
                 torch.manual_seed(self.args.seed + epoch)
                 for indices in steps:
                     self._train_step(optimizer, indices, alpha)
-                losses.append(self._held_out_loss())
+                losses.append(self._held_out_loss(epoch))
         finally:
             self.model.load_state_dict(weights)
             optimizer.load_state_dict(state)
@@ -135,7 +143,7 @@ class BilevelProblem:
         optimizer.step()
         optimizer.zero_grad()
 
-    def _held_out_loss(self):
+    def _held_out_loss(self, epoch):
         with frozen_norm_statistics(self.model), torch.no_grad():
-            outer = self._outputs(self.trainer.holdout_dataset, np.arange(len(self.trainer.holdout_dataset)), head=True)
+            outer = self._outputs(self.trainer.holdout_dataset, self._held_out(epoch), head=True)
             return self._outer_loss(*outer()).item()

@@ -1,7 +1,12 @@
-"""Callbacks of [`LfmTrainer`]: one that drives the method, and readable progress."""
+"""Callbacks of [`LfmTrainer`]: one that drives the method, and the choice of how progress is shown."""
 
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+import os
+import sys
+
+from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
+
+from .log_lines import LfmPrinterCallback
 
 
 class MethodCallback(TrainerCallback, ExportableState):
@@ -52,29 +57,17 @@ class MethodCallback(TrainerCallback, ExportableState):
         self.trainer.method.on_train_end()
 
 
-_SHOWN_FIRST = ("loss", "loss_cls", "loss_mm", "alpha", "hypergradient_cosine")
-_HIDDEN = ("total_flos", "runtime", "per_second", "grad_norm", "learning_rate", "norm", "epoch")
+def make_progress(live=True):
+    """The callback that shows progress: on a terminal a table above a live line, elsewhere, or unless `live`, lines."""
+    if live and sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb"):
+        from .progress import LfmProgressCallback
+
+        return LfmProgressCallback()
+    return LfmPrinterCallback()
 
 
-def format_logs(logs):
-    """One readable line of a log entry: floats to four digits, the important first, bookkeeping left out."""
-    keys = [key for key in _SHOWN_FIRST if key in logs]
-    keys += [key for key in logs if key not in keys and not any(part in key for part in _HIDDEN)]
-    parts = [f"{key} {logs[key]:.4g}" if isinstance(logs[key], float) else f"{key} {logs[key]}" for key in keys]
-    return f"epoch {logs.get('epoch', 0):5.2f} | " + "  ".join(parts)
-
-
-class LfmProgressCallback(ProgressCallback):
-    """transformers' progress bar, with [`format_logs`] lines above it."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and self.training_bar is not None and logs:
-            self.training_bar.write(format_logs(logs))
-
-
-class LfmPrinterCallback(PrinterCallback):
-    """[`format_logs`] lines without a progress bar."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and logs:
-            print(format_logs(logs), flush=True)
+def close_progress(callbacks):
+    """Take away the live line that a run left behind which ended by an error."""
+    for callback in callbacks:
+        if hasattr(callback, "close"):
+            callback.close()

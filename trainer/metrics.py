@@ -177,10 +177,10 @@ def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single
             (MeanAveragePrecision(config_name), probabilities),
             (MacroF1(config_name), predicted[prefix]),
         ):
-            result = metric.compute(predictions=predictions, references=labels)
+            result = metric._compute(predictions, labels)  # `compute` would write them into an Arrow table first
             metrics |= {f"{prefix}{key}": value for key, value in result.items() if isinstance(value, float)}
     alone = np.stack([predicted[f"{name}_"] for name in kept], axis=1)
-    metrics["gap"] = ModalityGap(config_name).compute(predictions=alone, references=labels)["gap"]
+    metrics["gap"] = ModalityGap(config_name)._compute(alone, labels)["gap"]
     return metrics
 
 

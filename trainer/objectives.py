@@ -71,7 +71,7 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str = "sin
         return F.cross_entropy(logits, labels.long())
 
 
-def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool = False) -> Tensor:
+def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool = False, even: bool = False) -> Tensor:
     """Symmetric InfoNCE between L2-normalised features, averaged over the pairs of modalities (the paper's L_MM).
 
     For a pair (j, l): half the sum of the cross-entropies of z_j z_l' / temperature and of its transpose, with
@@ -83,6 +83,7 @@ def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool
         gather: take the negatives from all processes of the default group, with gradients. The mean of the
             loss over the processes, which is what DistributedDataParallel averages, then equals the loss of the
             one big batch, in value and gradient; batches may differ in size. Only once differentiable.
+        even: the batches of all processes have one size, as accelerate makes them: saves asking for the sizes.
 
     Returns:
         scalar, float32.
@@ -94,7 +95,8 @@ def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool
         raise ValueError(f"info_nce takes two or more features of one shape (B, d), got {shapes}.")
     with no_autocast(features[0]):
         anchors = torch.stack([_normalize(full_precision(f)) for f in features])
-        candidates, offset, share = gather_with_gradients(anchors) if gather else (anchors, 0, 1 / anchors.shape[1])
+        found = gather_with_gradients(anchors, even) if gather else (anchors, 0, 1 / anchors.shape[1])
+        candidates, offset, share = found
         positives = torch.arange(anchors.shape[1], device=anchors.device) + offset
         losses = []
         for j, k in combinations(range(len(features)), 2):
@@ -148,6 +150,7 @@ def matching_loss(
     temperature: float = 0.07,
     problem_type: str = "single_label_classification",
     gather: bool = False,
+    even: bool = False,
 ) -> Tensor:
     """L_MM of a model's outputs, by name.
 
@@ -155,7 +158,7 @@ def matching_loss(
         name: `"js"` (predicted distributions), `"infonce"` (features) or `"unimodal"` (the control).
         outputs: has `logits` `(B, K)`, `modality_logits` and `features`, tuples of `(B, K)` and `(B, d)`.
         labels: see `classification_loss`; only `"unimodal"` reads them.
-        temperature, gather: see `info_nce`; the other two need neither.
+        temperature, gather, even: see `info_nce`; the other two need none of them.
 
     Returns:
         scalar, float32. With a single modality there is nothing to match: a zero that `backward` accepts.
@@ -167,7 +170,7 @@ def matching_loss(
     if name == "js":
         return jensen_shannon(outputs.modality_logits, problem_type)
     if name == "infonce":
-        return info_nce(outputs.features, temperature, gather)
+        return info_nce(outputs.features, temperature, gather, even)
     return unimodal_cross_entropy(outputs.modality_logits, labels, problem_type)
 
 
@@ -223,11 +226,17 @@ class _AllGather(torch.autograd.Function):
         return gradient.split(ctx.sizes, dim=1)[dist.get_rank()], None
 
 
-def gather_with_gradients(tensor: Tensor) -> tuple[Tensor, int, float]:
-    """`tensor` `(M, B, d)` of all processes, where this one's begins, and the weight of one sample's loss."""
+def gather_with_gradients(tensor: Tensor, even: bool = False) -> tuple[Tensor, int, float]:
+    """`tensor` `(M, B, d)` of all processes, where this one's begins, and the weight of one sample's loss.
+
+    One collective call if B is the same everywhere (`even`); else another one before it, of one number, which a GPU
+    has to be waited for.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return tensor, 0, 1 / tensor.shape[1]
-    sizes = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.full_like(sizes[0], tensor.shape[1]))
-    sizes = [int(size) for size in sizes]
+    sizes = [tensor.shape[1]] * dist.get_world_size()
+    if not even:
+        found = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in sizes]
+        dist.all_gather(found, torch.full_like(found[0], tensor.shape[1]))
+        sizes = [int(size) for size in found]
     return _AllGather.apply(tensor, sizes), sum(sizes[: dist.get_rank()]), len(sizes) / sum(sizes)

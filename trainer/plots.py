@@ -4,11 +4,8 @@ import json
 import math
 from pathlib import Path
 
-# Okabe & Ito's palette, told apart with any colour vision; black is kept for the fused prediction.
-COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-MARKERS = ("s", "^", "D", "v", "P", "X")
-FUSED_COLOUR = "#000000"
-WIDTH, HEIGHT, DPI = 7.5, 3.4, 130
+from .style import COLOURS, FUSED_COLOUR, MARKERS, tidy
+from .style import new_figure as _figure
 
 
 def read_log_history(source):
@@ -185,20 +182,12 @@ def _draw_accuracy(axes, accuracies):
     axes.plot(epochs, [100 * value for value in values], color=FUSED_COLOUR, marker="o", markersize=4, label="fused")
 
 
-def _figure():
-    from matplotlib.figure import Figure  # without pyplot: no display and no global state
-
-    return Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-
-
 def _finish(figure, panels, path):
     from matplotlib.ticker import MaxNLocator
 
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-        axes.set_axisbelow(True)
+    tidy(figure, panels)
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png")

@@ -15,10 +15,13 @@ import transformers
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
-from .callbacks import LfmPrinterCallback, LfmProgressCallback, MethodCallback
+from .callbacks import MethodCallback, close_progress, make_progress
 from .holdout import choose_holdout
+from .lean_steps import LeanSteps
+from .log_lines import LfmPrinterCallback
 from .methods import Method, make_method
 from .metrics import compute_multimodal_metrics
+from .reporting import REPORTERS
 from .sample_ids import SampleIdCollator, SampleIdDataset
 from .sharing import SharingTrainer
 from .training_args import LfmTrainingArguments
@@ -26,7 +29,7 @@ from .training_args import LfmTrainingArguments
 METHOD_STATE = "method.pt"
 
 
-class LfmTrainer(SharingTrainer):
+class LfmTrainer(LeanSteps, SharingTrainer):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
     Everything not named here is as in `transformers.Trainer`.
@@ -92,20 +95,26 @@ class LfmTrainer(SharingTrainer):
         self.method.bind(self)
         self.add_callback(MethodCallback())
         self._bind_method_callback()
-        for plain, ours in ((ProgressCallback, LfmProgressCallback), (PrinterCallback, LfmPrinterCallback)):
+        for plain in (ProgressCallback, PrinterCallback):
+            if self.pop_callback(plain) is not None:
+                self.add_callback(make_progress(live=plain is ProgressCallback))
+        for plain, ours in REPORTERS.items():
             if self.pop_callback(plain) is not None:
                 self.add_callback(ours)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
     def _check_parallelism(self):
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.args.channels_last and sharded:
+            raise ValueError("channels_last needs whole parameters: no FSDP or DeepSpeed.")
         name, method = self.method.spec.name, type(self.method)
         if method.own_backward and self.args.fp16:
             raise ValueError(f"method {name} computes gradients itself, past the loss scaling of fp16: use bf16.")
         shapes_gradients = method.own_backward or any(
             getattr(method, hook) is not getattr(Method, hook) for hook in ("on_gradients", "parameter_groups")
         )
-        if shapes_gradients and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if shapes_gradients and sharded:
             raise ValueError(f"method {name} needs the whole model in each process: no FSDP or DeepSpeed.")
 
     # -- training ----------------------------------------------------------------------------------------------
@@ -119,6 +128,13 @@ class LfmTrainer(SharingTrainer):
     def accumulation(self):
         """`int`: batches whose gradients make up the current optimizer step."""
         return self.current_gradient_accumulation_steps
+
+    def train(self, *args, **kwargs):
+        """As in transformers; an error leaves the terminal as it was."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            close_progress(self.callback_handler.callbacks)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The method's objective in training; in evaluation the plain cross-entropy of the fused logits."""
@@ -225,13 +241,14 @@ class LfmTrainer(SharingTrainer):
         Args:
             dataset: map-style, as the training set.
             indices (`np.ndarray`, *optional*): of the samples; all if not given.
-            model (*optional*): in place of the one that is trained.
+            model (*optional*): in place of the one that is trained; may lack some of the modalities.
         """
         model = self.model if model is None else model
         training = model.training
         model.eval()
         for batch in self.make_batches(dataset, np.arange(len(dataset)) if indices is None else indices):
-            yield model(**batch), batch["labels"]
+            known = {*model.lfm.input_names, "labels"} if model is not self.model else batch
+            yield model(**{name: tensor for name, tensor in batch.items() if name in known}), batch["labels"]
         model.train(training)
 
     def train_apart(self, model, method, num_train_epochs=None):
@@ -247,7 +264,7 @@ class LfmTrainer(SharingTrainer):
         args = copy.copy(self.args)
         args.save_strategy = args.eval_strategy = args.logging_strategy = "no"
         args.load_best_model_at_end, args.disable_tqdm, args.early_stopping_patience = False, True, None
-        args.push_to_hub = False
+        args.push_to_hub, args.report_to = False, []  # its logs are not those of this run
         if num_train_epochs is not None:
             args.num_train_epochs, args.max_steps = num_train_epochs, -1
         dataset, collator = self.train_dataset, self.data_collator

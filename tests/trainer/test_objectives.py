@@ -1,4 +1,4 @@
-"""The losses against independent references, at extreme logits, in second derivatives and across processes."""
+"""The losses against independent references, at extreme logits and in second derivatives."""
 
 import math
 from itertools import combinations
@@ -6,8 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from modeling_lfm.trainer.objectives import (
     MATCHING_LOSSES,
@@ -162,37 +160,6 @@ def test_float32_under_autocast(name, problem_type):
     outside = losses_of(name, [t.float() for t in half], problem_type)
     assert inside.dtype == torch.float32
     assert torch.equal(inside, outside)
-
-
-def linear_features(weight, samples):
-    return [samples @ weight[0], (samples @ weight[1]).tanh()]
-
-
-def gathering_process(rank, sizes, folder):
-    """One process: the gradient of its part of the batch, written to a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=len(sizes))
-    weight, samples = draw(2, 3, D, seed=1).requires_grad_(), draw(sum(sizes), 3, seed=2)
-    mine = samples.split(sizes)[rank]
-    loss = info_nce(linear_features(weight, mine), 0.5, gather=True)
-    loss.backward()
-    alone = info_nce(linear_features(weight, mine), 0.5, gather=False)
-    torch.save({"loss": loss.detach(), "gradient": weight.grad, "alone": alone.detach()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("sizes", [[4, 4], [5, 2]])
-def test_gathered_info_nce_equals_the_big_batch(sizes, tmp_path):
-    mp.spawn(gathering_process, args=(sizes, str(tmp_path)), nprocs=len(sizes))
-    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(len(sizes))]
-    weight, samples = draw(2, 3, D, seed=1).requires_grad_(), draw(sum(sizes), 3, seed=2)
-    loss = info_nce(linear_features(weight, samples), 0.5)
-    loss.backward()
-    for key, expected in (("loss", loss.detach()), ("gradient", weight.grad)):
-        mean = sum(part[key] for part in parts) / len(parts)
-        torch.testing.assert_close(mean, expected, rtol=1e-10, atol=1e-12)
-    for part, mine in zip(parts, samples.split(sizes), strict=True):
-        torch.testing.assert_close(part["alone"], info_nce(linear_features(weight, mine), 0.5).detach())
 
 
 def test_gather_in_a_single_process_changes_nothing():

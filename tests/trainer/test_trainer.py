@@ -1,10 +1,7 @@
-"""The trainer: its objective, and that resuming, accumulating and distributing do not change what it computes."""
+"""The trainer: its objective, and that resuming and accumulating do not change what it computes."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -19,7 +16,6 @@ from modeling_lfm.trainer.holdout import split_holdout
 
 from .toy import NORMALISED, SMOOTH, only, toy_data, toy_model, toy_trainer
 
-ROOT = Path(__file__).parents[2]
 TIMES = ("runtime", "per_second")
 
 
@@ -115,29 +111,6 @@ def test_accumulated_small_batches_equal_a_big_one(alpha, tmp_path):
                 assert one[key] == pytest.approx(other[key], rel=1e-3), key
     for one, other in zip(big.model.parameters(), small.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize(("alpha", "matching"), [("learned", "infonce"), ("lookahead", "js")])
-def test_two_processes_equal_one(alpha, matching, tmp_path):
-    settings = {"num_train_epochs": 2, "method": {"alpha": alpha, "matching_loss": matching}, "holdout": 16}
-    settings.update(size=80, optim="sgd", learning_rate=0.02)
-    for processes in (1, 2):
-        given = json.dumps({**settings, "per_device_train_batch_size": 16 // processes})
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process=1"]
-        # accelerate's --cpu starts one process only, whatever --num_processes says, unless MPI is set up.
-        command += ["--multi_gpu", "--main_process_port=0"] if processes > 1 else ["--cpu"]
-        command += ["--num_processes", str(processes), "--num_machines=1", "--mixed_precision=no"]
-        command += ["-m", "tests.trainer.toy", str(tmp_path), given]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one = torch.load(tmp_path / "result-1-0.pt", weights_only=True)
-    first, second = (torch.load(tmp_path / f"result-2-{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first["alphas"] == second["alphas"]
-    np.testing.assert_allclose(one["alphas"], first["alphas"], rtol=1e-3)
-    assert len(set(one["alphas"])) == 2
-    for key, value in one["weights"].items():
-        torch.testing.assert_close(value, first["weights"][key], rtol=1e-3, atol=2e-5)
-        assert torch.equal(first["weights"][key], second["weights"][key])
 
 
 @pytest.mark.parametrize("alpha", ["learned", "lookahead"])

@@ -1,10 +1,7 @@
-"""A toy problem for tests of the trainer, and a program that trains on it (run under `accelerate launch` too)."""
+"""A toy problem for tests of the trainer, and small models that learn it."""
 
 import atexit
 import gc
-import json
-import sys
-from pathlib import Path
 
 import torch
 from torch.utils.data import SequentialSampler
@@ -127,18 +124,3 @@ def toy_trainer(output_dir, modalities, size=64, method="lfm", in_order=False, m
         train_dataset=data,
         eval_dataset=data[:16],
     )
-
-
-def main(output_dir, settings):
-    trainer = toy_trainer(output_dir, SMOOTH, **json.loads(settings))
-    trainer.train()
-    alphas = [entry["alpha"] for entry in trainer.state.log_history if "loss_cls" in entry]
-    rank = trainer.args.process_index
-    torch.save(
-        {"weights": trainer.model.state_dict(), "alphas": alphas, "log": trainer.state.log_history},
-        Path(output_dir) / f"result-{trainer.args.world_size}-{rank}.pt",
-    )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])

@@ -68,6 +68,7 @@ class Agm(Method):
         bibtex=BIBTEX,
         formula="CE(sum_m m_m), m_m Shapley shares of F; gradient of m_m times exp(alpha min(tau_m - r_m, cap))",
         extra_passes="2^M - 2, of blanked inputs",
+        passes=lambda number: (2**number - 1, 2**number - 1),
         batch_statistics=True,
         modality_dropout=False,
         row="AGM",

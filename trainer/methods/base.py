@@ -1,6 +1,7 @@
 """What a method is: its settings, what it says of itself, and the hooks by which it changes the training of a model."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin, get_type_hints
@@ -8,6 +9,11 @@ from typing import Union, get_args, get_origin, get_type_hints
 import torch
 
 from ..objectives import classification_loss
+
+
+def one_pass(number):
+    """Passes of a step of concatenation, whatever the `number` of modalities; see [`MethodSpec`]."""
+    return 1, 1
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,10 @@ class MethodSpec:
         unimodal_heads: whether each modality needs a classifier of its own beside the fusion.
         min_modalities, max_modalities: how many modalities it can train; None: no limit.
         multi_label: whether its formula is defined for multi-label problems.
-        extra_passes: forward and backward passes a step beyond those of concatenation, for M modalities.
+        extra_passes: forward and backward passes a step beyond those of concatenation, for M modalities, in words.
+        passes: how often the formula needs every modality's encoder in a step, forwards and backwards: from M to two
+            numbers, the mean over its stages; without what happens once an epoch.
+        trainings: of all encoders that come before the training itself, each as long as it.
         batch_statistics: whether its loss depends on statistics of the batch, so that accumulating the gradients of
             small batches differs from one big batch.
         modality_dropout: whether it can train a model with `modality_dropout`.
@@ -44,6 +53,8 @@ class MethodSpec:
     max_modalities: int | None = None
     multi_label: bool = False
     extra_passes: str = "none"
+    passes: Callable[[int], tuple[float, float]] = one_pass
+    trainings: float = 0
     batch_statistics: bool = False
     modality_dropout: bool = True
     row: str | None = None

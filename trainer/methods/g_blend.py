@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..single_modality import take_modality
 from .base import Method, MethodSpec, register
+from .concat import Concat
 
 BIBTEX = """\
 @inproceedings{wang2020what,
@@ -72,7 +74,8 @@ class GBlend(Method):
         formula="sum_k w_k CE_k over unimodal heads and fused prediction, w_k ~ G_k / O_k^2",
         unimodal_heads=True,
         multi_label=True,
-        extra_passes="about M + 1 further trainings; none with constant weights",
+        extra_passes="before that two trainings, of each modality alone and of all; none with constant weights",
+        trainings=2,
         row="G-Blend",
     )
     Settings = GBlendSettings
@@ -103,11 +106,25 @@ class GBlend(Method):
         before = [self.mean_over(dataset, self.branch_losses, indices) for dataset, indices in parts]
         changes = []
         for place in range(len(self.branches)):
-            model = self.trainer.train_apart(copy.deepcopy(self.model), Branch(place), epochs)
-            after = [self.mean_over(dataset, self.branch_losses, indices, model) for dataset, indices in parts]
-            changes.append(torch.stack([(new - old)[place] for new, old in zip(after, before, strict=True)]))
+            model, method, measure = self.make_branch(place)
+            model = self.trainer.train_apart(model, method, epochs)
+            after = [self.mean_over(dataset, measure, indices, model) for dataset, indices in parts]
+            changes.append(torch.stack([new - old[place] for new, old in zip(after, before, strict=True)]))
         held, trained = torch.stack(changes).unbind(1)
         return blend(-held, held - trained).tolist()
+
+    def make_branch(self, place):
+        """The branch number `place` (`int`) as a model, the method that trains it, and the measure of its loss.
+
+        Without the other towers where a modality has its own, as nothing else is trained or measured.
+        """
+        if place == len(self.modalities) or self.model.lfm.exchange is not None:
+            branch = copy.deepcopy(self.model)
+            return branch, Branch(place), lambda outputs, labels: self.branch_losses(outputs, labels)[place]
+        name = self.modalities[place]
+        branch = take_modality(self.model, name, self.args.seed)
+        branch.fusion.head.load_state_dict(self.model.unimodal_heads[name].state_dict())
+        return branch, Concat(), lambda outputs, labels: self.classification_loss(outputs.logits, labels)
 
     def branch_losses(self, outputs, labels):
         """CE_k of a batch, (M + 1,)."""

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import torch
+
 from .base import Method, MethodSpec, register
 
 BIBTEX = """\
@@ -150,9 +152,15 @@ class Greedy(Method):
 
 def speed(parameters):
     """|gradient|^2 / |weights|^2 over all `parameters` (`float`)."""
-    norms = [p.detach().double().square().sum() for p in parameters]
-    gradients = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
+    norms = [square(p.detach()) for p in parameters]
+    gradients = [square(p.grad) for p in parameters if p.grad is not None]
     return (sum(gradients) / sum(norms)).item() if gradients else 0.0
+
+
+def square(tensor):
+    """|tensor|^2 (scalar, float64); added up in float32, to 1e-5, because float64 would copy the tensor."""
+    flat = tensor.reshape(-1).float()
+    return torch.dot(flat, flat).double()
 
 
 def added(totals, values):

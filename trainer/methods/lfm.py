@@ -58,6 +58,8 @@ class LfmSettings:
         alpha_outer: outer loss: `calibrated` cross-entropy of the fused and the single-modality predictions, each with
             its best inverse temperature, or the `plain` one of the fused prediction.
         alpha_inner_samples: training samples on which the inner problem's derivatives are computed.
+        alpha_outer_samples: held-out samples on which the outer loss is computed, drawn anew for each update; all where
+            there are no more. So an update costs the same whatever the size of the data set.
         lookahead_steps: steps that `lookahead` trains each of its two copies.
         polynomial_coefficients: a b c d of alpha = a t^3 + b t^2 + c t + d; the paper's if not given.
     """
@@ -77,6 +79,7 @@ class LfmSettings:
     alpha_parameters: str = "head"
     alpha_outer: str = "calibrated"
     alpha_inner_samples: int = 256
+    alpha_outer_samples: int = 256
     lookahead_steps: int = 20
     polynomial_coefficients: list[float] | None = None
 
@@ -90,7 +93,13 @@ class LfmSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"method.{name}={value} must lie in [0, 1].")
-        for name in ("temperature", "alpha_iterations", "alpha_inner_samples", "lookahead_steps"):
+        for name in (
+            "temperature",
+            "alpha_iterations",
+            "alpha_inner_samples",
+            "alpha_outer_samples",
+            "lookahead_steps",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"method.{name}={getattr(self, name)} must be positive.")
         if self.alpha_damping < 0:
@@ -202,6 +211,7 @@ class Lfm(Method):
             temperature=self.settings.temperature,
             problem_type=self.model.config.problem_type,
             gather=gather,
+            even=gather and self.trainer.accelerator.even_batches,
         )
         return {"loss_cls": self.classification_loss(outputs.logits, labels), "loss_mm": loss_mm}
 

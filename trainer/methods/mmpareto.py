@@ -59,6 +59,7 @@ class MmPareto(Method):
         unimodal_heads=True,
         multi_label=True,
         extra_passes="one backward pass through each encoder",
+        passes=lambda number: (1, 2),
         row="MMPareto",
     )
     Settings = MmParetoSettings
@@ -79,38 +80,49 @@ class MmPareto(Method):
             losses[f"loss_{name}"] = self.classification_loss(logits, labels)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         encoders = {parameter: name for name in self.modalities for parameter in self.model.encoder_parameters(name)}
-        for source, loss in zip((None, *self.modalities), losses.values(), strict=True):
+        sources = dict(zip((None, *self.modalities), losses.values(), strict=True))
+        for place, (source, loss) in enumerate(sources.items(), 1):
             with no_autocast(loss):
                 gradients = torch.autograd.grad(
-                    loss / self.trainer.accumulation, parameters, retain_graph=True, allow_unused=True
+                    loss / self.trainer.accumulation, parameters, retain_graph=place < len(sources), allow_unused=True
                 )
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is None:
                     continue
-                parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad + gradient
-                if parameter in encoders and source in (None, encoders[parameter]):
+                encoder = encoders.get(parameter)
+                self.add_gradient(parameter, gradient, apart=encoder is not None)
+                if encoder is not None and source in (None, encoder):
                     kept = self.fused if source is None else self.unimodal[source]
                     kept[parameter] = gradient if parameter not in kept else kept[parameter] + gradient
         losses = {name: loss.detach() for name, loss in losses.items()}
         return {"loss": sum(losses.values()), **losses}
 
+    def add_gradient(self, parameter, gradient, apart):
+        """Add to the gradient of the whole loss; `apart`: the tensor is kept beside it as well."""
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad + gradient
+        else:  # averaging over processes writes into it, and no other step does into that of an encoder
+            parameter.grad = gradient if apart and self.args.world_size == 1 else gradient.clone()
+
     def on_gradients(self):
         for name in self.modalities:
             parameters = [p for p in self.model.encoder_parameters(name) if p.grad is not None]
             fused, unimodal = (
-                self.reduce_all([found.get(p, torch.zeros_like(p)) for p in parameters])
+                self.reduce_all([found[p] if p in found else torch.zeros_like(p) for p in parameters])
                 for found in (self.fused, self.unimodal[name])
             )
             weight = fused_weight(fused, unimodal)
             for parameter, one, other in zip(parameters, fused, unimodal, strict=True):
-                combined = 2 * weight * one + 2 * (1 - weight) * other
+                combined = (2 * weight * one).add_(2 * (1 - weight) * other)
                 norm, whole = combined.norm(), parameter.grad.norm()
                 scale = torch.where((norm > 0) & (whole > norm), whole / norm, 1.0)
-                parameter.grad = self.settings.magnification * scale * combined
+                parameter.grad = combined.mul_(self.settings.magnification * scale)
         self.forget()
 
     def reduce_all(self, tensors):
         """The tensors averaged over the processes, at once."""
+        if self.args.world_size == 1:
+            return tensors
         flat = self.trainer.reduce(torch.cat([tensor.reshape(-1) for tensor in tensors]))
         parts = flat.split([tensor.numel() for tensor in tensors])
         return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]

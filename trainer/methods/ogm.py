@@ -82,16 +82,19 @@ class Ogm(Method):
         scores, self.scores = self.trainer.reduce(self.scores, "sum"), None
         if not self.settings.first_epoch <= self.trainer.epoch <= self.settings.last_epoch:
             return
-        generator = torch.Generator(device=self.args.device)
+        noisy, generator = self.settings.noise, torch.Generator(device=self.args.device)
         generator.manual_seed(self.args.seed * 1_000_003 + self.trainer.state.global_step)
+        chosen = {name: [p for p in self.modulated(name) if p.grad is not None] for name in self.modalities}
+        sizes = [parameter.numel() for parameters in chosen.values() for parameter in parameters]
+        buffer = torch.empty(max(sizes, default=0), device=self.args.device)  # fresh memory each time would cost more
         for name, factor in zip(self.modalities, self.coefficients(scores).tolist(), strict=True):
-            for parameter in self.modulated(name):
-                if parameter.grad is None:
-                    continue
-                noise = torch.zeros_like(parameter)
-                if self.settings.noise and parameter.numel() > 1:  # one number has no deviation
-                    noise.normal_(generator=generator).mul_(parameter.grad.std() + 1e-8)
-                parameter.grad.mul_(factor).add_(noise)
+            for parameter in chosen[name]:
+                deviation = parameter.grad.std() + 1e-8 if noisy and parameter.numel() > 1 else None  # one has none
+                if factor != 1:
+                    parameter.grad.mul_(factor)
+                if deviation is not None:
+                    noise = buffer[: parameter.numel()].normal_(generator=generator).view(parameter.shape)
+                    parameter.grad.add_(noise.mul_(deviation))
 
     def coefficients(self, scores):
         """k_m (M,) of the summed probabilities `scores` (M,)."""

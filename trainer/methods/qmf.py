@@ -78,8 +78,9 @@ class Qmf(Method):
             confidences = self.model.fusion.confidence(logits)
             errors = -logits.log_softmax(-1)[:, torch.arange(len(labels), device=labels.device), labels]
             pairs = torch.stack((confidences, errors.detach()), dim=-1)
-            confidences, past = gather_with_gradients(pairs)[0].unbind(-1)
-            ids = gather_with_gradients(inputs["sample_ids"].view(1, -1, 1))[0].flatten()
+            even = self.trainer.accelerator.even_batches
+            confidences, past = gather_with_gradients(pairs, even)[0].unbind(-1)
+            ids = gather_with_gradients(inputs["sample_ids"].view(1, -1, 1), even)[0].flatten()
             rank = rank_loss(confidences, self.remember(ids, past))
         means = {f"loss_{name}": error.mean() for name, error in zip(self.modalities, errors, strict=True)}
         loss = loss_fused + sum(means.values()) + self.settings.rank_weight * rank

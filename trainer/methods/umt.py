@@ -1,6 +1,5 @@
 """UMT: each encoder stays close to one that was trained on its modality alone."""
 
-import copy
 import json
 import os
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ..objectives import full_precision, no_autocast
+from ..single_modality import take_modality
 from .base import Method, MethodSpec, register
 from .concat import Concat
 
@@ -70,6 +70,8 @@ class Umt(Method):
         formula="CE(F) + lambda sum_m MSE(z_m, feature of a model trained on modality m alone)",
         multi_label=True,
         extra_passes="one forward pass of every teacher; before that the training of the teachers",
+        passes=lambda number: (2, 1),
+        trainings=1,
     )
     Settings = UmtSettings
 
@@ -107,19 +109,7 @@ class Umt(Method):
 
     def train_teacher(self, name):
         """A model of the modality `name` alone, trained from where the multimodal one stands."""
-        student = self.model
-        config = type(student.config)(
-            modalities={name: copy.deepcopy(student.config.to_dict()["modalities"][name])},
-            hidden_size=student.config.hidden_size,
-            num_labels=student.config.num_labels,
-            problem_type=student.config.problem_type,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.args.seed)  # of the head, the same on every process
-            teacher = type(student)(config)
-        for part in ("towers", "projections"):
-            weights = getattr(student.lfm, part)[name].state_dict()
-            getattr(teacher.lfm, part)[name].load_state_dict(weights)
+        teacher = take_modality(self.model, name, self.args.seed)  # its head is the same on every process
         return self.trainer.train_apart(teacher, Concat(), self.settings.teacher_epochs)
 
     def losses(self, outputs, labels, inputs):

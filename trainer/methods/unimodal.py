@@ -16,6 +16,7 @@ def unimodal_spec(number):
         max_modalities=1,
         multi_label=True,
         extra_passes="none; one encoder only",
+        passes=lambda number: (1 / number, 1 / number),
         row=f"Unimodal-{number}",
     )
 

@@ -4,10 +4,11 @@ import math
 
 import pytest
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from modeling_lfm.trainer.methods import make_method
 
-from ..toy import SMOOTH, method_towers, toy_trainer
+from ..toy import SMOOTH, method_towers, only, toy_data, toy_trainer
 from .steps import ONE_STEP, assert_one_step, twin
 
 
@@ -121,3 +122,40 @@ def test_one_modality_has_nothing_to_match(tmp_path):
 def test_wrong_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
         make_method(setting)
+
+
+class Watched(Dataset):
+    """A data set that remembers which of its samples were read."""
+
+    def __init__(self, samples):
+        self.samples, self.read = samples, []
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        self.read.append(int(index))
+        return self.samples[index]
+
+
+@pytest.mark.parametrize("alpha", ["learned", "lookahead"])
+def test_an_update_reads_as_many_held_out_samples_as_told(alpha, tmp_path):
+    """Others for each update, so that its cost does not grow with the data set; all, in order, if there are no more."""
+    drawn = []
+    for size in (8, 24, 100):
+        method = {"name": "lfm", "alpha": alpha, "lookahead_steps": 1, "alpha_outer_samples": size}
+        trainer = toy_trainer(tmp_path, SMOOTH, method=method, size=16, holdout=0, num_train_epochs=3)
+        held = trainer.holdout_dataset = Watched(toy_data(24, seed=3))
+        held.samples = only(held.samples, SMOOTH)
+        trainer.train()
+        number = 2 if alpha == "learned" else 4  # two updates, of lookahead with two candidates each
+        assert len(held.read) == number * min(size, 24)
+        if size >= 24:
+            assert held.read == number * list(range(24))
+        else:
+            drawn = [held.read[start : start + size] for start in range(0, number * size, size)]
+            assert all(len(set(part)) == size for part in drawn)
+            assert drawn[0] != drawn[-1]
+            assert alpha == "learned" or drawn[0] == drawn[1]
+    with pytest.raises(ValueError, match=r"alpha_outer_samples=0 must be positive"):
+        make_method({"name": "lfm", "alpha_outer_samples": 0})

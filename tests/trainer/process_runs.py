@@ -1,0 +1,140 @@
+"""All that is tested in two processes, one after the other under one `accelerate launch`: each start takes seconds."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate.state import DistributedType, PartialState
+
+from modeling_lfm.trainer.methods import list_methods
+from modeling_lfm.trainer.objectives import info_nce
+from tests.trainer.toy import SMOOTH, method_settings, method_towers, toy_trainer
+
+METHODS = [spec.name for spec in list_methods()]
+ALPHAS = [("learned", "infonce"), ("lookahead", "js")]
+SIZES = [[4, 4], [5, 2]]  # samples of the two processes
+SHARDED = {
+    "central": {"name": "lfm", "alpha": "learned", "alpha_product": "central_difference"},
+    "double": {"name": "lfm", "alpha": "learned"},
+}
+REFUSED = {  # settings, and what the error says
+    "lookahead": ({"method": {"name": "lfm", "alpha": "lookahead"}}, "choose alpha=learned"),
+    "all": ({"method": {"name": "lfm", "alpha_parameters": "all"}}, "alpha_parameters=head"),
+    "ogm": ({"method": {"name": "ogm", "alpha": 0.8}}, "method ogm needs the whole model in each process"),
+    "channels_last": ({"method": "concat", "channels_last": True}, "channels_last needs whole parameters"),
+}
+
+
+def train(folder, towers, processes, **settings):
+    """The trainer of a short run with SGD, 16 samples a step over all processes, whole steps."""
+    settings |= {"holdout": 16, "num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.02}
+    trainer = toy_trainer(folder, towers, per_device_train_batch_size=16 // processes, **settings)
+    trainer.train()
+    return trainer
+
+
+def read_log(trainer):
+    """Losses and alphas of the steps (`dict` of two lists)."""
+    log = trainer.state.log_history
+    return {
+        "losses": [entry["loss"] for entry in log if "loss" in entry],
+        "alphas": [entry["alpha"] for entry in log if {"alpha", "loss_cls"} <= entry.keys()],
+    }
+
+
+def run(folder, towers, processes, **settings):
+    """Weights, losses and alphas of a run."""
+    trainer = train(folder, towers, processes, **settings)
+    return {"weights": {k: v.clone() for k, v in trainer.model.state_dict().items()}, **read_log(trainer)}
+
+
+def run_method(folder, name, processes):
+    return run(folder, method_towers(name, normalised=False), processes, method=method_settings(name), size=48)
+
+
+def run_alpha(folder, alpha, matching, processes):
+    return run(folder, SMOOTH, processes, method={"alpha": alpha, "matching_loss": matching}, size=80)
+
+
+def run_sharded(folder, settings, size=80):
+    """A run, whose model is saved in its folder; losses, alphas and whether the parameters were spread."""
+    trainer = train(folder, SMOOTH, 2, size=size, **settings)
+    sharded = [type(parameter).__name__ == "DTensor" for parameter in trainer.model.parameters()]
+    trainer.save_model(str(Path(folder) / "saved"))
+    return {"sharded": all(sharded), **read_log(trainer)}
+
+
+def draw(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def draw_features(samples):
+    """Parameters, and a function from so many of `samples` samples (a slice) to the features of two modalities."""
+    weight, inputs = draw(2, 3, 5, seed=1).requires_grad_(), draw(samples, 3, seed=2)
+    return weight, lambda part: [inputs[part] @ weight[0], (inputs[part] @ weight[1]).tanh()]
+
+
+def gather(sizes):
+    """InfoNCE over the samples of all processes: the gradient of this one's part, and how often it was asked."""
+    rank = dist.get_rank()
+    weight, features = draw_features(sum(sizes))
+    mine = features(slice(sum(sizes[:rank]), sum(sizes[: rank + 1])))
+    calls, all_gather = [], dist.all_gather
+    dist.all_gather = lambda *args: (calls.append(args), all_gather(*args))
+    try:
+        loss = info_nce(mine, 0.5, gather=True, even=len(set(sizes)) == 1)
+        loss.backward()
+    finally:
+        dist.all_gather = all_gather
+    alone = info_nce(mine, 0.5, gather=False)
+    return {"loss": loss.detach(), "gradient": weight.grad, "alone": alone.detach(), "calls": len(calls)}
+
+
+def shard_from_now_on():
+    """Ask accelerate for FSDP2, as its launcher does; and, as PyTorch shards on a CPU too, where it takes that for a
+    matter of accelerators, say that these are some."""
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    }
+    initialise = PartialState.__init__
+
+    def wrapped(self, *args, **kwargs):
+        initialise(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = wrapped
+
+
+def main(folder):
+    folder, results = Path(folder), {}
+
+    def note(key, function, *args):
+        try:
+            results[key] = function(*args)
+        except Exception as error:
+            results[key] = {"error": str(error), "traceback": traceback.format_exc()}
+
+    for name in METHODS:
+        note(("method", name), run_method, folder / name, name, 2)
+    for case in ALPHAS:
+        note(("alpha", *case), run_alpha, folder / case[0], *case, 2)
+    for sizes in SIZES:
+        note(("gather", *sizes), gather, sizes)
+    shard_from_now_on()
+    for name, method in SHARDED.items():
+        note(("sharded", name), run_sharded, folder / "sharded" / name, {"method": method})
+    for name, (settings, _) in REFUSED.items():
+        note(("refused", name), run_sharded, folder / "refused" / name, settings, 32)
+    torch.save(results, folder / f"result-{dist.get_rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

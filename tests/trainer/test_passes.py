@@ -1,0 +1,86 @@
+"""How often a step of each method runs the encoders: as often as its specification says that the formula needs."""
+
+import pytest
+from torch import nn
+from transformers import TrainerCallback
+
+from modeling_lfm.trainer.methods import METHODS, list_methods
+
+from .toy import method_settings, method_towers, toy_trainer
+
+SPECS = list_methods()
+BATCH, STEPS = 8, 4
+
+
+class Passes(TrainerCallback):
+    """Counts, within steps, the samples that go through encoders: `forward`, and `backward`."""
+
+    def __init__(self, trainer):
+        self.trainer, self.forward, self.backward = trainer, 0, 0
+        trainer.add_callback(self)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        models = [self.trainer.model, *getattr(self.trainer.method, "teachers", {}).values()]
+        self.projections = [projection for model in models for projection in model.lfm.projections.values()]
+        self.hook = nn.modules.module.register_module_forward_pre_hook(self.see)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.hook.remove()
+
+    def see(self, module, inputs):
+        # The vectors of each encoder go into its projection, and their gradients come back from there.
+        if any(module is projection for projection in self.projections):
+            self.forward += len(inputs[0])
+            if inputs[0].requires_grad:
+                inputs[0].register_hook(self.see_gradient)
+
+    def see_gradient(self, gradient):
+        self.backward += len(gradient)
+
+
+def numbers(spec):
+    """Numbers of modalities for which to count: 3, and 2 where it takes no more or other passes."""
+    if spec.max_modalities == 2:
+        return [2]
+    return [3] if spec.name == "unimodal_3" or spec.passes(2) == spec.passes(3) else [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("spec", "number"), [pytest.param(s, n, id=f"{s.name}-{n}") for s in SPECS for n in numbers(s)]
+)
+def test_passes_of_a_step(spec, number, tmp_path):
+    settings = {"size": BATCH * STEPS, "per_device_train_batch_size": BATCH, "num_train_epochs": 1, "holdout": 0}
+    towers = method_towers(spec.name, number=number)
+    trainer = toy_trainer(tmp_path, towers, method=method_settings(spec.name), **settings)
+    counted = Passes(trainer)
+    trainer.train()
+    whole = number * BATCH * STEPS
+    assert trainer.state.global_step == STEPS
+    assert (counted.forward / whole, counted.backward / whole) == pytest.approx(spec.passes(number))
+
+
+@pytest.mark.parametrize("name", ["umt", "g_blend", "lfm"])
+def test_trainings_before_the_training(name, tmp_path):
+    settings = {"size": BATCH * STEPS, "per_device_train_batch_size": BATCH, "num_train_epochs": 2, "holdout": 0}
+    trainer = toy_trainer(tmp_path, method_towers(name), method={"name": name}, **settings)
+    counted = BeforeTheFirstStep(trainer)
+    trainer.train()
+    whole = 2 * trainer.args.num_train_epochs * BATCH * STEPS
+    assert counted.samples == METHODS[name].spec.trainings * whole
+
+
+class BeforeTheFirstStep(TrainerCallback):
+    """Counts the samples that towers in training mode see before it."""
+
+    def __init__(self, trainer):
+        self.samples, self.kinds = 0, {type(tower) for tower in trainer.model.lfm.towers.values()}
+        self.hook = nn.modules.module.register_module_forward_pre_hook(self.see)
+        trainer.add_callback(self)
+
+    def see(self, module, inputs):
+        if type(module) in self.kinds and module.training:
+            self.samples += len(inputs[0])
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.hook.remove()
+        control.should_training_stop = True

@@ -1,0 +1,94 @@
+"""Two processes compute what one does: every method, a moving alpha, gathered features, and parameters in shards."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_lfm import LfmForMultimodalClassification
+from modeling_lfm.trainer.objectives import info_nce
+
+from .process_runs import ALPHAS, METHODS, REFUSED, SHARDED, SIZES, draw_features, run, run_alpha, run_method
+from .toy import SMOOTH
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def launched(folder):
+    """The results of both processes of one launch, each a `dict` by case."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process=1"]
+    # accelerate's --cpu starts one process only, whatever --num_processes says, unless MPI is set up.
+    command += ["--multi_gpu", "--main_process_port=0", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
+    command += ["-m", "tests.trainer.process_runs", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def results_of(launched, *case):
+    """What the first process and the second found in a case in which nothing went wrong."""
+    found = [results[case] for results in launched]
+    for result in found:
+        assert "error" not in result, result["traceback"]
+    return found
+
+
+def assert_equal(one, first, second):
+    """Runs (`dict`) of one process and of each of two."""
+    for key, value in one["weights"].items():
+        torch.testing.assert_close(value, first["weights"][key], rtol=1e-3, atol=2e-5)
+        assert torch.equal(first["weights"][key], second["weights"][key])
+    assert one["losses"] == pytest.approx(first["losses"], rel=1e-3, abs=1e-5)
+    assert one["alphas"] == pytest.approx(first["alphas"], rel=1e-3)
+    assert first["alphas"] == second["alphas"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method(name, launched, tmp_path):
+    assert_equal(run_method(tmp_path, name, 1), *results_of(launched, "method", name))
+
+
+@pytest.mark.parametrize(("alpha", "matching"), ALPHAS)
+def test_a_moving_alpha(alpha, matching, launched, tmp_path):
+    one = run_alpha(tmp_path, alpha, matching, 1)
+    assert_equal(one, *results_of(launched, "alpha", alpha, matching))
+    assert len(set(one["alphas"])) == 2
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_gathered_info_nce_equals_the_big_batch(sizes, launched):
+    parts = results_of(launched, "gather", *sizes)
+    weight, features = draw_features(sum(sizes))
+    loss = info_nce(features(slice(None)), 0.5)
+    loss.backward()
+    for key, expected in (("loss", loss.detach()), ("gradient", weight.grad)):
+        mean = sum(part[key] for part in parts) / len(parts)
+        torch.testing.assert_close(mean, expected, rtol=1e-10, atol=1e-12)
+    for part, mine in zip(parts, (slice(sizes[0]), slice(sizes[0], None)), strict=True):
+        torch.testing.assert_close(part["alone"], info_nce(features(mine), 0.5).detach())
+        assert part["calls"] == (1 if sizes[0] == sizes[1] else 2), "where sizes may differ, they are asked for"
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_learned_alpha_and_parameters_in_shards(name, launched, folder, tmp_path):
+    """By FSDP2, which also saves them whole."""
+    one = run(tmp_path, SMOOTH, 1, method=SHARDED[name], size=80)
+    first, second = results_of(launched, "sharded", name)
+    assert first["sharded"]
+    saved = LfmForMultimodalClassification.from_pretrained(folder / "sharded" / name / "saved").state_dict()
+    assert_equal(one, first | {"weights": saved}, second | {"weights": saved})
+    assert len(set(one["alphas"])) == 2
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_needs_whole_parameters_is_refused_at_the_start(name, launched):
+    for results in launched:
+        assert REFUSED[name][1] in results["refused", name]["error"]

@@ -1,0 +1,176 @@
+"""What is shown while a model trains: a table and a live line on a terminal, plain lines elsewhere."""
+
+import logging
+import os
+import pty
+import re
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from rich.console import Console
+
+from modeling_lfm.trainer.log_lines import LfmPrinterCallback
+from modeling_lfm.trainer.progress import LfmProgressCallback, choose_columns, head_lines, show_seconds
+
+from .toy import NORMALISED, toy_trainer
+
+RUN = {
+    "num_train_epochs": 3,
+    "size": 48,
+    "logging_strategy": "epoch",
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "loss",
+    "disable_tqdm": False,
+}
+ONE_EPOCH = {"num_train_epochs": 1, "save_strategy": "no", "load_best_model_at_end": False}
+
+
+@contextmanager
+def terminal(monkeypatch, columns=120):
+    """Standard output and error are a pseudo-terminal; gives a list that holds what was written, when it is over."""
+    master, slave = pty.openpty()
+    chunks, written = [], []
+
+    def read():
+        try:
+            while chunk := os.read(master, 65536):
+                chunks.append(chunk)
+        except OSError:  # the other end is closed
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with monkeypatch.context() as patch, open(slave, "w", buffering=1) as stream:
+        patch.setattr(Console, "_environ", os.environ)  # `datasets` puts another in its place when it maps in processes
+        patch.setenv("TERM", "xterm-256color")
+        patch.setenv("COLUMNS", str(columns))
+        for name in ("NO_COLOR", "FORCE_COLOR"):
+            patch.delenv(name, raising=False)
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
+        yield written
+    reader.join()
+    os.close(master)
+    written.append(b"".join(chunks).decode())
+
+
+def final_screen(text):
+    """The lines (`list[str]`) that stand on a terminal after `text`, with the controls that the display uses."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[?0-9;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part == "\r":
+            column = 0
+        elif part.endswith("A") and part[0] == "\x1b":
+            row -= int(part[2:-1] or 1)
+        elif part.endswith("K") and part[0] == "\x1b":
+            lines[row] = ""
+        elif part[0] != "\x1b":
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+            column += len(part)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_terminal_shows_a_row_an_epoch_and_is_left_clean(tmp_path, monkeypatch):
+    before = sys.stdout, sys.stderr
+    with terminal(monkeypatch) as written:
+        trainer = toy_trainer(tmp_path, NORMALISED, **RUN)
+        trainer.train()
+    assert any(isinstance(callback, LfmProgressCallback) for callback in trainer.callback_handler.callbacks)
+    group, titles, *rows, last = final_screen(written[0])
+    assert "validation accuracy, %" in group
+    names = ["epoch", "alpha", "loss", "loss_cls", "loss_mm", "val. loss", "fused", "audio", "text", "gap", "time"]
+    assert re.split(r" {2,}", titles.strip()) == names
+    history = trainer.state.log_history
+    losses = [entry for entry in history if "loss" in entry]
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    assert len(rows) == 3
+    for row, loss, evaluation in zip(rows, losses, evaluations, strict=True):
+        words = row.split()
+        assert words[:2] == [format(loss["epoch"], ".4g"), format(loss["alpha"], ".3f")]
+        assert words[2] == format(loss["loss"], "#.3g")
+        assert float(words[6]) == pytest.approx(100 * evaluation["eval_accuracy"], abs=0.051)
+        assert float(words[7]) == pytest.approx(100 * evaluation["eval_audio_accuracy"], abs=0.051)
+        assert float(words[9]) == pytest.approx(100 * evaluation["eval_gap"], abs=0.051)
+    best = [i for i, row in enumerate(rows) if row.endswith("best")]
+    values = [entry["eval_loss"] for entry in evaluations]
+    assert best == [i for i, value in enumerate(values) if value == min(values[: i + 1])]
+    assert last.startswith("trained in 0:0")
+    assert "steps/s" in written[0], "the live line was drawn"
+    assert written[0].rindex("\x1b[?25h") > written[0].rindex("\x1b[?25l"), "the cursor is back"
+    assert (sys.stdout, sys.stderr) == before
+
+
+def test_messages_stand_above_the_live_line(tmp_path, monkeypatch):
+    logger = logging.getLogger("lfm.test")
+    with terminal(monkeypatch) as written:
+        handler = logging.StreamHandler()  # takes standard error now, as libraries do when they are imported
+        logger.addHandler(handler)
+        trainer = toy_trainer(tmp_path, NORMALISED, eval_on_start=True, **{**RUN, **ONE_EPOCH})
+        step = trainer.training_step
+
+        def noisy_step(*args, **kwargs):
+            if trainer.state.global_step == 2:
+                logger.warning("a message of a library")
+                print("a word of a library", file=sys.stderr)
+                print("a word")
+            return step(*args, **kwargs)
+
+        trainer.training_step = noisy_step
+        trainer.train()
+        logger.removeHandler(handler)
+    screen = "\n".join(final_screen(written[0]))
+    for text in ("a message of a library", "a word of a library", "\na word\n"):
+        assert screen.count(text) == 1
+    heads = [line.split() for line in screen.splitlines() if "fused" in line]
+    assert ["loss_mm" in head for head in heads] == [False, True], "of what is evaluated first, and then of training"
+
+
+def test_an_error_leaves_the_terminal_as_it_was(tmp_path, monkeypatch):
+    with terminal(monkeypatch) as written:
+        trainer = toy_trainer(tmp_path, NORMALISED, **RUN)
+        monkeypatch.setattr(trainer, "training_step", lambda *args: (_ for _ in ()).throw(ValueError("broken")))
+        stdout = sys.stdout
+        with pytest.raises(ValueError, match="broken"):
+            trainer.train()
+        assert sys.stdout is stdout
+        print("after")
+    assert final_screen(written[0]) == ["after"]
+    assert written[0].rindex("\x1b[?25h") > written[0].rindex("\x1b[?25l")
+
+
+def test_elsewhere_training_prints_plain_lines(tmp_path, capsys):
+    trainer = toy_trainer(tmp_path, NORMALISED, **{**RUN, **ONE_EPOCH})
+    trainer.train()
+    assert any(isinstance(callback, LfmPrinterCallback) for callback in trainer.callback_handler.callbacks)
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert [line.split(" | ")[0] for line in lines] == ["epoch  1.00"] * 3
+    assert "loss_mm" in lines[0]
+    assert "eval_gap" in lines[1]
+    assert "\x1b" not in printed.out + printed.err
+    assert "it/s" not in printed.err
+    trainer.evaluate()
+    assert capsys.readouterr().out == "", "the caller has the metrics"
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 200])
+def test_columns_fit_the_terminal(width):
+    keys = ["alpha", "loss", "loss_cls", "loss_mm", "kappa_audio"]
+    columns = choose_columns(["audio", "video", "text"], keys, width)
+    lines = head_lines(columns)
+    assert all(len(line) <= width - 6 for line in lines)
+    shown = {column.key for column in columns}
+    assert {"epoch", "eval_accuracy"} <= shown
+    assert ("kappa_audio" in shown) == (width == 200)
+    assert width < 60 or {"eval_audio_accuracy", "eval_video_accuracy", "eval_text_accuracy"} <= shown
+
+
+def test_seconds_are_shown_as_a_clock_does():
+    assert [show_seconds(number) for number in (4.4, 62, 3725)] == ["0:04", "1:02", "1:02:05"]
