@@ -1,0 +1,193 @@
+"""Shapley values against a brute-force reference, and on models with every kind of fusion."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from modeling_lfm.trainer.analysis import Observations, coalition_logits, coalition_values, observe, shapley_values
+from modeling_lfm.trainer.analysis.contributions import explain_contributions, measure_contributions
+from tests.trainer.toy import method_towers, only, toy_data, toy_model
+
+THREE = method_towers("unimodal_3")
+
+
+def by_permutations(values):
+    """The definition: what each player adds when it joins, averaged over all orders of joining."""
+    players = int(np.log2(len(values)))
+    shares, orders = np.zeros((players, *values.shape[1:])), list(permutations(range(players)))
+    for order in orders:
+        members = 0
+        for player in order:
+            shares[player] += values[members | 1 << player] - values[members]
+            members |= 1 << player
+    return shares / len(orders)
+
+
+def batch_of(samples):
+    return {key: torch.stack([torch.as_tensor(sample[key]) for sample in samples]) for key in samples[0]}
+
+
+def inputs_of(names, size=5):
+    batch = batch_of(only(toy_data(size), names))
+    batch.pop("labels")
+    return batch
+
+
+def test_shapley_values_are_the_mean_over_all_orders_of_joining():
+    for players in (1, 2, 3, 4):
+        values = np.random.default_rng(players).normal(size=(2**players, 3, 2))
+        shares = shapley_values(values)
+        np.testing.assert_allclose(shares, by_permutations(values), atol=1e-12)
+        np.testing.assert_allclose(shares.sum(0), values[-1] - values[0], atol=1e-12)
+
+
+def test_equal_players_get_equal_shares_and_one_that_adds_nothing_gets_nothing():
+    # v(S) = 6 if players 0 and 1 are both in S, 1 if one of them is; player 2 changes nothing.
+    values = np.array([{0: 0.0, 1: 1.0, 2: 6.0}[(s & 1) + (s >> 1 & 1)] for s in range(8)])
+    np.testing.assert_allclose(shapley_values(values), [3, 3, 0])
+
+
+def test_values_that_are_not_of_all_subsets_are_refused():
+    with pytest.raises(ValueError, match=r"3 values .* power of two"):
+        shapley_values(np.zeros(3))
+
+
+@pytest.mark.parametrize("fusion", ["concat", "sum", "weight", "film", "lstm", "etmc", "qmf"])
+def test_subsets_are_what_the_model_says_without_the_others(fusion):
+    model = toy_model(THREE, fusion=fusion).eval()
+    inputs = inputs_of(list(THREE))
+    names, logits = list(THREE), coalition_logits(model, inputs)
+    assert logits[0].isnan().all()
+    for subset in range(1, 8):
+        kept = [name for m, name in enumerate(names) if subset >> m & 1]
+        expected = model(**{key: value for key, value in inputs.items() if key.split("_")[0] in kept}).logits
+        torch.testing.assert_close(logits[subset], expected)
+
+
+def test_towers_that_talk_to_each_other_are_run_again_for_each_subset():
+    towers = method_towers("mmtm")
+    model = toy_model(towers, fusion="mmtm").eval()
+    inputs = inputs_of(list(towers))
+    logits = coalition_logits(model, inputs)
+    torch.testing.assert_close(logits[1], model(audio_values=inputs["audio_values"]).logits)
+    torch.testing.assert_close(logits[2], model(vit_values=inputs["vit_values"]).logits)
+    torch.testing.assert_close(logits[3], model(**inputs).logits)
+    inputs["audio_present"] = torch.tensor([True, False, True, True, True])
+    logits = coalition_logits(model, inputs)
+    torch.testing.assert_close(logits[3, 1], model(vit_values=inputs["vit_values"]).logits[1])
+    assert logits[1, 1].isnan().all()
+    assert logits[1, 0].isfinite().all()
+
+
+def test_contributions_add_up_to_the_prediction_minus_the_baseline():
+    model = toy_model(THREE).eval()
+    inputs = inputs_of(list(THREE))
+    prior = np.array([0.4, 0.3, 0.2, 0.1])
+    coalitions = coalition_logits(model, inputs).double().numpy()
+    shares = shapley_values(coalition_values(coalitions, prior=prior))
+    assert shares.shape == (3, 5, 4)
+    predicted = softmax(model(**inputs).logits.double().detach().numpy(), -1)
+    np.testing.assert_allclose(shares.sum(0), predicted - prior, atol=1e-6)
+    np.testing.assert_allclose(shares.sum(-1), 0, atol=1e-6)  # what one class gains, others lose
+    without_prior = coalition_values(coalitions)
+    np.testing.assert_allclose(without_prior[0], 0.25)
+
+
+def test_a_fusion_that_adds_logits_up_gives_each_modality_its_own():
+    model = toy_model(THREE, fusion="concat").eval()
+    inputs = inputs_of(list(THREE))
+    shares = shapley_values(coalition_values(coalition_logits(model, inputs).double().numpy(), "logit"))
+    for share, logits in zip(shares, model(**inputs).modality_logits, strict=True):
+        np.testing.assert_allclose(share, logits.detach(), atol=1e-5)
+
+
+def test_an_absent_modality_contributes_nothing():
+    model = toy_model(THREE, fusion="weight").eval()
+    inputs = inputs_of(list(THREE))
+    inputs["text_present"] = torch.tensor([True, False, True, True, True])
+    place = list(THREE).index("text")
+    shares = shapley_values(coalition_values(coalition_logits(model, inputs).double().numpy()))
+    np.testing.assert_allclose(shares[place, 1], 0, atol=1e-12)
+    assert np.abs(shares[place, 0]).max() > 1e-4
+
+
+def test_wrong_values_and_priors_are_named():
+    coalitions = np.zeros((4, 2, 3))
+    with pytest.raises(ValueError, match="'loss' is unknown"):
+        coalition_values(coalitions, "loss")
+    with pytest.raises(ValueError, match="prior must be 3 probabilities"):
+        coalition_values(coalitions, prior=[0.5, 0.5, 0.5])
+    with pytest.raises(ValueError, match="prior belongs to"):
+        coalition_values(coalitions, "logit", prior=[0.5, 0.25, 0.25])
+
+
+def by_hand():
+    """Two samples of two classes: a knows the first, b the second; logits of ln 3 are probabilities of 3/4."""
+    strong, none = np.log(3.0), 0.0
+    coalitions = np.array(
+        [
+            [[np.nan, np.nan], [np.nan, np.nan]],
+            [[strong, none], [none, none]],
+            [[none, none], [none, strong]],
+            [[strong, none], [none, strong]],
+        ]
+    )
+    alone = {"a": coalitions[1], "b": coalitions[2]}
+    return Observations(np.array([0, 1]), coalitions[3], alone, dict(alone), coalitions, ["x", "y"])
+
+
+def test_numbers_of_a_game_worked_out_by_hand():
+    found = measure_contributions(by_hand())
+    # Class shares are 1/2; a alone takes sample 0 from 1/2 to 3/4, and b adds nothing to it.
+    assert found["modalities"]["a"] == {"mean": 0.125, "p10": 0.025, "p90": 0.225, "largest": 0.5}
+    assert found["classes"]["x"] == {"samples": 1, "baseline": 0.5, "prediction": 0.75, "a": 0.25, "b": 0.0}
+    assert found["classes"]["y"] == {"samples": 1, "baseline": 0.5, "prediction": 0.75, "a": 0.0, "b": 0.25}
+    first = found["per_sample"][0]
+    assert first["label"] == first["predicted"] == "x"
+    assert first["a"] + first["b"] == first["prediction"] - first["baseline"]
+
+
+def test_sentences_and_panels_follow_from_the_numbers():
+    section = explain_contributions({"run": by_hand()})
+    assert any("a +12.5 and b +12.5 points" in line for line in section.text)
+    assert any("2 of 2 classes are left to one modality" in line for line in section.text)
+    axes = section.pictures["contributions"].figure.axes[0]
+    points = {line.get_label(): line.get_xdata() for line in axes.lines if not line.get_label().startswith("_")}
+    np.testing.assert_allclose(points["a"], [12.5, 25, 0])
+    np.testing.assert_allclose(points["b"], [12.5, 0, 25])
+    assert "points of probability" in section.pictures["contributions"].figure.get_supxlabel()
+
+
+def test_several_labels_a_sample_count_the_mean_over_their_labels():
+    coalitions = np.zeros((4, 2, 3))
+    coalitions[0], coalitions[1, :, 0], coalitions[3, :, 0] = np.nan, np.log(3), np.log(3)
+    labels = np.array([[1, 1, 0], [0, 0, 0]])
+    alone = {"a": coalitions[1], "b": coalitions[2]}
+    observed = Observations(labels, coalitions[3], alone, dict(alone), coalitions, ["x", "y", "z"], multi_label=True)
+    found = measure_contributions(observed, prior=np.full(3, 0.5))
+    assert found["all"]["samples"] == 1  # the other has no label
+    assert found["per_sample"][0]["a"] == pytest.approx((0.25 + 0) / 2)
+    assert found["per_sample"][0]["label"] == ["x", "y"]
+    assert list(found["classes"]) == ["x", "y"]
+
+
+def test_a_data_set_is_observed_in_its_order_and_one_modality_is_refused():
+    towers = {name: THREE[name] for name in ("audio", "vit")}
+    model, samples = toy_model(towers), only(toy_data(7), towers)
+    observed = observe(model, samples, batch_of, batch_size=3)
+    assert model.training, "the mode it was in comes back"
+    batch = batch_of(samples)
+    output = model.eval()(**batch)
+    np.testing.assert_allclose(observed.logits, output.logits.detach(), atol=1e-5)
+    np.testing.assert_allclose(observed.features["vit"], output.features[1].detach(), atol=1e-5)
+    np.testing.assert_allclose(observed.coalitions[3], observed.logits, atol=1e-5)
+    assert observed.labels.tolist() == batch["labels"].tolist()
+    with pytest.raises(ValueError, match="holds no sample"):
+        observe(model, [], batch_of)
+    single = toy_model({"audio": THREE["audio"]})
+    alone = observe(single, only(samples, ["audio"]), batch_of)
+    with pytest.raises(ValueError, match="one modality"):
+        measure_contributions(alone)

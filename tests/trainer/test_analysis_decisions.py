@@ -1,0 +1,97 @@
+"""Agreement and calibration against hand computations."""
+
+import numpy as np
+import pytest
+
+from modeling_lfm.trainer.analysis import Observations, expected_calibration_error
+from modeling_lfm.trainer.analysis.decisions import (
+    explain_agreement,
+    explain_calibration,
+    measure_agreement,
+    measure_calibration,
+)
+
+
+def logits_for(decisions, classes=3, strength=2.0):
+    return strength * np.eye(classes)[decisions]
+
+
+def observations():
+    audio, image, fused = [0, 0, 1, 2], [0, 1, 1, 1], [0, 1, 1, 2]
+    alone = {"audio": logits_for(audio), "image": logits_for(image)}
+    return Observations(np.array([0, 1, 2, 2]), logits_for(fused), alone, dict(alone), None, ["x", "y", "z"])
+
+
+def test_agreement_is_the_share_of_equal_predictions():
+    found = measure_agreement(observations())
+    assert found["names"] == ["audio", "image", "fused", "label"]
+    expected = [[1, 0.5, 0.75, 0.5], [0.5, 1, 0.75, 0.5], [0.75, 0.75, 1, 0.75], [0.5, 0.5, 0.75, 1]]
+    assert found["matrix"] == expected
+
+
+def test_agreement_leaves_out_samples_that_lack_a_modality():
+    observed = observations()
+    for part in (observed.modality_logits, observed.features):
+        part["audio"] = part["audio"].copy()
+        part["audio"][0] = np.nan
+    matrix = measure_agreement(observed)["matrix"]
+    assert matrix[0] == pytest.approx([1, 1 / 3, 2 / 3, 1 / 3], abs=1e-6)
+    assert matrix[1][3] == 0.5
+
+
+def test_agreement_of_several_labels_is_that_of_single_ones():
+    fused = np.array([[1.0, -1.0], [1.0, 1.0]])
+    alone = {"a": np.array([[1.0, 1.0], [-1.0, 1.0]]), "b": fused}
+    observed = Observations(np.array([[1, 0], [0, 0]]), fused, alone, dict(alone), None, ["x", "y"], multi_label=True)
+    matrix = measure_agreement(observed)["matrix"]
+    assert matrix[0][2] == 0.5
+    assert matrix[2][3] == 0.5
+
+
+def test_calibration_error_by_hand():
+    # Bins of a half: (0, 0.5] holds 0.4 and 0.5, one of two right; (0.5, 1] holds 0.9 and 0.7, both right.
+    error, bins = expected_calibration_error([0.4, 0.9, 0.5, 0.7], [True, True, False, True], bins=2)
+    assert error == pytest.approx(0.5 * abs(0.5 - 0.45) + 0.5 * abs(1 - 0.8))
+    assert [row["samples"] for row in bins] == [2, 2]
+    assert bins[0]["confidence"] == pytest.approx(0.45)
+    assert bins[0]["accuracy"] == 0.5
+    assert (bins[1]["low"], bins[1]["high"]) == (0.5, 1.0)
+
+
+def test_sure_and_right_is_perfect_and_sure_and_wrong_is_the_worst():
+    assert expected_calibration_error([1.0, 1.0], [True, True])[0] == 0
+    assert expected_calibration_error([1.0, 1.0], [False, False])[0] == 1
+    assert expected_calibration_error([0.0], [False])[0] == 0
+
+
+def test_what_are_no_probabilities_is_refused():
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        expected_calibration_error([1.2], [True])
+    with pytest.raises(ValueError, match="same samples"):
+        expected_calibration_error([0.2, 0.3], [True])
+
+
+def test_calibration_of_each_prediction():
+    found = measure_calibration(observations())
+    assert list(found) == ["fused", "audio", "image"]
+    confidence = np.exp(2) / (np.exp(2) + 2)
+    assert found["fused"]["confidence"] == pytest.approx(confidence, abs=1e-6)
+    assert found["fused"]["accuracy"] == 0.75
+    assert found["fused"]["ece"] == pytest.approx(abs(confidence - 0.75), abs=1e-6)
+    assert found["audio"]["ece"] == pytest.approx(abs(confidence - 0.5), abs=1e-6)
+
+
+def test_figures_show_the_numbers_and_sentences_tell_them():
+    agreement = explain_agreement({"one": observations(), "two": observations()})
+    figure = agreement.pictures["agreement"].figure
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["one", "two"]
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array()[0], [100, 50, 75, 50])
+    assert "fused prediction is audio's in 75" in agreement.text[0]
+
+    calibration = explain_calibration({"one": observations()})
+    axes = calibration.pictures["calibration"].figure.axes[0]
+    lines = {line.get_label() for line in axes.lines}
+    assert {"fused", "audio", "image"} <= lines
+    confidence = 100 * np.exp(2) / (np.exp(2) + 2)
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[confidence, 75]], atol=1e-4)
+    assert "audio 28.7 (too sure)" in calibration.text[0]

@@ -1,0 +1,133 @@
+"""The modality gap against plain numpy, and the model before its training."""
+
+import copy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import set_seed
+
+from modeling_lfm import LfmConfig, LfmForMultimodalClassification
+from modeling_lfm.trainer.analysis import Observations, centroid_distances, explain_gap, initial_model
+from modeling_lfm.trainer.analysis.modality_gap import measure_gap, project
+from tests.modeling.towers import BERT, TOWERS
+from tests.trainer.toy import resnet
+
+
+def features(seed=0, size=30):
+    rng = np.random.default_rng(seed)
+    found = {name: rng.normal(loc=shift, size=(size, 6)) for name, shift in (("a", 0.5), ("b", -0.2), ("c", 0.0))}
+    found["b"][3] = np.nan  # absent
+    return found
+
+
+def observations(seed=0):
+    found = features(seed)
+    labels = np.arange(30) % 3
+    return Observations(labels, np.zeros((30, 3)), {n: np.zeros((30, 3)) for n in found}, found, None, ["x", "y", "z"])
+
+
+def test_distances_are_those_between_means_of_features_of_length_one():
+    found = features()
+    centres = {}
+    for name, rows in found.items():
+        kept = [row / np.sqrt((row**2).sum()) for row in rows if not np.isnan(row).any()]
+        centres[name] = sum(kept) / len(kept)
+    distances = centroid_distances(found)
+    assert list(distances) == ["a - b", "a - c", "b - c"]
+    for pair, distance in distances.items():
+        one, other = pair.split(" - ")
+        assert distance == pytest.approx(np.sqrt(((centres[one] - centres[other]) ** 2).sum()))
+
+
+def test_opposite_modalities_are_two_apart_and_equal_ones_not_at_all():
+    rows = np.tile([[3.0, 4.0]], (5, 1))
+    assert centroid_distances({"a": rows, "b": -2 * rows})["a - b"] == pytest.approx(2)
+    assert centroid_distances({"a": rows, "b": 7 * rows})["a - b"] == pytest.approx(0)
+
+
+def test_pca_is_that_of_the_singular_values():
+    points = np.random.default_rng(1).normal(size=(40, 5)) * [3, 2, 1, 0.5, 0.1]
+    xy, axes = project(points)
+    centred = points - points.mean(0)
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.abs(xy), np.abs(centred @ directions[:2].T), atol=1e-9)
+    share = sizes[0] ** 2 / (sizes**2).sum()
+    assert axes[0] == f"PC 1 ({100 * share:.0f} %)"
+
+
+def test_umap_when_it_is_installed_and_a_hint_when_it_is_not(monkeypatch):
+    with pytest.raises(ValueError, match=r"'tsne' is unknown; choose one of pca, umap"):
+        project(np.zeros((4, 3)), "tsne")
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ValueError, match="pip install umap-learn"):
+        project(np.zeros((4, 3)), "umap")
+
+
+def test_section_shows_each_state_with_its_gap_and_tells_how_it_changed():
+    states = {"before training": observations(0), "after": observations(1)}
+    section = explain_gap(states, before="before training")
+    means = {name: np.mean(list(centroid_distances(observed.features).values())) for name, observed in states.items()}
+    figure = section.pictures["modality_gap"].figure
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:2] == [f"{name}\ngap {mean:.2f}" for name, mean in means.items()]
+    assert f"from {means['before training']:.2f} to {means['after']:.2f}" in section.text[0]
+    points = section.numbers["after"]["points"]
+    assert [len(points[name]["xy"]) for name in ("a", "b", "c")] == [30, 29, 30]
+    drawn = figure.axes[1].collections[0].get_offsets()
+    np.testing.assert_allclose(drawn, points["a"]["xy"])
+    assert section.numbers["after"]["mean"] == pytest.approx(means["after"], abs=1e-4)
+
+
+def test_several_labels_have_no_row_of_classes():
+    observed = observations()
+    observed.labels, observed.multi_label = np.zeros((30, 3), int), True
+    assert len(explain_gap({"now": observed}).pictures["modality_gap"].figure.axes) == 1
+
+
+def test_a_modality_that_few_samples_have_and_many_long_names_fit_into_the_figure():
+    observed = observations()
+    observed.features["b"][1:] = np.nan
+    observed.class_names = [f"playing the {name} guitar" for name in "xyz"]
+    figure = explain_gap({"now": observed}).pictures["modality_gap"].figure
+    figure.draw_without_rendering()
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_one_modality_has_no_gap():
+    observed = observations()
+    observed.features = observed.modality_logits = {"a": observed.features["a"]}
+    with pytest.raises(ValueError, match="one modality"):
+        measure_gap(observed)
+
+
+def test_the_model_before_training_has_the_weights_that_the_seed_drew():
+    config = LfmConfig({"audio": resnet(1), "vit": TOWERS["vit"]}, hidden_size=8, num_labels=3)
+    set_seed(5)
+    first = LfmForMultimodalClassification.from_towers(copy.deepcopy(config))
+    torch.rand(3)
+    again, other = initial_model(config, 5), initial_model(config, 6)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    state = torch.random.get_rng_state()
+    initial_model(config, 5)
+    assert torch.equal(state, torch.random.get_rng_state()), "the program's random numbers are left alone"
+
+
+def test_pretrained_towers_are_fetched_again(tmp_path):
+    start = {"text": {"tower": "transformers", "config": BERT, "pooling": "mean"}}
+    source = LfmForMultimodalClassification(LfmConfig(start, hidden_size=8, num_labels=3)).lfm.towers["text"].encoder
+    source.save_pretrained(tmp_path / "bert")
+    towers = {"audio": resnet(1), "text": {**start["text"], "name": str(tmp_path / "bert"), "pretrained": True}}
+    trained = LfmForMultimodalClassification.from_towers(LfmConfig(towers, hidden_size=8, num_labels=3))
+    assert "name" not in trained.config.modalities["text"], "the run does not keep where it came from"
+    again = initial_model(trained.config, 1, {"text": str(tmp_path / "bert")})
+    weights = again.lfm.towers["text"].encoder.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in source.state_dict().items() if key in weights)
+    with pytest.raises(ValueError, match=r"tell which: pretrained\.text"):
+        initial_model(trained.config, 1, {"text": None})
+    with pytest.raises(ValueError, match=r"pretrained names \['words'\]"):
+        initial_model(trained.config, 1, {"words": "x"})

@@ -1,0 +1,171 @@
+"""Where a tower looks: Grad-CAM on convolutional towers, attention rollout on transformers."""
+
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from .attention import find_attention
+
+GRAD_CAM, ROLLOUT = "grad_cam", "rollout"
+SMALLEST = 4  # numbers on the shorter side of a feature map that is worth looking at
+
+
+def require_captum():
+    """Raise a `ValueError` where captum, the library of Grad-CAM, is not installed."""
+    try:
+        import captum.attr  # noqa: F401
+    except ImportError as error:
+        raise ValueError("Grad-CAM needs the package captum: pip install captum.") from error
+
+
+def find_layer(tower, layer=None, size=None):
+    """The layer whose feature map Grad-CAM weighs: the last convolutional stage of the tower's encoder.
+
+    Found through `feature_info` of timm's models, or `encoder.stages` of those of transformers. Where the input is so
+    small that of the last stages less than 4 x 4 numbers are left, it is the last stage that has more.
+
+    Args:
+        tower ([`Tower`])
+        layer (`str`, *optional*): the name of a module of `tower.encoder` in its place, such as `layer3`.
+        size (`tuple[int, int]`, *optional*): height and width of the input.
+
+    Returns:
+        its name (`str`) and `nn.Module`; None where the tower has no convolutional stage.
+
+    Raises:
+        ValueError: `layer` does not exist.
+    """
+    modules = dict(tower.encoder.named_modules())
+    if layer is not None:
+        if layer not in modules or not layer:
+            known = ", ".join(name for name, _ in tower.encoder.named_children())
+            raise ValueError(f"the tower has no layer {layer!r}; it has {known}, and what is in them.")
+        return layer, modules[layer]
+    stages = [(name, step) for name, step in _stages(tower.encoder, modules) if _is_convolutional(name, modules)]
+    if not stages:
+        return None
+    large = [name for name, step in stages if size is None or min(size) / step > SMALLEST - 1]
+    name = large[-1] if large else stages[0][0]
+    return name, modules[name]
+
+
+def _stages(encoder, modules):
+    """Name and reduction, pixels of the input a number of the map, of the stages of an encoder (`list` of pairs)."""
+    info = getattr(encoder, "feature_info", None)
+    if info:
+        entries = info.info if hasattr(info, "info") else info
+        pairs = [(entry.get("module", ""), entry.get("reduction", 1)) for entry in entries]
+        return [(name, step) for name, step in pairs if name and name in modules]
+    found = [name for name in modules if name.rpartition(".")[2] == "stages"]
+    children = list(modules[found[-1]].named_children()) if found else []
+    return [(f"{found[-1]}.{children[-1][0]}", 1)] if children else []
+
+
+def _is_convolutional(name, modules):
+    """Whether a stage has convolutions, or stands among them, as a lone activation of VGG does."""
+    parent = name.rpartition(".")[0]
+    within = [modules[name], *([modules[parent]] if parent else [])]
+    return any(isinstance(part, nn.Conv2d) for module in within for part in module.modules())
+
+
+def read_size(tower, values):
+    """Height and width of what the encoder of a tower reads, of its input (`torch.Tensor`)."""
+    if getattr(tower, "frontend", None) is None:
+        return tuple(values.shape[-2:])
+    with torch.no_grad():
+        return tuple(tower.frontend(values[:1]).shape[-2:])
+
+
+def choose_map(tower, layer=None):
+    """How to show where a tower looks.
+
+    Args:
+        tower ([`Tower`]), layer (`str`, *optional*): see [`find_layer`].
+
+    Returns:
+        `"grad_cam"`, `"rollout"`, or None where neither is defined.
+    """
+    if find_layer(tower, layer) is not None:
+        return GRAD_CAM
+    return ROLLOUT if find_attention(tower) is not None else None
+
+
+def select_logits(output, names, decision):
+    """The logits of `"fused"` or of a modality of an [`LfmOutput`]."""
+    return output.logits if decision == "fused" else output.modality_logits[names.index(decision)]
+
+
+def grad_cam(model, inputs, modality, decision="fused", classes=None, layer=None):
+    """Grad-CAM (Selvaraju et al., ICCV 2017) by captum: what in one modality speaks for a class.
+
+    ReLU(sum_c w_c A_c) of the feature maps A of the last convolutional stage, w_c the mean over space of the class
+    logit's gradient. In a fusion that adds up the modalities' logits, the fused and the modality's own decision for the
+    same class have the same map.
+
+    Args:
+        model ([`LfmForMultimodalClassification`]): in evaluation mode.
+        inputs (`dict`): those of its `forward` for B samples that have the modality, without labels.
+        modality (`str`): one of whose tower is convolutional.
+        decision (`str`): `"fused"`, or the modality whose own logits are explained.
+        classes (`torch.LongTensor` `(B,)`, *optional*): those that are explained; the decision's own if not given.
+        layer (`str`, *optional*): see [`find_layer`].
+
+    Returns:
+        `torch.FloatTensor` `(B, h, w)`, or `(B, T, h, w)` for frames, of the size of the feature map: not negative; all
+        zero where nothing speaks for the class. See [`enlarge`].
+
+    Raises:
+        ValueError: the tower has no feature map, or captum is not installed.
+    """
+    require_captum()
+    from captum.attr import LayerGradCam
+
+    names, key, tower = model.config.modality_names, f"{modality}_values", model.lfm.towers[modality]
+    size = read_size(tower, inputs[key]) if key in inputs else None
+    found = find_layer(tower, layer, size)
+    if found is None or size is None:
+        raise ValueError(f"the tower of {modality!r} has no convolutional stage, so there is no Grad-CAM of it.")
+    if classes is None:
+        with torch.no_grad():
+            classes = select_logits(model(**inputs), names, decision).argmax(-1)
+    frames = inputs[key].shape[1] if inputs[key].dim() == 5 else None
+
+    def answer(values):
+        return select_logits(model(**{**inputs, key: values}), names, decision)
+
+    values = inputs[key].detach().clone().requires_grad_()  # a frozen tower has a gradient through its input alone
+    with torch.enable_grad(), _out_of_place(tower):
+        maps = LayerGradCam(answer, found[1]).attribute(values, target=classes, relu_attributions=True)
+    channels_last = getattr(tower.encoder, "output_fmt", "NCHW") == "NHWC"
+    if channels_last or not isinstance(maps, torch.Tensor) or maps.dim() != 4:
+        raise ValueError(
+            f"layer {found[0]!r} of the tower of {modality!r} gives no feature map (B, C, h, w); choose another layer."
+        )
+    maps = maps.detach().float().squeeze(1)
+    return maps if frames is None else maps.unflatten(0, (-1, frames))
+
+
+@contextmanager
+def _out_of_place(module):
+    """A context in which no activation of a module works in place, which would spoil what captum keeps of it."""
+    parts = [part for part in module.modules() if getattr(part, "inplace", False)]
+    for part in parts:
+        part.inplace = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.inplace = True
+
+
+def enlarge(maps, size):
+    """Maps `(..., h, w)` to `size` (height and width) by bilinear interpolation, each sample's largest value 1.
+
+    The first dimension is that of the samples; maps that are zero stay so.
+    """
+    flat = maps.reshape(-1, 1, *maps.shape[-2:]).float()
+    large = nn.functional.interpolate(flat, size=tuple(size), mode="bilinear", align_corners=False)
+    large = large.reshape(*maps.shape[:-2], *size)
+    top = large.flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
+    return large / top.reshape(-1, *[1] * (large.dim() - 1))
