@@ -193,6 +193,8 @@ def _open_image(source, name):
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source) as image:
+                if image.format == "EPS":  # a program, which Pillow lets Ghostscript run
+                    raise ValueError("PostScript is not run")
                 image.load()
                 return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

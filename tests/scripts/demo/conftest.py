@@ -1,0 +1,161 @@
+"""Tiny models, files and a served page, which the tests of the page share."""
+
+import json
+import re
+import socket
+import struct
+import urllib.error
+import urllib.request
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
+from modeling_lfm.scripts import demo as demo_program
+from modeling_lfm.scripts import runs
+
+from ...data.media import image_bytes, tone, wav_bytes
+from ..browser import free_port
+
+RESNET = {
+    "tower": "timm",
+    "name": "resnet10t",
+    "in_chans": 1,
+    "model_args": {"channels": [8, 8, 16, 16], "stem_width": 8},
+}
+SOUND = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 64, "hop_length": 100, "duration": 0.5}
+PICTURE = {"type": "image", "size": [32, 32], "num_channels": 1}
+LABELS = ["calm", "<b>loud</b>", "sad & low"]
+
+
+def make_model(modalities, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    config = LfmConfig(modalities, hidden_size=16, **{"id2label": dict(enumerate(LABELS)), **kwargs})
+    return LfmForMultimodalClassification(config).eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def captum():
+    """Of all that is tested here."""
+    pytest.importorskip("captum", reason="captum is not installed")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Folder of a model of sound and picture."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_model({"audio": RESNET, "image": RESNET}).save_pretrained(folder)
+    LfmProcessor({"audio": SOUND, "image": PICTURE}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory):
+    """Files: a sound, a picture, a video, and others that are none."""
+    folder = tmp_path_factory.mktemp("media")
+    (folder / "a.wav").write_bytes(wav_bytes(tone(440)))
+    rng = np.random.default_rng(0)
+    picture = image_bytes(rng.integers(0, 255, (40, 50), dtype=np.uint8))
+    (folder / "b.png").write_bytes(picture)
+    head = struct.pack(">4sIIBBBBB", b"IHDR", 50_000, 50_000, 8, 0, 0, 0, 0)
+    claim = head + struct.pack(">I", zlib.crc32(head))
+    (folder / "bomb.png").write_bytes(picture[:12] + claim + picture[12 + len(claim) :])
+    (folder / "program.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    for name in ("garbage.wav", "garbage.png", "garbage.mp4"):
+        (folder / name).write_bytes(b"neither sound nor picture " * 40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def examples(media, tmp_path_factory):
+    """Folder of two examples: a picture, with a file that is none of the inputs, and a sound."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "first").mkdir()
+    (folder / "first" / "image.png").write_bytes((media / "b.png").read_bytes())
+    (folder / "first" / "notes.txt").write_text("no input")
+    (folder / "second").mkdir()
+    (folder / "second" / "audio.wav").write_bytes((media / "a.wav").read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reader(checkpoint):
+    from modeling_lfm.scripts.demo_answer import Reader
+
+    return Reader(*runs.load_run(checkpoint))
+
+
+def direct(reader, **inputs):
+    """Probabilities of the fused prediction (`dict` by class), past the page and the pipeline."""
+    with torch.no_grad():
+        return dict(
+            zip(LABELS, reader.model(**reader.processor(**inputs)).logits[0].double().softmax(-1).tolist(), strict=True)
+        )
+
+
+class Served:
+    """A page that is served: its address, and what plain HTTP gets from it."""
+
+    def __init__(self, address):
+        self.address = address
+
+    def get(self, path, host=None):
+        """Status, headers and content; the path is sent as it is written, and `host` as the server's name."""
+        place, port = self.address.removeprefix("http://").rstrip("/").split(":")
+        with socket.create_connection((place, int(port)), timeout=20) as connection:
+            connection.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: {host or place}:{port}\r\nConnection: close\r\n\r\n".encode()
+            )
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return int(head.split()[1]), head.decode(), body
+
+    def post(self, path, data, content_type="application/json"):
+        """Status and content (`bytes`)."""
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": content_type})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def function(self, name):
+        """The number by which the page's own scripts call a function."""
+        found = json.loads(self.get("/config")[2])["dependencies"]
+        return next(entry["id"] for entry in found if entry["api_name"] == name)
+
+    def upload(self, name, content):
+        """Status, and the path under which the server keeps a file."""
+        edge = "lfm-edge"
+        head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+        data = head + content + f"\r\n--{edge}--\r\n".encode()
+        status, body = self.post("gradio_api/upload", data, f"multipart/form-data; boundary={edge}")
+        return status, json.loads(body)[0] if status == 200 else body.decode()
+
+    def predict(self, *values):
+        """What the page answers to files and texts: its events (`str`)."""
+        data = [{"path": str(value), "meta": {"_type": "gradio.FileData"}} if value else None for value in values]
+        status, body = self.post("gradio_api/call/predict", json.dumps({"data": data}).encode())
+        assert status == 200, body
+        return self.get(f"/gradio_api/call/predict/{json.loads(body)['event_id']}")[2].decode()
+
+    def numbers(self, *values):
+        """The JSON of an answer (`dict`)."""
+        events = self.predict(*values)
+        return json.loads(re.search(r"event: complete\s+data: (.*)", events)[1])[1]
+
+
+@pytest.fixture(scope="session")
+def served(checkpoint, tmp_path_factory):
+    """A [`Served`] page of the model, with uploads of 0.1 MB at most."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        args = demo_program.DemoArguments(str(checkpoint), port=free_port(), max_upload=0.1)
+        page = demo_program.make_page(args)
+        from modeling_lfm.scripts.demo_page import launch
+
+        yield Served(launch(page, args.host, args.port, args.max_upload))
+        page.close(verbose=False)
