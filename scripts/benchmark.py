@@ -21,12 +21,13 @@ Measure the speed, and print one table: goal, measured, verdict.
 usage: python scripts/benchmark.py [--suite cpu|gpu] [--json FILE] [--markdown FILE] [--setting value ...]
        python -m modeling_lfm.scripts.benchmark [--setting value ...]
 
-Numbers are ratios within one run: what is compared takes turns, after a warm-up. The table has the median of the
-repeats, their quartiles in brackets, and beside the speed whether the result was right. Use an idle machine.
+Numbers are ratios within one run: what is compared takes turns, after a warm-up. The table has medians of the repeats
+with their quartiles in brackets, and beside the speed whether the result was right. Use an idle machine.
 
 examples:
   python scripts/benchmark.py --json measured.json --markdown model_cards/benchmarks.md
   python scripts/benchmark.py --only alpha growth
+  python scripts/benchmark.py --only methods --json measured.json      anew; the rest of the file stays
   python scripts/benchmark.py --suite gpu
 
 measurements:
@@ -57,8 +58,14 @@ class BenchmarkArguments:
         default="wall",
         metadata={"help": "wall, or cpu: time of this process on all cores, which suffers less from other programs."},
     )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Files of AV-MNIST, to time a whole training on them; the built-in data else."}
+    )
     threads: int = field(default=0, metadata={"help": "Cores on which torch computes; 0: all."})
-    json: str | None = field(default=None, metadata={"help": "JSON file to write: rows, details, machine."})
+    json: str | None = field(
+        default=None,
+        metadata={"help": "JSON file to write: rows, details, machine. With --only its other measurements stay."},
+    )
     markdown: str | None = field(
         default=None,
         metadata={"help": "Markdown file to write, plots beside it; the other suite's part of the file stays."},
@@ -147,16 +154,20 @@ def run_suite(args):
     """
     import torch
 
+    from modeling_lfm.data import check_benchmark
+
     entries = choose(args.suite, args.only)
     if args.clock not in CLOCKS:
         raise ValueError(f"clock={args.clock!r} is unknown; choose {' or '.join(CLOCKS)}.")
+    if args.data_dir is not None:
+        check_benchmark("av_mnist", args.data_dir)
     if args.suite == "gpu" and not torch.cuda.is_available():
         raise ValueError("suite=gpu needs a CUDA device, and torch sees none.")
     start, lines, errors, details, plots = time.perf_counter(), [], [], {}, {}
     machine = describe_machine(args.suite, use_threads(args.threads))
     for entry in entries:
         say(f"\n{entry.title}\n")
-        begun, bench = time.perf_counter(), Bench(args.suite, args.quick, args.clock)
+        begun, bench = time.perf_counter(), Bench(args.suite, args.quick, args.clock, args.data_dir)
         found, error = measure(entry, bench)
         lines, errors = lines + found, errors + ([error] if error else [])
         details[entry.name] = {**bench.details, "seconds": round(time.perf_counter() - begun, 1)}
@@ -174,12 +185,27 @@ def run_suite(args):
     return report, plots, errors
 
 
+def merge_reports(old, new, measured):
+    """A report (`dict`): `new` for what was `measured` (`list[str]`), and `old` for the other measurements."""
+    kept = [line for line in old["lines"] if line["measurement"] not in measured]
+    again = sum(old["details"].get(name, {}).get("seconds", 0) for name in measured)
+    return {
+        **new,
+        "command": "\n".join(dict.fromkeys([*old["command"].split("\n"), new["command"]])),
+        "seconds": round(old["seconds"] - again + new["seconds"], 1),
+        "lines": kept + new["lines"],
+        "details": {**old["details"], **new["details"]},
+        "pictures": [found for found in old["pictures"] if found[0] not in measured] + new["pictures"],
+    }
+
+
 def _words(args):
     """The words of the command line that give what was measured."""
     words = [] if args.suite == "cpu" else ["--suite", args.suite]
     words += ["--only", *args.only] if args.only else []
     words += ["--quick"] if args.quick else []
     words += ["--clock", args.clock] if args.clock != "wall" else []
+    words += ["--data_dir", Path(args.data_dir).name] if args.data_dir is not None else []
     return words + (["--threads", str(args.threads)] if args.threads else [])
 
 
@@ -209,13 +235,8 @@ def read_processor():
         return platform.processor() or platform.machine()
 
 
-def format_report(report, pictures=()):
-    """The result as Markdown (`str`).
-
-    Args:
-        report (`dict`): see [`run_suite`].
-        pictures: (measurement, title, file name) of each.
-    """
+def format_report(report):
+    """The result (`dict`, see [`run_suite`] and [`save_plots`]) as Markdown (`str`)."""
     goals = [line for line in report["lines"] if line["goal"]]
     met = sum(line["verdict"] == "met" for line in goals)
     machine = ", ".join(f"{key}: {value}" for key, value in report["machine"].items())
@@ -228,22 +249,49 @@ def format_report(report, pictures=()):
         lines = [line for line in report["lines"] if line["measurement"] == entry.name]
         if lines:
             parts += [f"### {entry.title}", format_table(lines)]
-            parts += [f"![{title}]({file})" for owner, title, file in pictures if owner == entry.name]
+            parts += [f"![{title}]({file})" for owner, title, file in report["pictures"] if owner == entry.name]
     return "\n\n".join(parts)
 
 
-def write_markdown(path, report, plots):
-    """Write the part of `path` that belongs to the report's suite, and its plots as PNGs beside it."""
+def save_plots(path, suite, plots):
+    """Write the plots of a suite as PNGs beside the Markdown file `path`.
+
+    Returns:
+        `list` of (measurement, title, file name).
+    """
     path, pictures = Path(path), []
     path.parent.mkdir(parents=True, exist_ok=True)
     for owner, figures in plots.items():
         for number, (title, figure) in enumerate(figures.items()):
-            name = f"{path.stem}_{report['suite']}_{owner}" + (f"_{number}" if number else "") + ".png"
+            name = f"{path.stem}_{suite}_{owner}" + (f"_{number}" if number else "") + ".png"
             figure.savefig(path.with_name(name), format="png")
             pictures.append((owner, title, name))
-    parts = read_parts(path) | {report["suite"]: format_report(report, pictures)}
+    return pictures
+
+
+def write_markdown(path, report):
+    """Write the part of `path` (`str`) that belongs to the report's suite; the other suite's stays."""
+    parts = read_parts(Path(path)) | {report["suite"]: format_report(report)}
     texts = [f"{MARK.format(suite)}\n{parts[suite]}" for suite in SUITES if suite in parts]
-    path.write_text("\n\n".join([HEADING, *texts]) + "\n", encoding="utf-8")
+    Path(path).write_text("\n\n".join([HEADING, *texts]) + "\n", encoding="utf-8")
+
+
+def read_report(path, suite):
+    """The report (`dict`) in the JSON file `path`, or None if there is no file.
+
+    Raises:
+        ValueError: it is no report, or that of another suite.
+    """
+    if path is None or not Path(path).is_file():
+        return None
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = report["suite"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no report of this program; remove it or name another file.") from error
+    if found != suite:
+        raise ValueError(f"{path} holds the suite {found}; name another file for the suite {suite}.")
+    return report
 
 
 def read_parts(path):
@@ -259,12 +307,16 @@ def main(argv=None):
         known = "\n".join(f"  {e.name:<12}{e.title} ({', '.join(e.suites)})" for e in MEASUREMENTS)
         arguments.show_help(HELP.format(measurements=known, settings=arguments.describe(BenchmarkArguments)))
     (args,) = arguments.build(arguments.read_settings(argv), BenchmarkArguments)
+    earlier = read_report(args.json, args.suite) if args.only else None
     report, plots, errors = run_suite(args)
+    report["pictures"] = [] if args.markdown is None else save_plots(args.markdown, args.suite, plots)
+    if earlier is not None:
+        report = merge_reports(earlier, report, args.only)
     if args.json is not None:
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if args.markdown is not None:
-        write_markdown(args.markdown, report, plots)
+        write_markdown(args.markdown, report)
     goals = [line for line in report["lines"] if line["goal"]]
     say(f"\n{sum(line['verdict'] == 'met' for line in goals)} of {len(goals)} goals met, {report['seconds']:.0f} s")
     if errors:

@@ -1,23 +1,27 @@
-"""The input pipeline: clips a second in each stage, from raw files and prepared, and how long training waits."""
+"""The input pipeline: clips and pictures a second in each stage, from raw files and prepared, and how long training
+waits."""
 
 import tempfile
 import time
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.data import AugmentedDataset, LfmDataCollator, load_benchmark, prepare_dataset
 from modeling_lfm.frontend_lfm import LogSpectrogram
-from modeling_lfm.media_lfm import fit_length, image_pixels, log_spectrogram, read_waveform
+from modeling_lfm.media_lfm import fit_length, image_pixels, log_spectrogram, read_image, read_waveform
+from modeling_lfm.scripts import benchmark_models as models
 from modeling_lfm.scripts.arguments import read_config
 from modeling_lfm.scripts.benchmark_prepare import make_clips
 from modeling_lfm.scripts.benchmark_suite import Row, Spread
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-from modeling_lfm.trainer.callbacks import LfmPrinterCallback
+from modeling_lfm.trainer.log_lines import LfmPrinterCallback
 from modeling_lfm.video_lfm import evenly_spaced, read_frames
 
 RATE = 16000
@@ -30,14 +34,16 @@ def measure(bench):
     processor = LfmProcessor(config["processor"])
     with tempfile.TemporaryDirectory() as scratch:
         folder, count = Path(scratch), 10 if bench.quick else 60
-        make_clips(folder / "clips", count, (72, 96) if bench.quick else (360, 480))
+        size = (72, 96) if bench.quick else (360, 480)
+        make_clips(folder / "clips", count, size)
         yield from measure_stages(bench, folder / "clips")
+        yield from measure_pictures(bench, folder / "pictures", size)
         raw = load_benchmark("crema_d", folder / "clips", "train", validation=0, cache_dir=str(folder / "cache"))
         start = time.perf_counter()
         prepared = prepare_dataset(raw, processor)
         whole = len(raw) / (time.perf_counter() - start)
         yield Row("preparing, all stages and writing, one process", whole, unit="clips/s", note="480 x 360, 3 s")
-        yield from measure_reading(bench, prepared, processor)
+        yield from measure_reading(bench, raw, prepared, processor)
         yield from measure_waiting(bench, prepared, processor, config)
 
 
@@ -73,19 +79,69 @@ def choose_ten(count):
     return evenly_spaced(count, 10)
 
 
-def measure_reading(bench, dataset, processor):
-    """Rows of a DataLoader on prepared data, with random frames and crops, by number of workers."""
+def measure_pictures(bench, folder, size):
+    """Rows of decoding and resizing photographs (JPEG), one core."""
+    count = 2 if bench.quick else 60
+    folder.mkdir()
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    for number in range(count):
+        waves = [128 + 80 * np.sin((columns + number * rows) / 25 + shift) for shift in range(3)]
+        noise = np.random.default_rng(number).normal(0, 8, (*size, 3))
+        pixels = (np.stack(waves, -1) + noise).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.jpg", quality=90)
+    files = sorted(folder.glob("*.jpg"))
+    pictures = [read_image(file) for file in files]
+    functions = {
+        "picture: decode a JPEG": lambda: [read_image(file) for file in files],
+        "picture: resize it to 224 x 224": lambda: [image_pixels(picture, (224, 224), 3) for picture in pictures],
+    }
+    times = bench.alternate(functions, 1 if bench.quick else 5)
+    for name in functions:
+        yield Spread.of(count / seconds for seconds in times.seconds[name]).row(name, unit="pictures/s")
+
+
+class RawDataset(Dataset):
+    """Samples as [`prepare_dataset`] gives them, made from raw media whenever they are asked for."""
+
+    def __init__(self, raw, processor):
+        self.raw, self.processor = raw, processor
+
+    def __len__(self):
+        return len(self.raw)
+
+    def __getitem__(self, index):
+        sample = self.raw[index]
+        arrays = {name: self.processor.encode(name, sample[name]) for name in self.processor.modalities}
+        return {**{f"{name}_values": torch.as_tensor(v) for name, v in arrays.items()}, "labels": sample["label"]}
+
+
+def measure_reading(bench, raw, prepared, processor):
+    """Rows of a DataLoader on raw and on prepared data, with random frames and crops, by number of workers."""
+    few = range(2 if bench.quick else 32)  # it takes as long as preparing
+    sources = {"raw files": RawDataset(raw.select(few), processor), "prepared data": prepared}
+    same, speeds = read_the_same(sources["raw files"], prepared, processor), {}
     for workers in (0, 1) if bench.quick else (0, 1, 2):
-        loader = DataLoader(
-            AugmentedDataset(dataset, processor),
-            batch_size=16,
-            collate_fn=LfmDataCollator(processor),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
-        times = bench.alternate({"epoch": lambda loader=loader: sum(1 for _ in loader)}, 1 if bench.quick else 5)
-        speed = Spread.of(len(dataset) / seconds for seconds in times.seconds["epoch"])
-        yield speed.row(f"reading prepared data, {workers} workers", unit="clips/s")
+        for name, dataset in sources.items():
+            loader = DataLoader(
+                AugmentedDataset(dataset, processor),
+                batch_size=8,
+                collate_fn=LfmDataCollator(processor),
+                num_workers=workers,
+                persistent_workers=workers > 0,
+            )
+            rounds = 1 if bench.quick else 2 if dataset is not prepared else 5
+            times = bench.alternate({name: lambda loader=loader: sum(1 for _ in loader)}, rounds)
+            speeds[name] = Spread.of(len(dataset) / seconds for seconds in times.seconds[name])
+            note = "" if dataset is not prepared else f"{speeds[name].median / speeds['raw files'].median:.0f} x raw"
+            what = f"reading {name}, {workers} workers"
+            yield speeds[name].row(what, unit="clips/s", correct=same, check="the same batch", note=note)
+
+
+def read_the_same(one, other, processor):
+    """Whether two data sets give the same first samples (`bool`), random frames and crops included."""
+    collate = LfmDataCollator(processor)
+    first, second = (collate([AugmentedDataset(dataset, processor)[i] for i in (0, 1)]) for dataset in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 class WaitingTime(TrainerCallback):
@@ -110,9 +166,9 @@ class WaitingTime(TrainerCallback):
 
 def measure_waiting(bench, dataset, processor, config):
     """The row of how long training with real towers waits."""
-    tower = "resnet10t" if bench.quick else "resnet18"
-    modalities = {"audio": {"tower": "timm", "name": tower, "in_chans": 1}, "video": {"tower": "timm", "name": tower}}
-    batch_size = 4 if bench.quick else 8 if bench.suite == "cpu" else 64
+    sizes = {"model_args": models.TINY_ARGS} if bench.quick else {}
+    modalities = {"audio": models.resnet(1, **sizes), "video": models.resnet(3, **sizes)}
+    batch_size = 2 if bench.quick else 8 if bench.suite == "cpu" else 64
     names = dataset.features["labels"].names
     with tempfile.TemporaryDirectory() as folder:
         watch = WaitingTime()
@@ -135,6 +191,6 @@ def measure_waiting(bench, dataset, processor, config):
         trainer.pop_callback(LfmPrinterCallback)
         trainer.train()
     share = 100 * watch.waited / (watch.waited + watch.stepped)
-    note = f"{tower} + {tower}, batch {batch_size}, {trainer.args.dataloader_num_workers} workers"
+    note = f"ResNet18 + ResNet18, batch {batch_size}, {trainer.args.dataloader_num_workers} workers"
     bench.details["waiting"] = {"waited": watch.waited, "stepped": watch.stepped}
     yield Row("share of training that waits for prepared data", share, goal="waiting for data", note=note)

@@ -4,124 +4,127 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import distributed as dist
+from transformers import TrainerCallback
 
-from modeling_lfm.scripts.benchmark_suite import Row, Spread
+from modeling_lfm.scripts import benchmark_models as models
+from modeling_lfm.scripts.benchmark_suite import Bench, Row, Spread
 
 # InfoNCE gathers features; the other loss does not, and computes about the same.
 LOSSES = ("js", "infonce")
+CALLS = "collective calls of InfoNCE's loss in a step"
 
 
 def measure(bench):
     """See `benchmark_suite`."""
-    found = {number: launch(bench, number) for number in (1, 2)}
-    bench.details["samples_per_second"] = found
+    if bench.suite == "gpu" and torch.cuda.device_count() < 2:
+        yield Row(CALLS, None, goal=CALLS, note="needs two GPUs")
+        return
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        one, two = train(bench, folder), launch(bench, folder)
+    bench.details["samples_per_second"] = {"1": one, "2": two["speeds"]}
     for loss in LOSSES:
-        pairs = zip(found[2][loss], found[1][loss], strict=True)
-        row = Spread.of(100 * two / (2 * one) for two, one in pairs)
+        pairs = zip(two["speeds"][loss], one[loss], strict=True)
+        row = Spread.of(100 * both / (2 * alone) for both, alone in pairs)
         yield row.row(
             f"two processes, one core each, over twice one process: L_MM {loss}",
             unit="%",
             note="DistributedDataParallel, batch 32 a process" if loss == "js" else "negatives of both processes",
         )
-    yield Row("collective calls of InfoNCE a step, forward", found[2]["gathers"], unit="(calls)", note=found[2]["note"])
+    sizes = two["gathered"]
+    yield Row(CALLS, float(len(sizes)), goal=CALLS, note=f"of {', '.join(map(str, sizes))} numbers")
 
 
-def launch(bench, number):
-    """What the program below prints in so many processes (`dict`)."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process=1"]
-        if bench.suite == "cpu":
-            # With --cpu accelerate would start one process; so it starts all, and the run itself stays on the CPU.
-            command += ["--multi_gpu", "--main_process_port=0"] if number > 1 else ["--cpu"]
-        elif number > 1:
-            command += ["--multi_gpu", "--main_process_port=0"]
-        command += [f"--num_processes={number}", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-        command += ["-m", "modeling_lfm.scripts.benchmark_processes", folder, bench.suite, str(int(bench.quick))]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-        return json.loads((Path(folder) / "found.json").read_text())
+@contextmanager
+def one_thread():
+    """This process computes on one core inside, as each of two does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def launch(bench, folder):
+    """What `work` writes in two processes (`dict`)."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process=1"]
+    # With --cpu accelerate would start one process; so it starts all, and the run itself stays on the CPU.
+    command += ["--multi_gpu", "--main_process_port=0", "--num_processes=2", "--num_machines=1"]
+    command += ["--mixed_precision=no", "--dynamo_backend=no"]
+    command += ["-m", "modeling_lfm.scripts.benchmark_processes", folder, bench.suite, str(int(bench.quick))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(Path(folder, "found.json").read_text())
 
 
 def work(folder, suite, quick):
-    """In each process: samples a second of training by loss, several repeats; written by the first."""
-    from transformers import TrainerCallback
+    """In each of the processes: train, and count the calls; the first writes what was found."""
+    bench = Bench(suite, quick)
+    trainers = []
+    found = {"speeds": train(bench, folder, trainers), "gathered": count_gathers(trainers[-1])}
+    if trainers[-1].args.process_index == 0:
+        Path(folder, "found.json").write_text(json.dumps(found))
 
-    from modeling_lfm import LfmConfig, LfmForMultimodalClassification
-    from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-    from modeling_lfm.trainer.callbacks import LfmPrinterCallback
 
-    steps, batch = (2, 4) if quick else (12, 32)
-    tower = {"tower": "timm", "name": "resnet18", "in_chans": 1, "model_args": {"channels": [16, 32, 64, 128]}}
-    generator = torch.Generator().manual_seed(0)
-    data = [
-        {
-            "a_values": torch.randn(1, 64, 64, generator=generator),
-            "b_values": torch.randn(1, 64, 64, generator=generator),
-            "labels": torch.tensor(i % 10),
-        }
-        for i in range(batch * 4)
-    ]
+class Stopwatch(TrainerCallback):
+    """Seconds of the steps after the first `skip`, by the clock on the wall: the cores of several processes count."""
 
-    class Stopwatch(TrainerCallback):
-        """Seconds of the steps after the second."""
+    def __init__(self, bench, skip):
+        self.bench, self.skip = Bench(bench.suite), skip
 
-        def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 2:
-                self.start = time.perf_counter()
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.skip:
+            self.start = self.bench.now()
 
-        def on_step_end(self, args, state, control, **kwargs):
-            self.seconds = time.perf_counter() - self.start if state.global_step > 2 else None
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds = self.bench.now() - self.start
 
+
+def train(bench, folder, trainers=None):
+    """Samples a second, of all processes together, by loss (`dict` of `list[float]`), several repeats.
+
+    Args:
+        trainers (`list`, *optional*): gets the trainers.
+    """
+    steps, batch, skip = (1, 4, 1) if bench.quick else (12, 32, 2)
+    tower = models.resnet(1, model_args={"channels": [16, 32, 64, 128]})
+    samples = models.make_samples({"a": (1, 64, 64), "b": (1, 64, 64)}, 4 * batch)
     found = {loss: [] for loss in LOSSES}
-    for _ in range(1 if quick else 3):
+    for _ in range(1 if bench.quick else 3):
         for loss in LOSSES:
-            torch.manual_seed(0)
-            watch = Stopwatch()
-            trainer = LfmTrainer(
-                model=LfmForMultimodalClassification(
-                    LfmConfig({"a": tower, "b": tower}, hidden_size=128, num_labels=10)
-                ),
-                args=LfmTrainingArguments(
-                    folder,
-                    method={"name": "lfm", "alpha": "constant", "alpha_value": 0.5, "matching_loss": loss},
-                    max_steps=steps + 2,
-                    per_device_train_batch_size=batch,
-                    logging_strategy="no",
-                    save_strategy="no",
-                    disable_tqdm=True,
-                    use_cpu=suite == "cpu",
-                ),
-                train_dataset=data,
-                callbacks=[watch],
+            watch = Stopwatch(bench, skip)
+            trainer = models.make_trainer(
+                bench,
+                folder,
+                models.make_model({"a": tower, "b": tower}, "lfm", hidden_size=128),
+                samples,
+                {"name": "lfm", "alpha": "constant", "alpha_value": 0.5, "matching_loss": loss},
+                batch,
+                max_steps=steps + skip,
+                logging_strategy="no",
             )
-            trainer.pop_callback(LfmPrinterCallback)
+            trainer.add_callback(watch)
             trainer.train()
             found[loss].append(steps * batch * trainer.args.world_size / watch.seconds)
-    found |= count_gathers(trainer)
-    if trainer.args.process_index == 0:
-        (Path(folder) / "found.json").write_text(json.dumps(found))
+            if trainers is not None:
+                trainers.append(trainer)
+    return found
 
 
 def count_gathers(trainer):
-    """How many collective calls the forward pass of InfoNCE makes, and with how many numbers (`dict`)."""
-    from torch import distributed as dist
-
-    from modeling_lfm.trainer.objectives import info_nce
-
-    if trainer.args.world_size == 1:
-        return {"gathers": 0, "note": ""}
+    """How many numbers each collective call sends (`list[int]`) that the loss of a step makes."""
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     calls, gather = [], dist.all_gather
     dist.all_gather = lambda parts, tensor, **kwargs: (calls.append(tensor.numel()), gather(parts, tensor, **kwargs))
     try:
-        info_nce([torch.randn(32, 128), torch.randn(32, 128)], gather=True)
+        trainer.compute_loss(trainer.model, batch)
     finally:
         dist.all_gather = gather
-    return {"gathers": len(calls), "note": f"of {', '.join(map(str, calls))} numbers"}
+    return calls
 
 
 if __name__ == "__main__":

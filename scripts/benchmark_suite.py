@@ -8,7 +8,7 @@ A measurement is one module beside this one and one entry of `MEASUREMENTS`. The
 
 and is imported only when it runs, so it may import torch and everything else at its top. It yields one `Row` for each
 of the entry's goals at least, and as many without a goal as are worth naming. `bench.quick` asks for the smallest sizes
-that exercise every line (tests); `bench.suite` is "cpu" or "gpu", and `bench.device` the torch device for it. Times are
+that exercise every line (tests); `bench.suite` is "cpu" or "gpu", `bench.device` the torch device for it. Times are
 taken by `bench.alternate`, which interleaves what is compared; memory and start-up in processes of their own. What is
 no row goes to `bench.details` (JSON-able) and `bench.plots[title]` (a matplotlib figure, written beside the Markdown).
 """
@@ -32,7 +32,7 @@ class Goal:
         name: by which rows refer to it, unique in its measurement; also what the table shows if nothing was measured.
         way: one of `WAYS`.
         value: in `unit`.
-        unit: "x" (a ratio), "%" or "s"; of the rows that refer to it, too.
+        unit: "x" (a ratio), "exponent", "%", "s" or "calls"; of the rows that refer to it, too.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Row:
         measured: the median of the repeats, in the unit of its goal or `unit`; None where it could not be measured.
         goal: name of one of the measurement's goals; None where a number is only named.
         low, high: spread of the repeats, their quartiles.
-        unit: where there is no goal: "x", "%", "s", or any word, such as "MB".
+        unit: where there is no goal: one of those of a goal, or any word, such as "MB".
         correct: whether what was timed also computed the right result; None where there is nothing to compare.
         check: what was compared for that, such as "weights equal to the bit".
         note: a remark, such as the sizes.
@@ -103,6 +103,54 @@ class Measurement:
 
 MEASUREMENTS = (
     Measurement(
+        "overhead",
+        "LfmTrainer against a bare PyTorch loop",
+        "benchmark_overhead",
+        (
+            Goal("bare loop, ResNet18 + ResNet18", "at least", 0.97),
+            Goal("bare loop, ResNet18 + BERT", "at least", 0.97),
+            Goal("bare loop, demo model", "at least", 0.85),
+            Goal("released step, anomaly detection off", "at least", 1.0),
+        ),
+    ),
+    Measurement(
+        "alpha",
+        "The learned alpha",
+        "benchmark_alpha",
+        (
+            Goal("share of an epoch of 100 steps, ResNet18, batch 256", "at most", 2.0, "%"),
+            Goal("share of an epoch of 100 steps, demo model, batch 64", "at most", 2.0, "%"),
+            Goal("peak memory over that of a training step", "at most", 1.5),
+        ),
+    ),
+    Measurement(
+        "methods",
+        "Methods: a step over that of concat",
+        "benchmark_methods",
+        (Goal("most above the passes of its formula", "at most", 10.0, "%"),),
+    ),
+    Measurement(
+        "growth",
+        "Growth of an update of alpha",
+        "benchmark_growth",
+        (
+            Goal("exponent in the number of parameters", "at most", 1.1, "exponent"),
+            Goal("exponent in the number of parameters, all of them", "at most", 1.1, "exponent"),
+            Goal("exponent in the size of the data set", "at most", 0.1, "exponent"),
+        ),
+    ),
+    Measurement("throughput", "Samples a second of training", "benchmark_throughput"),
+    Measurement(
+        "memory",
+        "Memory",
+        "benchmark_memory",
+        (
+            Goal("peak of preparing, 16 times the data over once", "at most", 1.1),
+            Goal("peak of training, 16 times the data over once", "at most", 1.1),
+        ),
+        ("cpu",),
+    ),
+    Measurement(
         "startup",
         "Start-up",
         "benchmark_startup",
@@ -118,17 +166,23 @@ MEASUREMENTS = (
         "benchmark_input",
         (Goal("waiting for data", "at most", 3, "%"),),
     ),
-    Measurement("processes", "Several processes", "benchmark_processes"),
+    Measurement(
+        "processes",
+        "Several processes",
+        "benchmark_processes",
+        (Goal("collective calls of InfoNCE's loss in a step", "at most", 1, "calls"),),
+    ),
 )
 
 
 @dataclass
 class Bench:
-    """What a measurement is given, and where it leaves what is no row."""
+    """What a measurement is given (`data_dir`: the files of AV-MNIST, or None), and where it leaves what is no row."""
 
     suite: str = "cpu"
     quick: bool = False
     clock: str = "wall"
+    data_dir: str | None = None
     details: dict = field(default_factory=dict)
     plots: dict = field(default_factory=dict)
 
@@ -235,7 +289,7 @@ def show(value, unit):
         return "-"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     text = f"{value:.{digits}f}"
-    return text if unit == "x" or unit.startswith("(") else f"{text} {unit}"
+    return text if unit in ("x", "exponent") else f"{text} {unit}"
 
 
 def use_threads(number):

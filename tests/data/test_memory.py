@@ -1,8 +1,5 @@
 """Memory does not grow with the data set, neither in preparing nor in training."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -11,23 +8,24 @@ import pytest
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import prepare_dataset
+from modeling_lfm.scripts import benchmark_memory
+from modeling_lfm.scripts.benchmark_suite import Bench
 
 from .media import image_bytes
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads /proc, which Linux has")
-def test_peaks_are_the_same_for_sixteen_times_as_much_data(tmp_path):
-    """384 pictures have 78 MB as files and 29 MB as pixels; 24 of them a sixteenth."""
-    command = [sys.executable, "-m", "tests.data.memory_run", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    peaks = json.loads(done.stdout.strip().split("\n")[-1])
-    for phase in ("preparing", "training"):
-        small, middle, large = (peaks[count][phase] for count in ("24", "96", "384"))
+def test_peaks_are_the_same_for_sixteen_times_as_much_data():
+    """256 pictures have 52 MB as files and 20 MB as pixels; 16 of them a sixteenth."""
+    bench = Bench()
+    rows = list(benchmark_memory.measure(bench))
+    peaks = bench.details["megabytes"]
+    for row, phase in zip(rows, ("preparing", "training"), strict=True):
+        small, middle, large = (peaks[count][phase] for count in ("16", "64", "256"))
         assert large - small < 12, (phase, peaks)
         assert middle - small < 12, (phase, peaks)
+        assert row.measured == large / small
+        assert phase in row.goal
 
 
 def test_what_lies_in_memory_is_prepared_into_a_file_and_found_again(tmp_path, monkeypatch):
