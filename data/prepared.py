@@ -1,6 +1,5 @@
 """The folder that `prepare_data.py` writes: what was prepared how, and reading it back for training."""
 
-import errno
 import hashlib
 import json
 import os
@@ -10,6 +9,7 @@ from pathlib import Path
 import datasets
 
 from .preparation import FORMAT, identify, read_prepared
+from .shards import plan_shards, unwritable
 
 MANIFEST = "preparation.json"
 PROCESSOR = "processor"  # folder, as `LfmProcessor.save_pretrained` writes it
@@ -89,16 +89,6 @@ def digest_manifest(manifest):
 def write_manifest(folder, manifest):
     """Write a manifest (`dict`) into a folder (`Path`), whole or not at all."""
     write_whole(Path(folder) / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-
-
-def unwritable(path, error):
-    """An `OSError` that tells how to mend that a file or folder (`Path`) could not be written."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
-    return OSError(
-        f"{path} cannot be written ({reason}); {hint} and run the same command again: shards that are finished are "
-        "kept."
-    )
 
 
 def write_whole(path, text):
@@ -184,8 +174,6 @@ def find_shards(folder, manifest, splits):
     Raises:
         FileNotFoundError: some are missing.
     """
-    from .shards import plan_shards
-
     shards = [s for s in plan_shards(manifest["samples"], manifest["samples_per_shard"]) if s.split in splits]
     missing = [shard.path for shard in shards if not (Path(folder) / shard.path).is_file()]
     if missing:

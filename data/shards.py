@@ -1,5 +1,6 @@
 """Prepared samples as Parquet shards: each is written whole or not at all, so that a preparation can stop and go on."""
 
+import errno
 import json
 import logging
 import os
@@ -12,7 +13,6 @@ import pyarrow.parquet as pq
 
 from .labels import label_encoder
 from .preparation import BATCH_BYTES, encode_sample, sample_bytes, stored_features
-from .prepared import unwritable
 
 SHARD_BYTES = 2**28  # of samples, before compression; a kill costs each process so much work at most
 SHARD_SAMPLES = 1000
@@ -23,6 +23,16 @@ logger = logging.getLogger(__name__)
 
 class Stopped(Exception):
     """The preparation was told to stop; nothing is wrong with the shard."""
+
+
+def unwritable(path, error):
+    """An `OSError` that tells how to mend that a file or folder (`Path`) could not be written."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
+    return OSError(
+        f"{path} cannot be written ({reason}); {hint} and run the same command again: shards that are finished are "
+        "kept."
+    )
 
 
 @dataclass(frozen=True)

@@ -232,8 +232,8 @@ class SampleReader:
                 if self.processor.modalities[name]["type"] != "text":
                     value = _fetch(value, timeout, fetched)
                 rows[name] = self.processor.encode(name, value, sampling_rate, stored=False)
-            except (ValueError, FileNotFoundError) as error:
-                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            except (ValueError, OSError) as error:
+                kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))
                 raise kind(f"{_where(number)}modality {name!r}: {error}") from error
         return rows
 

@@ -3,23 +3,27 @@
 It stands here because nothing else needs it: what travels to the Hub stays small, and training does not export.
 """
 
-import inspect
 import json
-import logging
 import math
 import shutil
 import tempfile
-import warnings
-from contextlib import contextmanager
-from copy import deepcopy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from modeling_lfm import __version__
+from modeling_lfm.scripts.export_graph import (
+    Exportable,
+    ask,
+    evaluated,
+    first_line,
+    plain_attention,
+    trace,
+    without_warnings,
+)
 from modeling_lfm.scripts.export_inputs import draw_inputs, fix_shapes
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -49,37 +53,6 @@ class Exported:
     opset: int | None
     difference: float
     batches: list
-
-
-class Exportable(nn.Module):
-    """A model with named inputs and a plain `dict` of outputs, `logits` and `{modality}_logits`, all (B, K).
-
-    Where it reads `{modality}_present`, a sample from which every modality is absent gets NaN; the model itself
-    refuses it, which a traced graph cannot.
-
-    Args:
-        model ([`LfmForMultimodalClassification`])
-        names (`list[str]`): of the inputs.
-    """
-
-    def __init__(self, model, names):
-        super().__init__()
-        self.model = model
-        marks = [name for name in names if name.endswith("_present")]
-
-        def forward(**inputs):
-            output = model(**inputs)
-            logits = output.logits
-            if marks:
-                nothing = ~torch.stack([inputs[mark] for mark in marks]).any(0)
-                logits = logits.masked_fill(nothing.unsqueeze(-1), torch.nan)
-            alone = zip(model.config.modality_names, output.modality_logits, strict=True)
-            return {"logits": logits, **{f"{name}_logits": values for name, values in alone}}
-
-        # torch.export reads names from the signature; it cannot keep a shape open behind **inputs.
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        forward.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
-        self.forward = forward
 
 
 def describe_model(model, processor, inputs, batch_size):
@@ -147,18 +120,20 @@ def export_model(
     processor = fix_shapes(processor, model.config.modality_names, changes)
     generator = np.random.default_rng(seed)
     sizes = CHECKED_SIZES if batch_size is None else (batch_size, batch_size)
-    with _evaluated(model) as model:
+    with evaluated(model) as model:
         inputs = draw_inputs(processor, batch_size or TRACED_SIZE, generator, present)
         batches = [draw_inputs(processor, size, generator, present) for size in sizes]
         exportable = Exportable(model, list(inputs))
-        expected = [_answer(exportable, batch) for batch in batches]
+        expected = [ask(exportable, batch) for batch in batches]
         metadata = describe_model(model, processor, inputs, batch_size)
-        program = trace(exportable, inputs, dynamic=batch_size is None)
+        with plain_attention(model) if format == "onnx" else nullcontext():
+            program = trace(exportable, inputs, dynamic=batch_size is None)
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as scratch:
             draft = Path(scratch) / file.name
-            written = write_onnx(program, draft, metadata, opset) if format == "onnx" else None
-            if format == "torch":
+            if format == "onnx":
+                opset = write_onnx(program, draft, metadata, opset)
+            else:
                 torch.export.save(program, draft, extra_files={"metadata.json": json.dumps(metadata)})
             run = open_exported(draft)
             difference = max(compare(run(batch), wanted) for batch, wanted in zip(batches, expected, strict=True))
@@ -174,7 +149,7 @@ def export_model(
                 shutil.move(part, file.parent / part.name)
     if folder:
         processor.save_pretrained(file.parent)
-    return Exported(file, size, metadata, written, difference, list(sizes))
+    return Exported(file, size, metadata, opset, difference, list(sizes))
 
 
 def choose_output(output, format):
@@ -212,64 +187,6 @@ def _check_settings(model, format, batch_size, present, opset):
             raise ValueError(f"opset={opset} must lie between {MIN_OPSET} and {onnx_opset_version()}, the newest here.")
 
 
-@contextmanager
-def _evaluated(model):
-    """A model as it is exported: in evaluation mode, float32, on the CPU; a copy where it is not."""
-    kinds = {(tensor.device.type, tensor.dtype) for tensor in model.parameters()}
-    if kinds != {("cpu", torch.float32)}:
-        model = deepcopy(model).to("cpu", torch.float32)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield model.eval()
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _answer(exportable, inputs):
-    """The model's own outputs.
-
-    Raises:
-        ValueError: it cannot read tensors of these shapes.
-    """
-    try:
-        with torch.no_grad():
-            return exportable(**inputs)
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in inputs.items())
-        raise ValueError(f"the model cannot read what the processor gives, {shapes}: {_first_line(error)}") from error
-
-
-def trace(exportable, inputs, dynamic=True):
-    """The model as a graph.
-
-    Args:
-        exportable ([`Exportable`])
-        inputs (`dict[str, torch.Tensor]`): an example.
-        dynamic (`bool`): leave the number of samples open.
-
-    Returns:
-        `torch.export.ExportedProgram`
-
-    Raises:
-        ValueError: it cannot be traced, or only for one number of samples.
-    """
-    batch = torch.export.Dim("batch")
-    shapes = {name: {0: batch} for name in inputs} if dynamic else None
-    try:
-        with _quiet(), torch.no_grad():
-            program = torch.export.export(exportable, (), inputs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # of whatever kind the tower's code raises under tracing
-        if dynamic and "Constraints violated" in str(error):
-            raise ValueError(
-                "a tower of this model can be exported for one number of samples only: give --batch_size, such as 1."
-            ) from error
-        raise ValueError(f"torch.export cannot trace this model: {_first_line(error)}") from error
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names of files on this machine
-    return program
-
-
 def require_onnx():
     """Raise an `ImportError` that says what to install, where the packages for ONNX are missing."""
     try:
@@ -299,7 +216,7 @@ def write_onnx(program, file, metadata, opset=None):
     """
     dynamic = {name: {0: "batch"} if entry["shape"][0] == "batch" else {} for name, entry in metadata["inputs"].items()}
     try:
-        with _quiet("torch.onnx", "onnxscript", "onnx_ir"):
+        with without_warnings("torch.onnx", "onnxscript", "onnx_ir"):
             written = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -310,7 +227,7 @@ def write_onnx(program, file, metadata, opset=None):
             )
     except Exception as error:  # torch wraps what went wrong in errors that it keeps to itself
         raise ValueError(
-            f"ONNX cannot hold this model ({_first_line(_root(error))}); another opset may, or --format torch."
+            f"ONNX cannot hold this model ({first_line(_root(error))}); another opset may, or --format torch."
         ) from error
     graph = written.model
     if opset not in (None, graph.opset_imports[""]):
@@ -343,7 +260,7 @@ def open_exported(file):
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
-        raise ValueError(f"onnxruntime cannot run the exported model: {_first_line(error)}") from error
+        raise ValueError(f"onnxruntime cannot run the exported model: {first_line(error)}") from error
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs):
@@ -366,28 +283,7 @@ def compare(found, expected):
     return largest
 
 
-@contextmanager
-def _quiet(*names):
-    """No warnings, and none of these loggers: what they skip, the check afterwards judges."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def _root(error):
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def _first_line(error):
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

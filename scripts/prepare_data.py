@@ -276,7 +276,7 @@ def write_folder(output, args, report):
     try:
         processor.save_pretrained(output / prepared.PROCESSOR)
     except OSError as error:
-        raise prepared.unwritable(output / prepared.PROCESSOR, error) from error
+        raise shards.unwritable(output / prepared.PROCESSOR, error) from error
     shards.remove_parts(output)
     identity = prepared.digest_manifest(manifest)
     planned = shards.plan_shards(manifest["samples"], size)

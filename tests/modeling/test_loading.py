@@ -107,9 +107,9 @@ def test_every_fusion_works_offloaded(tmp_path, fusion, dropout):
     if model.fusion.absence is not None:
         torch.nn.init.normal_(model.fusion.absence)
     model.save_pretrained(tmp_path)
-    device_map = {"lfm.towers": "cpu", "lfm.projections": "disk", "fusion": "disk"}
+    device_map = {"lfm.towers": "disk", "lfm.projections": "cpu", "fusion": "disk"}
     device_map |= {"unimodal_heads": "disk"} if dropout else {}
-    device_map |= {"lfm.exchange": "disk"} if fusion == "mmtm" else {}
+    device_map |= {"lfm.exchange": "cpu"} if fusion == "mmtm" else {}
     loaded = AutoModel.from_pretrained(tmp_path, device_map=device_map, offload_folder=tmp_path / "offload")
     inputs = {"audio_values": torch.randn(2, 1, 33, 32), "image_values": torch.randn(2, 3, 32, 32)}
     for call in (inputs, {**inputs, "image_present": torch.tensor([True, False])}):
@@ -174,6 +174,9 @@ def test_no_way_around(here):
     (here / "model" / "adapter_model.safetensors").touch()
     with pytest.raises(ValueError, match="transformers_weights"):
         LfmForMultimodalClassification.from_pretrained(here / "model")
+    settings = json.loads((here / "part" / "model" / "config.json").read_text())
+    del settings["dtype"]  # then transformers looks for it in the first shard
+    (here / "part" / "model" / "config.json").write_text(json.dumps(settings))
     index = here / "part" / "model" / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": {"fusion.head.bias": "pytorch_model.bin"}}))
     with pytest.raises(Exception, match=r"weights_only|Weights only"):

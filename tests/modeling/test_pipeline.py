@@ -397,8 +397,16 @@ def test_a_silent_server_is_not_waited_for(classifier, monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(OSError, match=r"a\.wav cannot be fetched \(timed out\)"):
+        with pytest.raises(OSError, match=r"modality 'sound': http://.*/a\.wav cannot be fetched \(timed out\)"):
             classifier({"sound": f"http://127.0.0.1:{silent.getsockname()[1]}/a.wav"}, timeout=0.2)
+
+
+def test_dtype_of_the_model(classifier, samples, folder):
+    half = pipeline(TASK, model=str(folder / "model"), dtype="bfloat16", device="cpu")
+    assert half.dtype == torch.bfloat16
+    answer, expected = (scores_of(one(samples[0], top_k=None)) for one in (half, classifier))
+    for name in expected:
+        assert answer[name] == pytest.approx(expected[name], abs=0.02)
 
 
 def test_saving_it_saves_all_that_it_needs(classifier, samples, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOWER = {
@@ -47,9 +48,18 @@ def tiny_config(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tiny_config, tmp_path_factory):
-    """Folder of a finished run, trained in a process of its own from another working directory."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    result = program("train", tiny_config, "--output_dir", "run", "--do_predict", "--seed", 3, cwd=elsewhere)
-    assert result.returncode == 0, result.stderr
-    assert "model, metrics and plots: run" in result.stdout
+    """Folder of a finished run, trained in a process of its own from another working directory; read, but for copies.
+
+    The processes of `pytest -n` share it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    elsewhere = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "elsewhere"
+    with FileLock(f"{elsewhere}.lock"):
+        if not (elsewhere / "printed").is_file():
+            elsewhere.mkdir()
+            words = ("--output_dir", "run", "--do_predict", "--seed", 3)
+            result = program("train", tiny_config, *words, cwd=elsewhere)
+            assert result.returncode == 0, result.stderr
+            (elsewhere / "printed").write_text(result.stdout)
+    assert "model, metrics and plots: run" in (elsewhere / "printed").read_text()
     return elsewhere / "run"

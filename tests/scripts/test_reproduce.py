@@ -104,7 +104,7 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     command += ["--output", "runs.jsonl"]
 
     # Killed in the middle: the worker ends too, and leaves no checkpoints behind.
-    script = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *command, "--num_train_epochs", "8"]
+    script = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *command, "--num_train_epochs", "4"]
     env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "log", "w") as log:
         process = psutil.Popen(script, env=env, stdout=log, stderr=log)
@@ -124,14 +124,14 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     killer = threading.Thread(target=kill_first_worker)
     killer.start()
     with pytest.raises(SystemExit) as stop:
-        reproduce.main([*command, "--rows", "broken", "Concat", "Sum", "--num_train_epochs", "8"])
+        reproduce.main([*command, "--rows", "broken", "Concat", "Sum", "--num_train_epochs", "4"])
     killer.join()
     assert stop.value.code == 1
     assert output.read_text().splitlines()[:4] == lines
     died, summed = read(output)[4:]
     assert (died["row"], summed["row"]) == ("broken", "Sum")
     assert "the process died" in died["error"]
-    assert summed["steps"] == 8
+    assert summed["steps"] == 4
     printed = capsys.readouterr()
     assert "[2/2] demo, Sum, seed 0: test accuracy" in printed.out
     assert "1 failed:\n  demo, broken, seed 0: the process died" in printed.err
