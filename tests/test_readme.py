@@ -1,4 +1,4 @@
-"""The README's Python runs in order, as a newcomer would paste it, and its commands mean what they say."""
+"""The README's Python runs as written, in order, as a newcomer would paste it, and its commands mean what they say."""
 
 import re
 import shlex
@@ -20,12 +20,10 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-def test_python_blocks_run(tmp_path, monkeypatch, capsys):
+def test_python_blocks_run_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names, found = {}, blocks("python")
     assert len(found) == 5
-    assert "num_train_epochs=6" in found[0]
-    found[0] = found[0].replace("num_train_epochs=6", "num_train_epochs=3")  # all else is as it is written
     for number, block in enumerate(found):
         if "outputs/av_mnist" in block:  # a model of sounds and pictures of digits, as the command before it trains
             make_stand_in(tmp_path)
