@@ -23,7 +23,7 @@ CSS = """
 .lfm .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin-bottom: 10px; font-size: 13.5px; }
 .lfm .legend i { display: inline-block; width: 12px; height: 12px; margin-right: 6px; vertical-align: -1px; }
 .lfm i { background: var(--c); border-radius: 2px; }
-.lfm .row { display: grid; grid-template-columns: minmax(84px, 22%) 1fr; gap: 2px 12px; padding: 5px 0;
+.lfm .row { display: grid; grid-template-columns: minmax(100px, 22%) 1fr; gap: 2px 12px; padding: 5px 0;
   border-top: 1px solid var(--border-color-primary); align-items: center; }
 .lfm .row > span { overflow: hidden; overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical;
   -webkit-line-clamp: 3; }

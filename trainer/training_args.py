@@ -40,8 +40,8 @@ class LfmTrainingArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "Keep the weights of convolutions as (out, height, width, in) in memory: the same numbers but for "
-            "rounding, the same checkpoints. On a CPU steps of two ResNet18 took 0.94 of the time at 224 x 224, 0.91 "
-            "at 96 x 96 and 1.09 at 64 x 64, those of the demo model 0.67; try it, with bf16 above all."
+            "rounding, the same checkpoints. Faster or slower by the towers and their inputs: try it, with bf16 "
+            "above all (scripts/benchmark.py --only throughput)."
         },
     )
 
