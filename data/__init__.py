@@ -5,15 +5,15 @@ from importlib import import_module
 from .partial import MISSING_SHOWN
 
 BENCHMARKS = {
-    "demo": "demo:Demo",
-    "av_mnist": "av_mnist:AvMnist",
-    "mvsa_single": "mvsa_single:MvsaSingle",
-    "crema_d": "crema_d:CremaD",
-    "kinetics_sounds": "kinetics_sounds:KineticsSounds",
-    "vggsound": "vggsound:VggSound",
-    "sarcasm": "sarcasm:Sarcasm",
-    "twitter2015": "twitter2015:Twitter2015",
-    "nvgesture": "nvgesture:NvGesture",
+    "demo": "benchmarks.demo:Demo",
+    "av_mnist": "benchmarks.av_mnist:AvMnist",
+    "mvsa_single": "benchmarks.mvsa_single:MvsaSingle",
+    "crema_d": "benchmarks.crema_d:CremaD",
+    "kinetics_sounds": "benchmarks.kinetics_sounds:KineticsSounds",
+    "vggsound": "benchmarks.vggsound:VggSound",
+    "sarcasm": "benchmarks.sarcasm:Sarcasm",
+    "twitter2015": "benchmarks.twitter2015:Twitter2015",
+    "nvgesture": "benchmarks.nvgesture:NvGesture",
 }
 _EXPORTS = {
     "AugmentedDataset": "augmentation",

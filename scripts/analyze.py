@@ -5,8 +5,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments, compare, runs
-from modeling_lfm.scripts.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common import compare, runs
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 from modeling_lfm.scripts.eval import check_labels, complete
 
 HELP = """

@@ -11,9 +11,9 @@ import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments
-from modeling_lfm.scripts.benchmark_suite import MEASUREMENTS, SUITES, Bench, Row, judge, show, use_threads
-from modeling_lfm.scripts.console import run, say
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import run, say
+from modeling_lfm.scripts.speed.suite import MEASUREMENTS, SUITES, Bench, Row, judge, show, use_threads
 
 HELP = """
 Measure the speed, and print one table: goal, measured, verdict.
@@ -25,7 +25,7 @@ Numbers are ratios within one run: what is compared takes turns, after a warm-up
 with their quartiles in brackets, and beside the speed whether the result was right. Use an idle machine.
 
 examples:
-  python scripts/benchmark.py --json measured.json --markdown model_cards/benchmarks.md
+  python scripts/benchmark.py --json measured.json --markdown model_cards/results/benchmarks.md
   python scripts/benchmark.py --only alpha growth
   python scripts/benchmark.py --only methods --json measured.json      anew; the rest of the file stays
   python scripts/benchmark.py --suite gpu

@@ -12,9 +12,10 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments, runs
-from modeling_lfm.scripts.console import run, say
-from modeling_lfm.scripts.demo_inputs import read_examples
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import run, say
+from modeling_lfm.scripts.page.inputs import read_examples
 
 GRADIO = "6.24"  # the first whose `launch` can be told to keep no history of what was asked
 HELP = """
@@ -118,12 +119,12 @@ def make_page(args):
     hide_bars()
     model, processor = runs.load_run(args.checkpoint)
 
-    from modeling_lfm.scripts.demo_answer import Reader
+    from modeling_lfm.scripts.page.answer import Reader
 
     reader = Reader(model, processor, runs.recall(args.checkpoint)["columns"])
     examples = read_examples(args.examples, reader.sources) if args.examples else None
 
-    from modeling_lfm.scripts.demo_page import build_page
+    from modeling_lfm.scripts.page.page import build_page
 
     return build_page(reader, args.title or Path(args.checkpoint).resolve().name, examples)
 
@@ -141,7 +142,7 @@ def export(args):
     check_packages()
     hide_bars()
 
-    from modeling_lfm.scripts import space
+    from modeling_lfm.scripts.page import space
 
     folder = space.export(args)
     say(f"a Space: {folder}")
@@ -156,7 +157,7 @@ def serve(args):
     keep_uploads_apart()
     page = make_page(args)
 
-    from modeling_lfm.scripts.demo_page import launch
+    from modeling_lfm.scripts.page.page import launch
 
     address = launch(page, args.host, args.port, args.max_upload)
     say(f"{args.checkpoint} on {address} (stop: Ctrl-C)")

@@ -4,8 +4,9 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 
-from modeling_lfm.scripts import arguments, runs
-from modeling_lfm.scripts.console import run, write_json
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import run, write_json
 
 HELP = """
 Evaluate a trained model.

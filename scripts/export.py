@@ -3,8 +3,9 @@
 import sys
 from dataclasses import dataclass, field
 
-from modeling_lfm.scripts import arguments, runs
-from modeling_lfm.scripts.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 
 HELP = """
 Export a trained model to one file that runs without this package, and check it against the model.
@@ -120,7 +121,7 @@ def export(args):
     Returns:
         [`Exported`], see `exporting.py`.
     """
-    from modeling_lfm.scripts import exporting
+    from modeling_lfm.scripts.exporting import files as exporting
 
     file, _ = exporting.choose_output(args.output, args.format)
     if file.suffix == exporting.SUFFIXES["onnx"]:

@@ -6,8 +6,9 @@ import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments, runs
-from modeling_lfm.scripts.console import run, write_json
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import run, write_json
 
 HELP = """
 Predict one sample with a trained model, and print JSON.

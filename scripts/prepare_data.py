@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments, runs
-from modeling_lfm.scripts.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 
 HELP = """
 Prepare a benchmark: check the files, decode them, compute what training reads, write Parquet shards.
@@ -196,7 +197,7 @@ def prepare(args):
     output = Path(args.output).expanduser()
     check_output(output)
     if args.push_to_hub is not None:
-        from modeling_lfm.scripts.hub_upload import open_dataset
+        from modeling_lfm.scripts.common.hub_upload import open_dataset
 
         open_dataset(args.push_to_hub, args.public)  # better now than after hours
     if args.download:
@@ -208,7 +209,7 @@ def prepare(args):
     with locked(output):
         write_folder(output, args, report)
     if args.push_to_hub is not None:
-        from modeling_lfm.scripts.hub_upload import push_dataset
+        from modeling_lfm.scripts.common.hub_upload import push_dataset
 
         say(f"sent to {push_dataset(args.push_to_hub, output)}")
     return report
@@ -303,7 +304,7 @@ def count_cores():
 
 def write_missing(planned, todo, setup, processes):
     """Write the shards `todo` of those `planned`, under a progress bar in samples."""
-    from modeling_lfm.scripts.shard_pool import write_shards
+    from modeling_lfm.data.shard_pool import write_shards
 
     total, left = (sum(len(shard) for shard in part) for part in (planned, todo))
     with progress_bar(total, total - left, "preparing", "samples") as bar:

@@ -5,8 +5,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments
-from modeling_lfm.scripts.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 
 HELP = """
 Send a trained model to the Hub, in one commit.
@@ -118,9 +118,9 @@ def send(args, files, is_made):
     Raises:
         OSError, ValueError: see [`open_model`], [`push_model`].
     """
-    from modeling_lfm.scripts.hub_upload import open_model, push_model, read_text
-    from modeling_lfm.trainer.model_card import MARKER
-    from modeling_lfm.trainer.shared_files import CARD, WEIGHT_NAMES
+    from modeling_lfm.scripts.common.hub_upload import open_model, push_model, read_text
+    from modeling_lfm.trainer.cards.card import MARKER
+    from modeling_lfm.trainer.hub import CARD, WEIGHT_NAMES
 
     found = open_model(args.repo_id, args.private, args.revision, args.create_pr)
     private = args.private if found is None else found.private
@@ -157,7 +157,7 @@ def push(args):
     """
     check_arguments(args)
     hide_progress_bars()
-    from modeling_lfm.scripts.model_staging import stage_model
+    from modeling_lfm.scripts.common.model_staging import stage_model
 
     with tempfile.TemporaryDirectory(prefix="lfm-push-") as folder:
         files, is_made = stage_model(args.checkpoint, Path(folder), args.repo_id, args.license)

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments
-from modeling_lfm.scripts.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 from modeling_lfm.scripts.train import fit, parse_arguments, set_up
 
 HELP = """

@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments, report
-from modeling_lfm.scripts.console import run
-from modeling_lfm.scripts.sweep import FORCED, append, read_lines, read_records, sweep
-from modeling_lfm.scripts.tables import TABLES, check_cells, find_table, make_cells, read_table
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import run
+from modeling_lfm.scripts.experiments import report
+from modeling_lfm.scripts.experiments.run import FORCED, append, read_lines, read_records, sweep
+from modeling_lfm.scripts.experiments.tables import TABLES, check_cells, find_table, make_cells, read_table
 
 HELP = """
 Run a table of experiments and print it as Markdown.

@@ -4,9 +4,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from modeling_lfm.scripts import arguments, listing, runs
-from modeling_lfm.scripts.arguments import DataArguments, ModelArguments
-from modeling_lfm.scripts.console import hide_progress_bars, is_main_process, note_missing_processes, run, say
+from modeling_lfm.scripts.common import listing, runs
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import hide_progress_bars, is_main_process, note_missing_processes, run, say
+from modeling_lfm.scripts.common.settings import DataArguments, ModelArguments
 
 HELP = """
 Train a multimodal classifier.

@@ -3,8 +3,8 @@
 import sys
 from dataclasses import asdict, dataclass, field
 
-from modeling_lfm.scripts import arguments
-from modeling_lfm.scripts.console import run, say
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import run, say
 
 HELP = """
 Write the model card of a trained model.
@@ -63,7 +63,7 @@ def main(argv=None):
         arguments.show_help(HELP.format(settings=arguments.describe(CardArguments)))
     (args,) = arguments.build(arguments.read_settings(argv), CardArguments)
 
-    from modeling_lfm.trainer.model_card import write_model_card
+    from modeling_lfm.trainer.cards.card import write_model_card
 
     settings = asdict(args)
     say(f"model card: {write_model_card(settings.pop('checkpoint'), **settings)}")

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from modeling_lfm.scripts import arguments
+from modeling_lfm.scripts.common import settings as arguments
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

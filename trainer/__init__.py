@@ -6,10 +6,10 @@ _EXPORTS = {
     "LfmTrainer": "trainer",
     "LfmTrainingArguments": "training_args",
     "compute_multimodal_metrics": "metrics",
-    "hypergradient": "hypergradient",
+    "hypergradient": "alpha.hypergradient",
     "list_methods": "methods",
-    "make_alpha": "alpha",
-    "write_model_card": "model_card",
+    "make_alpha": "alpha.schedules",
+    "write_model_card": "cards.card",
 }
 __all__ = [
     "LfmTrainer",

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
 from .callbacks import MethodCallback, close_progress, make_progress
+from .collator import SampleIdCollator, SampleIdDataset
 from .holdout import choose_holdout
+from .hub import SharingTrainer
 from .lean_steps import LeanSteps
 from .log_lines import LfmPrinterCallback
 from .methods import Method, make_method
 from .metrics import compute_multimodal_metrics
 from .reporting import REPORTERS
-from .sample_ids import SampleIdCollator, SampleIdDataset
-from .sharing import SharingTrainer
 from .training_args import LfmTrainingArguments
 
 METHOD_STATE = "method.pt"

@@ -14,8 +14,8 @@ from torchvision.transforms import functional
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.data import AugmentedDataset, LfmDataCollator, prepare_dataset
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+from modeling_lfm.trainer.collator import SampleIdDataset
 from modeling_lfm.trainer.holdout import read_labels, split_holdout
-from modeling_lfm.trainer.sample_ids import SampleIdDataset
 
 from .media import read_number, write_video
 

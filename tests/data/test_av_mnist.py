@@ -9,7 +9,7 @@ import soundfile
 from PIL import Image
 
 from modeling_lfm.data import load_benchmark
-from modeling_lfm.data.av_mnist import STORED_RANGE, remove_components
+from modeling_lfm.data.benchmarks.av_mnist import STORED_RANGE, remove_components
 
 from .media import make_av_mnist, tone, wav_bytes, write_idx
 

@@ -7,7 +7,7 @@ import pytest
 
 from modeling_lfm.data import check_benchmark, load_benchmark
 from modeling_lfm.data.benchmark import make_builder
-from modeling_lfm.data.crema_d import CremaD
+from modeling_lfm.data.benchmarks.crema_d import CremaD
 
 from .layouts import edit, make_crema_d, write
 

@@ -12,8 +12,8 @@ from sklearn.preprocessing import StandardScaler
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import list_benchmarks, load_benchmark
-from modeling_lfm.data.demo import VOICE_RANGES, draw_images, draw_voices
-from modeling_lfm.scripts.arguments import read_config
+from modeling_lfm.data.benchmarks.demo import VOICE_RANGES, draw_images, draw_voices
+from modeling_lfm.scripts.common.settings import read_config
 
 SIZES = {"train": 1000, "validation": 200, "test": 400}
 

@@ -6,7 +6,7 @@ import pytest
 
 from modeling_lfm.data import check_benchmark, load_benchmark
 from modeling_lfm.data.benchmark import make_builder
-from modeling_lfm.data.kinetics_sounds import CLASS_NAMES, KineticsSounds
+from modeling_lfm.data.benchmarks.kinetics_sounds import CLASS_NAMES, KineticsSounds
 
 from .layouts import edit, make_kinetics_sounds, write, youtube_id
 

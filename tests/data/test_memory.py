@@ -8,8 +8,8 @@ import pytest
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import prepare_dataset
-from modeling_lfm.scripts import benchmark_memory
-from modeling_lfm.scripts.benchmark_suite import Bench
+from modeling_lfm.scripts.speed import memory as benchmark_memory
+from modeling_lfm.scripts.speed.suite import Bench
 
 from .media import image_bytes
 

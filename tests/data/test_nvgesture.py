@@ -4,7 +4,7 @@ import pytest
 
 from modeling_lfm.data import check_benchmark, load_benchmark
 from modeling_lfm.data.benchmark import make_builder
-from modeling_lfm.data.nvgesture import CLASS_NAMES, NvGesture
+from modeling_lfm.data.benchmarks.nvgesture import CLASS_NAMES, NvGesture
 
 from .layouts import edit, make_nvgesture, write
 

@@ -4,7 +4,7 @@ import pytest
 
 from modeling_lfm.data import check_benchmark, load_benchmark
 from modeling_lfm.data.benchmark import make_builder
-from modeling_lfm.data.sarcasm import TELLING, Sarcasm
+from modeling_lfm.data.benchmarks.sarcasm import TELLING, Sarcasm
 
 from .layouts import edit, make_sarcasm, write
 

@@ -4,7 +4,7 @@ import pytest
 
 from modeling_lfm.data import check_benchmark, load_benchmark
 from modeling_lfm.data.benchmark import make_builder
-from modeling_lfm.data.twitter2015 import Twitter2015
+from modeling_lfm.data.benchmarks.twitter2015 import Twitter2015
 
 from .layouts import edit, make_twitter2015, write
 

@@ -11,8 +11,9 @@ import yaml
 from PIL import Image
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
-from modeling_lfm.data.demo import WORDS
-from modeling_lfm.scripts import analyze, compare, train
+from modeling_lfm.data.benchmarks.demo import WORDS
+from modeling_lfm.scripts import analyze, train
+from modeling_lfm.scripts.common import compare
 from tests.scripts.conftest import ROOT, TOWER
 
 QUICK = ["--max_samples", "24", "--use_cpu"]

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from modeling_lfm.scripts.arguments import (
+from modeling_lfm.scripts.common.settings import (
     DataArguments,
     ModelArguments,
     apply_overrides,

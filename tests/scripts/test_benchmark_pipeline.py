@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from modeling_lfm import LfmProcessor, MultimodalClassificationPipeline
-from modeling_lfm.scripts import benchmark_pipeline as program
-from modeling_lfm.scripts import runs
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.speed import pipeline as program
 
 from ..modeling.towers import make_tokenizer
 

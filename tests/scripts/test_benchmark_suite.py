@@ -6,7 +6,8 @@ import re
 import pytest
 
 from modeling_lfm.scripts import benchmark
-from modeling_lfm.scripts.benchmark_suite import (
+from modeling_lfm.scripts.common.console import run
+from modeling_lfm.scripts.speed.suite import (
     MEASUREMENTS,
     Bench,
     Goal,
@@ -17,7 +18,6 @@ from modeling_lfm.scripts.benchmark_suite import (
     judge,
     show,
 )
-from modeling_lfm.scripts.console import run
 
 HIGH, LOW = Goal("speed", "at least", 0.97), Goal("share", "at most", 2.0, "%")
 GOALS = {goal.name: goal for goal in (HIGH, LOW)}

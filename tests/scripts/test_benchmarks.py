@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import predict as predict_program
 from modeling_lfm.scripts import train as train_program
-from modeling_lfm.scripts.console import run
+from modeling_lfm.scripts.common.console import run
 
 from ..data.media import make_av_mnist, make_mvsa
 

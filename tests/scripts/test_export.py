@@ -12,9 +12,9 @@ from PIL import Image
 from modeling_lfm import LfmProcessor
 from modeling_lfm.configuration_lfm import FUSION_ARGS
 from modeling_lfm.scripts import export as program
-from modeling_lfm.scripts import exporting
-from modeling_lfm.scripts.export_graph import Exportable, trace
-from modeling_lfm.scripts.export_inputs import draw_inputs, fix_shapes
+from modeling_lfm.scripts.exporting import files as exporting
+from modeling_lfm.scripts.exporting.graph import Exportable, trace
+from modeling_lfm.scripts.exporting.inputs import draw_inputs, fix_shapes
 
 from ..modeling.fusions import Fusions, fusion_inputs, vit
 from ..modeling.towers import BERT, CLIP_TEXT, CLIP_VISION, make_tokenizer

@@ -25,7 +25,7 @@ from modeling_lfm.data.sources import SOURCES
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import prepare_data
 from modeling_lfm.scripts import train as train_program
-from modeling_lfm.scripts.console import run
+from modeling_lfm.scripts.common.console import run
 
 from ..data.layouts import make_crema_d
 from ..data.media import tone, wav_bytes, write_video

@@ -24,9 +24,9 @@ from modeling_lfm.data.sources import SOURCES
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import predict as predict_program
 from modeling_lfm.scripts import quickstart as quickstart_program
-from modeling_lfm.scripts import runs
 from modeling_lfm.scripts import train as train_program
 from modeling_lfm.scripts import write_card as card_program
+from modeling_lfm.scripts.common import runs
 from modeling_lfm.trainer.methods import METHODS, list_methods
 from tests.trainer.cards import check_card
 
@@ -257,7 +257,7 @@ def test_classes_of_another_data_set_are_refused(trained):
 
 def fails(main, argv, capsys):
     """What `run` prints for `argv`: one line on stderr, and status 2."""
-    from modeling_lfm.scripts.console import run
+    from modeling_lfm.scripts.common.console import run
 
     with pytest.raises(SystemExit) as stop:
         run(lambda: main([str(word) for word in argv]))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.scripts import push_to_hub
-from modeling_lfm.scripts.console import run
+from modeling_lfm.scripts.common.console import run
 
 from .conftest import program
 from .hub_stub import READ_TOKEN, TOKEN, serving_hub

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import t as students_t
 
-from modeling_lfm.scripts import report
-from modeling_lfm.scripts.arguments import CONFIGS, read_config
-from modeling_lfm.scripts.tables import TABLES, Table, read_table
+from modeling_lfm.scripts.common.settings import CONFIGS, read_config
+from modeling_lfm.scripts.experiments import report
+from modeling_lfm.scripts.experiments.tables import TABLES, Table, read_table
 
 
 def a_run(seed, accuracy, seconds_per_step=0.1, **others):

@@ -10,9 +10,10 @@ import time
 import psutil
 import pytest
 
-from modeling_lfm.scripts import reproduce, sweep
-from modeling_lfm.scripts.arguments import read_config
-from modeling_lfm.scripts.tables import merge
+from modeling_lfm.scripts import reproduce
+from modeling_lfm.scripts.common.settings import read_config
+from modeling_lfm.scripts.experiments import run as sweep
+from modeling_lfm.scripts.experiments.tables import merge
 
 from .conftest import ROOT
 

@@ -18,11 +18,11 @@ from modeling_lfm.data.sources import SOURCES
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import predict as predict_program
 from modeling_lfm.scripts import prepare_data as prepare_program
-from modeling_lfm.scripts import runs
 from modeling_lfm.scripts import train as train_program
-from modeling_lfm.scripts.arguments import read_config
-from modeling_lfm.scripts.console import run
-from modeling_lfm.scripts.tables import find_table, read_table
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common.console import run
+from modeling_lfm.scripts.common.settings import read_config
+from modeling_lfm.scripts.experiments.tables import find_table, read_table
 
 from ..data import layouts
 from ..data.media import image_bytes, tone, wav_bytes, write_video

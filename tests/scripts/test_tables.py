@@ -5,8 +5,16 @@ import json
 import pytest
 
 from modeling_lfm.scripts import reproduce
-from modeling_lfm.scripts.sweep import FORCED
-from modeling_lfm.scripts.tables import TABLES, check_cells, configure, find_table, make_cells, merge, read_table
+from modeling_lfm.scripts.experiments.run import FORCED
+from modeling_lfm.scripts.experiments.tables import (
+    TABLES,
+    check_cells,
+    configure,
+    find_table,
+    make_cells,
+    merge,
+    read_table,
+)
 from modeling_lfm.trainer.methods import METHODS, make_method
 
 PRESETS = ("paper_1", "paper_2", "paper_3", "paper_4", "paper_5", "figure_1")

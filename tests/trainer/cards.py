@@ -13,7 +13,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from PIL import Image
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
-from modeling_lfm.trainer.model_card import MARKER, PIPELINE_TAGS
+from modeling_lfm.trainer.cards.card import MARKER, PIPELINE_TAGS
 from tests.data.media import tone, write_video
 from tests.modeling.towers import BERT, make_tokenizer
 

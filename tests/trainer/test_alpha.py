@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modeling_lfm.trainer.alpha import ALPHAS, make_alpha
+from modeling_lfm.trainer.alpha.schedules import ALPHAS, make_alpha
 
 
 def values(alpha, epochs):

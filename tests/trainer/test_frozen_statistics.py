@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modeling_lfm.trainer.frozen_statistics import frozen_norm_statistics
+from modeling_lfm.trainer.alpha.guards import frozen_norm_statistics
 
 
 class Functional(nn.Module):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from modeling_lfm.trainer.hypergradient import PRODUCTS, hypergradient
-from modeling_lfm.trainer.linear_solvers import SOLVERS
+from modeling_lfm.trainer.alpha.hypergradient import PRODUCTS, hypergradient
+from modeling_lfm.trainer.alpha.linear_solvers import SOLVERS
 from modeling_lfm.trainer.objectives import classification_loss, jensen_shannon
 
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, BertConfig
 
-from modeling_lfm.trainer import hypergradient as module
-from modeling_lfm.trainer.frozen_statistics import frozen_norm_statistics
-from modeling_lfm.trainer.hypergradient import PRODUCTS, hypergradient
-from modeling_lfm.trainer.linear_solvers import SOLVERS
+from modeling_lfm.trainer.alpha import hypergradient as module
+from modeling_lfm.trainer.alpha.guards import frozen_norm_statistics
+from modeling_lfm.trainer.alpha.hypergradient import PRODUCTS, hypergradient
+from modeling_lfm.trainer.alpha.linear_solvers import SOLVERS
+from modeling_lfm.trainer.alpha.outer_loss import outer_loss
 from modeling_lfm.trainer.objectives import classification_loss, jensen_shannon
-from modeling_lfm.trainer.outer_loss import outer_loss
 
 
 def draw(*shape, seed):

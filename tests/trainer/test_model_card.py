@@ -12,13 +12,13 @@ from transformers import Trainer
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.data import list_benchmarks
-from modeling_lfm.scripts.arguments import read_config
-from modeling_lfm.scripts.runs import describe_source
+from modeling_lfm.scripts.common.runs import describe_source
+from modeling_lfm.scripts.common.settings import read_config
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-from modeling_lfm.trainer.card_facts import CardFacts, gather_from_folder, gather_from_trainer
+from modeling_lfm.trainer.cards.card import CARD, MARKER, save_card, write_model_card
+from modeling_lfm.trainer.cards.facts import CardFacts, gather_from_folder, gather_from_trainer
+from modeling_lfm.trainer.cards.record import RUN_RECORD, describe_arguments, portable
 from modeling_lfm.trainer.methods import METHODS
-from modeling_lfm.trainer.model_card import CARD, MARKER, save_card, write_model_card
-from modeling_lfm.trainer.run_record import RUN_RECORD, describe_arguments, portable
 from tests.modeling.towers import make_tokenizer
 
 from .cards import (

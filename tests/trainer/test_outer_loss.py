@@ -6,13 +6,13 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from modeling_lfm.trainer.objectives import classification_loss
-from modeling_lfm.trainer.outer_loss import (
+from modeling_lfm.trainer.alpha.outer_loss import (
     INVERSE_TEMPERATURES,
     calibrated_cross_entropy,
     fit_inverse_temperature,
     outer_loss,
 )
+from modeling_lfm.trainer.objectives import classification_loss
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from modeling_lfm.trainer import shared_files
-from modeling_lfm.trainer.shared_files import (
+from modeling_lfm.trainer import hub as shared_files
+from modeling_lfm.trainer.hub import (
     check_contents,
     find_private,
     list_code,

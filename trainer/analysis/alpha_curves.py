@@ -2,7 +2,7 @@
 
 import math
 
-from ..alpha import make_alpha
+from ..alpha.schedules import make_alpha
 from ..plots import alpha_by_epoch, read_log_history
 from ..style import COLOURS, MUTED, WIDTH, new_figure, tidy
 from .sections import Picture, Section, Table, listing, rounded

@@ -6,8 +6,8 @@ from itertools import combinations
 
 import torch
 
-from ..blanking import blank_inputs
 from ..objectives import full_precision, no_autocast
+from ._modalities import blank_inputs
 from .base import Method, MethodSpec, register
 
 BIBTEX = """\

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..single_modality import take_modality
+from ._modalities import take_modality
 from .base import Method, MethodSpec, register
 from .concat import Concat
 

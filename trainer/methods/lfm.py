@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from accelerate.utils import broadcast_object_list
 
-from ..alpha import make_alpha
-from ..bilevel import BilevelProblem
+from ..alpha.bilevel import BilevelProblem
+from ..alpha.schedules import make_alpha
 from ..objectives import matching_loss, total_loss
 from .base import Method, MethodSpec, register
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ..objectives import full_precision, no_autocast
-from ..single_modality import take_modality
+from ._modalities import take_modality
 from .base import Method, MethodSpec, register
 from .concat import Concat
 

@@ -14,7 +14,7 @@ import torch
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.scripts import demo as demo_program
-from modeling_lfm.scripts import runs
+from modeling_lfm.scripts.common import runs
 
 from ...data.media import image_bytes, tone, wav_bytes
 from ..browser import free_port
@@ -82,7 +82,7 @@ def examples(media, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reader(checkpoint):
-    from modeling_lfm.scripts.demo_answer import Reader
+    from modeling_lfm.scripts.page.answer import Reader
 
     return Reader(*runs.load_run(checkpoint))
 
@@ -155,7 +155,7 @@ def served(checkpoint, tmp_path_factory):
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         args = demo_program.DemoArguments(str(checkpoint), port=free_port(), max_upload=0.1)
         page = demo_program.make_page(args)
-        from modeling_lfm.scripts.demo_page import launch
+        from modeling_lfm.scripts.page.page import launch
 
         yield Served(launch(page, args.host, args.port, args.max_upload))
         page.close(verbose=False)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from modeling_lfm import LfmProcessor
-from modeling_lfm.scripts.demo_answer import MAX_SOUND, Answer, Reader
-from modeling_lfm.scripts.demo_charts import draw_answer, draw_shares
-from modeling_lfm.scripts.demo_inputs import find_sources
+from modeling_lfm.scripts.page.answer import MAX_SOUND, Answer, Reader
+from modeling_lfm.scripts.page.charts import draw_answer, draw_shares
+from modeling_lfm.scripts.page.inputs import find_sources
 
 from ...data.media import wav_bytes, write_video
 from ...modeling.towers import TOWERS, make_tokenizer

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from modeling_lfm.scripts import demo as demo_program
-from modeling_lfm.scripts.demo_inputs import find_sources, read_examples
-from modeling_lfm.scripts.space import APP
+from modeling_lfm.scripts.page.inputs import find_sources, read_examples
+from modeling_lfm.scripts.page.space import APP
 
 from ..browser import free_port
 from ..conftest import ROOT

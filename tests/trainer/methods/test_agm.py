@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_lfm.trainer.blanking import blank_inputs
 from modeling_lfm.trainer.methods import make_method
+from modeling_lfm.trainer.methods._modalities import blank_inputs
 from modeling_lfm.trainer.methods.agm import shapley_shares
 
 from ..toy import SMOOTH, resnet, toy_trainer

@@ -1,0 +1,211 @@
+"""`av_mnist`: handwritten digits (MNIST) paired by class with spoken ones (Free Spoken Digit Dataset).
+
+The pairing is what MultiBench (NeurIPS 2021) calls AV-MNIST. Speakers of the test split are not heard in training.
+Its corruptions make one modality strong and the other weak, so that training alone neglects the weak one.
+"""
+
+import gzip
+import io
+import re
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.io import wavfile
+
+from modeling_lfm.media_lfm import load_audio
+
+from ..benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, stratified_part
+
+IMAGE_FILES = ("images-idx3-ubyte.gz", "train-images-idx3-ubyte.gz")
+LABEL_FILES = ("labels-idx1-ubyte.gz", "train-labels-idx1-ubyte.gz")
+SPEAKERS = {"george", "jackson", "lucas", "nicolas", "theo", "yweweler"}  # of the Free Spoken Digit Dataset
+WAV_NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
+# Corrupted images are stored in 8 bits: this range of standardised grey values becomes 0 to 255.
+STORED_RANGE = (-6.0, 9.0)
+HINT = "data_dir must hold mnist/{images-idx3,labels-idx1}-ubyte.gz and fsdd/{digit}_{speaker}_{index}.wav."
+
+
+@dataclass
+class AvMnistConfig(BenchmarkConfig):
+    """Options of `av_mnist`.
+
+    Args:
+        test_speakers: their recordings are the test split.
+        validation: share of the other recordings, stratified by digit.
+        image_pca_removed: share of the images' variance that is taken out, leading principal components first
+            (fitted on the training images), in [0, 1).
+        image_noise: standard deviation of Gaussian noise, in units of the images' own: they are standardised first
+            (zero mean and unit variance over all pixels of the training images, after the removal).
+        audio_snr_db: white noise is added to each recording at this signal-to-noise ratio, in dB.
+    """
+
+    test_speakers: tuple[str, ...] = ("yweweler",)
+    validation: float = 0.1
+    image_pca_removed: float = 0.0
+    image_noise: float = 0.0
+    audio_snr_db: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        names = [self.test_speakers] if isinstance(self.test_speakers, str) else self.test_speakers
+        self.test_speakers = tuple(names)
+        check_share("validation", self.validation)
+        check_share("image_pca_removed", self.image_pca_removed)
+        if not self.image_noise >= 0:
+            raise ValueError(f"image_noise={self.image_noise} must be 0 or more.")
+
+
+class AvMnist(Benchmark):
+    """See the module's text."""
+
+    BUILDER_CONFIG_CLASS = AvMnistConfig
+    modalities = {"audio": "audio", "image": "image"}  # noqa: RUF012
+    class_names = [str(digit) for digit in range(10)]  # noqa: RUF012
+    summary = "MNIST digits paired with recordings of the Free Spoken Digit Dataset (CC BY-SA 4.0) by class."
+
+    def plan(self):
+        config = self.config
+        if config.data_dir is None:
+            raise ValueError(f"av_mnist needs data_dir. {HINT}")
+        wavs = self._recordings()
+        # A folder may hold some speakers only, such as those to train on; a name that nobody has is a slip.
+        unknown = sorted(set(config.test_speakers) - {speaker for _, _, speaker in wavs} - SPEAKERS)
+        if unknown:
+            known = ", ".join(sorted({speaker for _, _, speaker in wavs}))
+            raise ValueError(f"test_speakers names {unknown}; the speakers in {self.data_dir} are {known}.")
+        images, labels = self._read_mnist()
+        chosen = self._pair(wavs, labels)
+        entries = [
+            {"wav": self.data_dir / "fsdd" / name, "image": image, "label": digit}
+            for (name, digit, _), image in zip(wavs, chosen, strict=True)
+        ]
+        heard = [e for e, w in zip(entries, wavs, strict=True) if w[2] not in config.test_speakers]
+        test = [e for e, w in zip(entries, wavs, strict=True) if w[2] in config.test_speakers]
+        train, validation = heard, []
+        if heard:
+            train, validation = stratified_part(heard, [e["label"] for e in heard], config.validation, config.seed)
+        self._images = self._corrupt_images(images, [e["image"] for e in train])
+        return {"train": train, "validation": validation, "test": test}
+
+    def _recordings(self):
+        """(file name, digit, speaker) of each recording, in order."""
+        folder = self.data_dir / "fsdd"
+        found = []
+        for path in sorted(folder.glob("*.wav")):
+            match = WAV_NAME.fullmatch(path.name)
+            if match is None:
+                raise ValueError(f"{path} is not named {{digit}}_{{speaker}}_{{index}}.wav; rename or remove it.")
+            require_file(path, "fetch it again.")
+            found.append((path.name, int(match[1]), match[2]))
+        if not found:
+            raise FileNotFoundError(f"no recordings in {folder}. {HINT}")
+        return found
+
+    def _read_mnist(self):
+        folder = self.data_dir / "mnist"
+        images = _read_idx(_first(folder, IMAGE_FILES), dimensions=3)
+        labels = _read_idx(_first(folder, LABEL_FILES), dimensions=1)
+        if len(images) != len(labels):
+            raise ValueError(f"{folder} holds {len(images)} images but {len(labels)} labels; fetch both again.")
+        if labels.max(initial=0) > 9:
+            raise ValueError(f"{folder} holds the label {labels.max()}; labels are digits 0 to 9.")
+        return images, labels
+
+    def _pair(self, wavs, labels):
+        """An image index for each recording, of the same digit, each image once."""
+        rng = np.random.default_rng((self.config.seed, 0))
+        pools = {digit: rng.permutation(np.flatnonzero(labels == digit)).tolist() for digit in range(10)}
+        for digit, pool in pools.items():
+            needed = sum(w[1] == digit for w in wavs)
+            if len(pool) < needed:
+                raise ValueError(
+                    f"MNIST in {self.data_dir} has {len(pool)} images of the digit {digit}, but there are {needed} "
+                    "recordings of it; add images."
+                )
+        # Which image a recording gets does not depend on which speakers are tested.
+        order = rng.permutation(len(wavs))
+        chosen = np.empty(len(wavs), dtype=np.int64)
+        for index in order:
+            chosen[index] = pools[wavs[index][1]].pop()
+        return chosen.tolist()
+
+    def _corrupt_images(self, images, train):
+        """The images as stored, (N, 28, 28) uint8: as they are, or standardised and without leading components."""
+        removed = self.config.image_pca_removed
+        self._standardised = None
+        if not removed and not self.config.image_noise:
+            return images
+        pixels = images.reshape(len(images), -1).astype(np.float32) / 255
+        fitted = pixels[train] if train else pixels  # with test speakers only there is nothing else to fit on
+        if removed:
+            pixels = remove_components(pixels, fitted, removed)
+        fitted = pixels[train] if train else pixels
+        self._standardised = ((pixels - fitted.mean()) / fitted.std()).reshape(images.shape)
+        return images
+
+    def example(self, entry):
+        config = self.config
+        rng = np.random.default_rng((config.seed, 1, zlib.crc32(entry["wav"].name.encode())))
+        image = self._images[entry["image"]]
+        if self._standardised is not None:
+            low, high = STORED_RANGE
+            noisy = self._standardised[entry["image"]]
+            noisy = noisy + config.image_noise * rng.standard_normal(noisy.shape)
+            image = np.clip((noisy - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+        return {
+            "audio": {"bytes": self._audio(entry["wav"], rng), "path": entry["wav"].name},
+            "image": {"bytes": _png(image), "path": f"mnist_{entry['image']}.png"},
+            "label": entry["label"],
+        }
+
+    def _audio(self, path, rng):
+        content = read_media(path, "fetch it again.", load_audio)
+        if self.config.audio_snr_db is None:
+            return content
+        wave, rate = load_audio(content)
+        power = float(np.mean(wave**2)) * 10 ** (-self.config.audio_snr_db / 10)
+        wave = wave + np.sqrt(power) * rng.standard_normal(wave.shape)
+        out = io.BytesIO()
+        # Floating, because noise may exceed full scale; by scipy, because libsndfile writes the time of day into it.
+        wavfile.write(out, rate, wave.astype(np.float32))
+        return out.getvalue()
+
+
+def remove_components(pixels, fitted, share):
+    """`pixels` (N, D) without the leading principal components of `fitted` (M, D) that hold `share` of its variance."""
+    centre = fitted.mean(axis=0)
+    _, values, directions = np.linalg.svd(fitted - centre, full_matrices=False)
+    explained = np.cumsum(values**2) / np.sum(values**2)
+    leading = directions[: int(np.searchsorted(explained, share)) + 1]
+    centred = pixels - centre
+    return centred - centred @ leading.T @ leading
+
+
+def _first(folder, names):
+    for name in names:
+        if (folder / name).is_file():
+            return require_file(folder / name, "fetch it again.")
+    raise FileNotFoundError(f"neither {' nor '.join(names)} in {folder}. {HINT}")
+
+
+def _read_idx(path, dimensions):
+    """A gzip-compressed idx file of unsigned bytes as an array with so many `dimensions`."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+    header = 4 + 4 * dimensions
+    if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
+        raise ValueError(f"{path} is not an idx file of unsigned bytes with {dimensions} dimensions; fetch it again.")
+    shape = np.frombuffer(content, dtype=">u4", count=dimensions, offset=4).astype(int)
+    if len(content) != header + shape.prod():
+        raise ValueError(f"{path} announces {shape.prod()} values but holds {len(content) - header}; fetch it again.")
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _png(image):
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, format="PNG")
+    return out.getvalue()

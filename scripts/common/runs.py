@@ -1,0 +1,167 @@
+"""A finished run: the data set that is remembered beside its model, and how a program reads both back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from modeling_lfm.trainer.cards.record import RUN_RECORD, describe_run, write_record
+
+REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns")
+# What only a finished run writes; of an earlier run in the same folder it would be told as if of this one.
+RESULTS = (
+    *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
+    *("alpha.png", "accuracy.png", "gap.png"),
+)
+
+
+def remember(folder, data_args, trainer, splits):
+    """Write beside a model what is known before its training: the data set and its options, all settings, versions.
+
+    Args:
+        folder (`str`): of the run.
+        data_args (`DataArguments`), trainer (`LfmTrainer`)
+        splits (`dict`): the data sets by split.
+    """
+    settings = {key: getattr(data_args, key) for key in REMEMBERED_KEYS}
+    modalities = trainer.model.config.modality_names
+    settings["columns"] = {name: column for name, column in data_args.columns.items() if name in modalities}
+    data = {**describe_source(data_args.benchmark), **count_samples(splits)}
+    write_record(folder, **settings, data=data, run=describe_run(trainer))
+
+
+def count_samples(splits):
+    """Number of `samples` of each split, and the share (`majority`) of the training set's most frequent class."""
+    from modeling_lfm.trainer.holdout import read_labels
+
+    labels = {split: read_labels(dataset) for split, dataset in splits.items()}
+    counts = {"samples": {split: len(of_split) for split, of_split in labels.items()}}
+    if labels["train"].ndim > 1:  # several labels a sample
+        return counts
+    most_frequent = np.bincount(labels["train"]).argmax()
+    majority = {split: float((of_split == most_frequent).mean()) for split, of_split in labels.items()}
+    return {**counts, "majority": majority}
+
+
+def describe_source(benchmark):
+    """What a model card tells of a benchmark (`dict`): its title, licence, citation, notes, and names on the Hub."""
+    from modeling_lfm.data.sources import SOURCES, YOUTUBE
+
+    source = SOURCES[benchmark]
+    told = {"title": source.title, "licence": source.licence, "citation": source.citation}
+    notes = [note for note in source.notes if note is not YOUTUBE]  # where files lie is of no use to others
+    return {**told, "notes": notes, "hub": list(source.hub)}
+
+
+def forget_results(folder):
+    """Remove what an earlier run wrote at its end into the folder of a new one; models and checkpoints stay."""
+    for name in RESULTS:
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+def recall(checkpoint):
+    """What [`remember`] wrote in the folder of a model, or in that of its run; empty settings if nothing.
+
+    Args:
+        checkpoint (`str`): folder of a model, such as `outputs/demo` or `outputs/demo/checkpoint-100`.
+
+    Returns:
+        `dict` with `benchmark`, `benchmark_options` and `columns`, and more for a model card.
+    """
+    folder = Path(checkpoint).resolve()
+    for file in (folder / RUN_RECORD, folder.parent / RUN_RECORD):
+        if file.is_file():
+            return json.loads(file.read_text(encoding="utf-8"))
+    return {"benchmark": None, "benchmark_options": {}, "columns": {}}
+
+
+def load_run(checkpoint):
+    """Model and processor of a run.
+
+    Args:
+        checkpoint (`str`): a folder that `train.py` wrote, or a model on the Hub.
+
+    Returns:
+        `LfmForMultimodalClassification` in evaluation mode, and its `LfmProcessor`.
+
+    Raises:
+        FileNotFoundError: there is no model, or no processor beside it.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no model (no config.json); give the folder that train.py wrote.")
+    if folder.is_dir() and not (folder / "processor_config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no processor (no processor_config.json); copy it from the folder that train.py wrote."
+        )
+
+    from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
+
+    try:
+        model = LfmForMultimodalClassification.from_pretrained(checkpoint)
+        return model.eval(), LfmProcessor.from_pretrained(checkpoint)
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        raise FileNotFoundError(
+            f"no model at {checkpoint}: it is neither a folder nor a model that can be fetched from the Hub."
+        ) from error
+
+
+def pick_columns(modalities, columns):
+    """The column of the data set that each modality reads: `columns` (`dict`) where given, else its own name.
+
+    Raises:
+        ValueError: `columns` names a modality that the model does not have.
+    """
+    unknown = sorted(set(columns) - set(modalities))
+    if unknown:
+        raise ValueError(f"columns names {unknown}, but the modalities are {', '.join(modalities)}.")
+    return {name: columns.get(name, name) for name in modalities}
+
+
+def load_data(args, processor, split=None):
+    """The data set of a run, to be given to [`prepare`]: raw, or what `prepare_data.py` wrote.
+
+    Args:
+        args: with `benchmark`, `data_dir`, `benchmark_options` and `columns`, such as `DataArguments`.
+        processor ([`LfmProcessor`]): of the model.
+        split (`str`, *optional*): only this one.
+
+    Returns:
+        `datasets.DatasetDict`, or the `datasets.Dataset` of `split`.
+
+    Raises:
+        ValueError, FileNotFoundError: wrong files or options; a folder that was prepared otherwise.
+    """
+    from modeling_lfm.data import is_prepared, load_benchmark, load_prepared
+
+    if is_prepared(args.data_dir):
+        columns = pick_columns(processor.modalities, args.columns)
+        return load_prepared(args.data_dir, processor, columns, args.benchmark, args.benchmark_options, split)
+    return load_benchmark(args.benchmark, args.data_dir, split, **args.benchmark_options)
+
+
+def prepare(dataset, args, processor, limit=None):
+    """A split of [`load_data`] as the model's tensors, `limit` (`int`, *optional*) samples of it at most."""
+    from modeling_lfm.data import is_prepared, prepare_dataset
+
+    dataset = draw_samples(dataset, limit)
+    if is_prepared(args.data_dir):
+        return dataset
+    columns = pick_columns(processor.modalities, args.columns)
+    return prepare_dataset(dataset, processor, columns=columns, num_proc=args.num_proc, broken="skip")
+
+
+def read_class_names(dataset):
+    """Names of the classes (`list[str]`) of a raw or a prepared split."""
+    return dataset.features["labels" if "labels" in dataset.features else "label"].names
+
+
+def draw_samples(dataset, limit):
+    """At most `limit` samples of a data set, always the same ones and in its order; all where `limit` is None."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    if limit < 1:
+        raise ValueError(f"a limit of {limit} samples leaves nothing; it must be positive.")
+    return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[:limit]))

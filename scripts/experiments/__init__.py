@@ -1,0 +1,1 @@
+"""Sweeps of runs: what reproduce.py trains and reports."""

@@ -1,0 +1,1 @@
+"""Measurements of speed, for benchmark.py; in the clone only."""

@@ -1,0 +1,148 @@
+"""The bi-level problem of a learned alpha on real data: which samples, which parameters, and its two solutions."""
+
+import copy
+
+import numpy as np
+import torch
+
+from ..objectives import total_loss
+from .guards import frozen_norm_statistics, whole_parameters
+from .hypergradient import hypergradient
+from .outer_loss import outer_loss
+
+
+class BilevelProblem:
+    """min over alpha of J(theta*(alpha)), with theta* minimising L_Total at that alpha.
+
+    The inner losses are computed on a draw of the training set, J on the held-out set or a draw of it. Batch
+    normalisation has the statistics of each batch (as in training), dropout is off. Every process computes the same on
+    the same samples.
+
+    Args:
+        method ([`Lfm`]): in training; the model, data sets, collator and optimizer of its trainer are used.
+    """
+
+    def __init__(self, method):
+        self.method = method
+        self.settings = method.settings
+        self.trainer = method.trainer
+        self.args = method.args
+        self.model = method.model
+
+    def advance(self, schedule, epoch):
+        """Find out how alpha should move before `epoch`.
+
+        Args:
+            schedule ([`LearnedAlpha`] or [`LookaheadAlpha`])
+
+        Returns:
+            the arguments of `schedule.update` (`tuple`), and what to log (`dict`).
+        """
+        if self.settings.alpha == "lookahead":
+            losses = self.lookahead(schedule.candidates(), epoch)
+            return losses, {"hypergradient": losses[0] - losses[1], "hypergradient_outer_loss": sum(losses) / 2}
+        result = self.hypergradient(schedule.value(epoch), epoch)
+        return (result,), result.as_dict()
+
+    # -- implicit ----------------------------------------------------------------------------------------------
+
+    def hypergradient(self, alpha, epoch):
+        """dJ/dalpha at the current parameters by the implicit function theorem (see [`hypergradient`])."""
+        settings = self.settings
+        head = settings.alpha_parameters == "head"
+        with whole_parameters(self.model), frozen_norm_statistics(self.model):
+            parameters = self.model.head_parameters() if head else list(self.model.parameters())
+            drawn = self.trainer.draw_indices(settings.alpha_inner_samples, epoch)
+            inner = self._outputs(self.trainer.train_dataset, drawn, head)
+            outer = self._outputs(self.trainer.holdout_dataset, self._held_out(epoch), head)
+            parts = {}
+
+            def loss_cls():  # called right before loss_mm, which takes its part of the same forward pass
+                parts.update(self.method.parts(*inner()))
+                return parts.pop("loss_cls")
+
+            return hypergradient(
+                loss_cls,
+                lambda: parts.pop("loss_mm"),
+                lambda: self._outer_loss(*outer()),
+                [p for p in parameters if p.requires_grad],
+                alpha,
+                solver=settings.alpha_solver,
+                iterations=settings.alpha_iterations,
+                damping=settings.alpha_damping,
+                product=settings.alpha_product,
+            )
+
+    def _held_out(self, epoch):
+        """Indices of the held-out samples for an update before `epoch`: all, or a draw of `alpha_outer_samples`."""
+        total, size = len(self.trainer.holdout_dataset), self.settings.alpha_outer_samples
+        if total <= size:
+            return np.arange(total)
+        return np.random.default_rng((self.args.seed, epoch, 1)).choice(total, size, replace=False)
+
+    def _outputs(self, dataset, indices, head):
+        """A closure that gives (outputs, labels) of the samples; the towers run once if only the head varies."""
+        batches = list(self.trainer.make_batches(dataset, indices))
+        labels = torch.cat([batch.pop("labels") for batch in batches])
+        if head:
+            with torch.no_grad():
+                encoded = [self.model.lfm.encode(**batch) for batch in batches]
+            vectors = tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))
+            return lambda: (self.model.classify(vectors), labels)
+
+        def run():
+            encoded = [self.model.lfm.encode(**batch) for batch in batches]
+            return self.model.classify(tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))), labels
+
+        return run
+
+    def _outer_loss(self, outputs, labels):
+        return outer_loss(
+            self.settings.alpha_outer, outputs.logits, outputs.modality_logits, labels, self.model.config.problem_type
+        )
+
+    # -- look-ahead --------------------------------------------------------------------------------------------
+
+    def lookahead(self, candidates, epoch):
+        """J after training a few steps with each of the `candidates` for alpha (`tuple` of `float`).
+
+        All start from the present weights and optimizer state and see the same batches and random numbers; weights,
+        buffers and optimizer are as before afterwards.
+        """
+        optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)
+        weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+        state = copy.deepcopy(optimizer.state_dict())
+        size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        count = self.settings.lookahead_steps
+        steps = np.split(self.trainer.draw_indices(count * size, epoch), count)
+        losses = []
+        try:
+            for alpha in candidates:
+                self.model.load_state_dict(weights)
+                optimizer.load_state_dict(copy.deepcopy(state))
+                torch.manual_seed(self.args.seed + epoch)
+                for indices in steps:
+                    self._train_step(optimizer, indices, alpha)
+                losses.append(self._held_out_loss(epoch))
+        finally:
+            self.model.load_state_dict(weights)
+            optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+        return tuple(losses)
+
+    def _train_step(self, optimizer, indices, alpha):
+        self.model.train()
+        for batch in self.trainer.make_batches(self.trainer.train_dataset, indices):
+            labels = batch.pop("labels")
+            parts = self.method.parts(self.model(**batch), labels)
+            loss = total_loss(parts["loss_cls"], parts["loss_mm"], alpha, self.settings.total)
+            (loss * len(labels) / len(indices)).backward()
+        if self.args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _held_out_loss(self, epoch):
+        with frozen_norm_statistics(self.model), torch.no_grad():
+            outer = self._outputs(self.trainer.holdout_dataset, self._held_out(epoch), head=True)
+            return self._outer_loss(*outer()).item()

@@ -1,0 +1,66 @@
+"""What an update of alpha leaves as it was: running statistics, and parameters that are spread over the processes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.modules.batchnorm import _NormBase
+
+
+@contextmanager
+def frozen_norm_statistics(model: nn.Module) -> Iterator[nn.Module]:
+    """Batch statistics without running ones, and no dropout, inside the block; everything as before after it.
+
+    Batch normalisation uses the statistics of the batch at hand, which tames the curvature that the learned
+    alpha has to invert; all other modules are in evaluation mode, so that dropout, also the functional one inside
+    attention, is off and two passes over the same data agree. On leaving, by an exception too, every buffer
+    (running statistics, counters) and every module's `training` flag is what it was, to the bit. Gradients of
+    what was computed inside must be taken inside.
+
+    Yields:
+        the model.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        model.eval()
+        for module in model.modules():
+            if isinstance(module, _NormBase):
+                module.training = True
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for module, name, buffer, saved in buffers:
+                module._buffers[name] = buffer  # a module may have put a new tensor in its place
+                buffer.copy_(saved)
+
+
+def is_sharded(model):
+    """`bool`: whether parameters of `model` are spread over the processes by `torch.distributed.fsdp.fully_shard`."""
+    return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def whole_parameters(model):
+    """Inside, the parameters that belong to no sharded part of `model` (projections and heads) are whole tensors.
+
+    Towers that are sharded units of their own gather themselves whenever they are called. Nothing happens to a model
+    that is not sharded.
+    """
+    if not is_sharded(model):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()

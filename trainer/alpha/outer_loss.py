@@ -1,0 +1,132 @@
+"""The outer loss of the bi-level problem: how well a model does on held-out data, apart from its confidence.
+
+The matching loss lowers confidence while accuracy rises, so raw held-out cross-entropy would blame it for what a
+single temperature mends. The calibrated loss fits that temperature first ("On Calibration of Modern Neural
+Networks", Guo et al., ICML 2017), and counts each modality's own prediction beside the fused one.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..objectives import classification_loss, full_precision, is_multi_label, no_autocast
+
+OUTER_LOSSES = ("calibrated", "plain")
+INVERSE_TEMPERATURES = (1e-3, 1e3)
+"""Bounds of the fitted inverse temperature: it is infinite for separable logits, and zero for useless ones."""
+
+
+def outer_loss(
+    name: str,
+    logits: Tensor,
+    modality_logits: Sequence[Tensor],
+    labels: Tensor,
+    problem_type: str = "single_label_classification",
+) -> Tensor:
+    """The outer loss by name: `"calibrated"` or `"plain"`.
+
+    Args:
+        logits (`(B, K)`): of the fused prediction.
+        modality_logits: M tensors `(B, K)`; `"plain"` does not read them.
+        labels: `(B,)` int64, or `(B, K)` zeros and ones for multi-label problems.
+
+    Returns:
+        scalar, float32.
+    """
+    if name == "calibrated":
+        return calibrated_outer_loss(logits, modality_logits, labels, problem_type)
+    if name == "plain":
+        return plain_outer_loss(logits, labels, problem_type)
+    raise ValueError(f"outer loss must be one of {', '.join(OUTER_LOSSES)}, got {name!r}.")
+
+
+def plain_outer_loss(logits: Tensor, labels: Tensor, problem_type: str = "single_label_classification") -> Tensor:
+    """L_CLS of the fused logits `(B, K)`, the paper's outer loss."""
+    return classification_loss(logits, labels, problem_type)
+
+
+def calibrated_outer_loss(
+    logits: Tensor,
+    modality_logits: Sequence[Tensor],
+    labels: Tensor,
+    problem_type: str = "single_label_classification",
+) -> Tensor:
+    """J = cCE(fused) / 2 + mean over the modalities of cCE(modality) / 2; see `calibrated_cross_entropy`."""
+    if len(modality_logits) == 0:
+        raise ValueError("the calibrated outer loss takes the logits of at least one modality, got none.")
+    parts = [calibrated_cross_entropy(m, labels, problem_type) for m in modality_logits]
+    return 0.5 * calibrated_cross_entropy(logits, labels, problem_type) + 0.5 * torch.stack(parts).mean()
+
+
+def calibrated_cross_entropy(
+    logits: Tensor, labels: Tensor, problem_type: str = "single_label_classification"
+) -> Tensor:
+    """cCE(o) = min over b of CE(b o, y), one inverse temperature b for all B samples.
+
+    b is fitted on detached logits: by the envelope theorem the gradient of the minimum is that at fixed b. This
+    holds for the first derivative only.
+
+    Returns:
+        scalar, float32.
+    """
+    scale = fit_inverse_temperature(logits, labels, problem_type)
+    with no_autocast(logits):
+        return classification_loss(full_precision(logits) * scale, labels, problem_type)
+
+
+@torch.no_grad()
+def fit_inverse_temperature(logits: Tensor, labels: Tensor, problem_type: str = "single_label_classification") -> float:
+    """The b in `INVERSE_TEMPERATURES` that minimises the (binary) cross-entropy of b `logits`.
+
+    The loss is convex in b, so b is the root of its derivative: Newton's method in log b, in float64, kept
+    inside a bracket that bisection halves whenever a Newton step would leave it or converges too slowly.
+    """
+    multi_label = is_multi_label(problem_type)
+    if labels.shape[:1] != logits.shape[:1] or logits.numel() == 0:
+        raise ValueError(
+            f"one label per sample is needed and at least one sample, got logits {tuple(logits.shape)} and "
+            f"labels {tuple(labels.shape)}."
+        )
+    outputs, labels = logits.detach().cpu().double(), labels.cpu()
+    if not torch.isfinite(outputs).all():
+        raise FloatingPointError("the logits of the outer loss are not finite; the model has diverged.")
+    slope_and_curvature = _multi_label_slope if multi_label else _single_label_slope
+
+    low, high = (math.log(bound) for bound in INVERSE_TEMPERATURES)
+    if slope_and_curvature(outputs, labels, math.exp(low))[0] >= 0:
+        return INVERSE_TEMPERATURES[0]
+    if slope_and_curvature(outputs, labels, math.exp(high))[0] <= 0:
+        return INVERSE_TEMPERATURES[1]
+    x, last_step = 0.5 * (low + high), high - low
+    for _ in range(100):
+        b = math.exp(x)
+        slope, curvature = slope_and_curvature(outputs, labels, b)
+        if slope == 0:
+            break
+        low, high = (x, high) if slope < 0 else (low, x)
+        step = -slope / (curvature * b) if curvature > 0 else math.inf
+        if not low < x + step < high or abs(step) > 0.5 * abs(last_step):
+            step = 0.5 * (low + high) - x
+        x, last_step = x + step, step
+        if abs(step) < 1e-12:
+            break
+    return math.exp(x)
+
+
+def _single_label_slope(outputs: Tensor, labels: Tensor, b: float) -> tuple[float, float]:
+    """First and second derivative in b of the mean cross-entropy of b `outputs`."""
+    probabilities = torch.softmax(b * outputs, dim=-1)
+    target = outputs.gather(1, labels.long()[:, None])
+    centred = outputs - target  # before averaging: the slope may be tiny beside the logits
+    mean = (probabilities * centred).sum(dim=-1, keepdim=True)
+    variance = (probabilities * (centred - mean).square()).sum(dim=-1)
+    return float(mean.mean()), float(variance.mean())
+
+
+def _multi_label_slope(outputs: Tensor, labels: Tensor, b: float) -> tuple[float, float]:
+    """The same for the mean binary cross-entropy."""
+    sign = 2 * labels.double() - 1
+    wrong = torch.sigmoid(-b * sign * outputs)  # probability of the wrong answer
+    return float((-wrong * sign * outputs).mean()), float((wrong * (1 - wrong) * outputs.square()).mean())
