@@ -7,7 +7,7 @@ several hundred, and can be differentiated twice, except across processes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import combinations
 from typing import Any
@@ -192,6 +192,47 @@ def total_loss(loss_cls: Tensor, loss_mm: Tensor, alpha: float, total: str = "ra
         ratio = alpha / (1 - alpha) if alpha < 1 else MAX_RATIO
         return loss_cls + min(ratio, MAX_RATIO) * loss_mm
     raise ValueError(f"total must be one of {', '.join(TOTALS)}, got {total!r}.")
+
+
+def shapley_values(values: Mapping[frozenset, Any], players: Sequence[Hashable]) -> tuple[Any, ...]:
+    """Exact Shapley values of a game (Shapley, 1953): what each player adds, averaged over all orders of joining.
+
+    phi_m = sum over the subsets S without m of |S|! (M - |S| - 1)! / M! (v(S + m) - v(S)).
+
+    Args:
+        values: v(S), by the `frozenset` of players in S: numbers, or tensors or arrays of one shape. All 2^M subsets
+            of the players; the empty one may be missing and then counts as zero.
+        players: the M players, such as modalities or their places.
+
+    Returns:
+        one value a player, in their order; their sum is v(all) - v(none).
+
+    Raises:
+        ValueError: a subset without a value.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.trainer.objectives import shapley_values
+        >>> shapley_values({frozenset("a"): 1.0, frozenset("v"): 3.0, frozenset("av"): 6.0}, "av")
+        (2.0, 4.0)
+
+        ```
+    """
+    number, shares = len(players), []
+    subsets = [frozenset(members) for size in range(1, number + 1) for members in combinations(players, size)]
+    missing = [sorted(map(str, subset)) for subset in subsets if subset not in values]
+    if missing:
+        raise ValueError(f"shapley_values takes the value of every subset of the players; {missing} have none.")
+    for player in players:
+        others, share = [other for other in players if other != player], 0
+        for size in range(number):
+            weight = 1 / (number * math.comb(number - 1, size))  # |S|! (M - |S| - 1)! / M!
+            for members in combinations(others, size):
+                before = values.get(frozenset(members), 0)  # only the empty set may be missing
+                share = share + weight * (values[frozenset((*members, player))] - before)
+        shares.append(share)
+    return tuple(shares)
 
 
 def _normalize(features: Tensor) -> Tensor:

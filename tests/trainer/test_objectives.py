@@ -1,7 +1,7 @@
 """The losses against independent references, at extreme logits and in second derivatives."""
 
 import math
-from itertools import combinations
+from itertools import combinations, permutations
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +14,7 @@ from modeling_lfm.trainer.objectives import (
     info_nce,
     jensen_shannon,
     matching_loss,
+    shapley_values,
     total_loss,
     unimodal_cross_entropy,
 )
@@ -217,3 +218,26 @@ def test_errors_name_the_value_and_what_is_allowed():
         classification_loss(logits, draw_labels(MULTI))
     with pytest.raises(ValueError, match=r"labels \(B, K\) zeros and ones.*problem_type"):
         classification_loss(logits, labels, MULTI)
+
+
+def test_shapley_values_are_the_mean_over_all_orders_of_joining():
+    for number in (1, 2, 3, 4):
+        names = "abcd"[:number]
+        subsets = [frozenset(c) for size in range(number + 1) for c in combinations(names, size)]
+        values = {subset: torch.randn(3, 2, dtype=torch.float64) for subset in subsets}
+        shares, orders = dict.fromkeys(names, 0), list(permutations(names))
+        for order in orders:
+            for place, name in enumerate(order):
+                joined = values[frozenset(order[: place + 1])] - values[frozenset(order[:place])]
+                shares[name] = shares[name] + joined / len(orders)
+        for found, expected in zip(shapley_values(values, names), shares.values(), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def test_shapley_values_without_the_empty_set_add_up_to_the_whole():
+    terms = torch.randn(4, 5, 3)
+    sums = {frozenset(c): terms[list(c)].sum(0) for size in range(1, 5) for c in combinations(range(4), size)}
+    torch.testing.assert_close(torch.stack(shapley_values(sums, range(4))), terms)
+    del sums[frozenset((0, 2))]
+    with pytest.raises(ValueError, match=r"'0', '2'"):
+        shapley_values(sums, range(4))

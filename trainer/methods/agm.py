@@ -1,12 +1,11 @@
 """AGM: modulates the gradients of each modality's Shapley share of the logits."""
 
-import math
 from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 
-from ..objectives import full_precision, no_autocast
+from ..objectives import full_precision, no_autocast, shapley_values
 from ._modalities import blank_inputs
 from .base import Method, MethodSpec, register
 
@@ -90,7 +89,8 @@ class Agm(Method):
     def losses(self, outputs, labels, inputs):
         fused = {frozenset(range(len(self.modalities))): outputs.logits, **self.blanked_logits(inputs)}
         with no_autocast(labels):
-            shares = shapley_shares({places: full_precision(logits) for places, logits in fused.items()})
+            fused = {places: full_precision(logits) for places, logits in fused.items()}
+            shares = torch.stack(shapley_values(fused, range(len(self.modalities))))
             with torch.no_grad():
                 chosen = shares.softmax(-1)[:, torch.arange(len(labels), device=labels.device), labels]
                 scores = self.trainer.reduce(-chosen.clamp(min=1e-8).log().mean(1))
@@ -130,23 +130,3 @@ class Agm(Method):
 
     def load_state_dict(self, state):
         self.start(state["mean_scores"], state["steps"])
-
-
-def shapley_shares(fused):
-    """Shapley values of the modalities, their sum the logits of all; those of no modality are left out.
-
-    Args:
-        fused (`dict[frozenset[int], torch.Tensor]`): logits (B, K) of each non-empty set of M modalities.
-
-    Returns:
-        `torch.Tensor` (M, B, K)
-    """
-    number, shares = max(len(places) for places in fused), []
-    for place in range(number):
-        others, share = [other for other in range(number) if other != place], 0
-        for size in range(number):
-            weight = 1 / (number * math.comb(number - 1, size))  # |S|! (M - |S| - 1)! / M!
-            for kept in combinations(others, size):
-                share = share + weight * (fused[frozenset((*kept, place))] - (fused[frozenset(kept)] if kept else 0))
-        shares.append(share)
-    return torch.stack(shares)

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from modeling_lfm.trainer.methods import make_method
 from modeling_lfm.trainer.methods._modalities import blank_inputs
-from modeling_lfm.trainer.methods.agm import shapley_shares
 
 from ..toy import SMOOTH, resnet, toy_trainer
 from .steps import ONE_STEP, twin
@@ -79,12 +78,6 @@ def test_steps_with_modulated_gradients(number, cap, tmp_path):
     assert max(abs(kappa - 1) for _, kappas in found[1:] for kappa in kappas.values()) > 0.01
     for (name, one), other in zip(trainer.model.state_dict().items(), model.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
-
-
-def test_shares_of_an_additive_model_are_its_terms():
-    terms = torch.randn(4, 5, 3)
-    fused = {frozenset(c): terms[list(c)].sum(0) for size in range(1, 5) for c in combinations(range(4), size)}
-    torch.testing.assert_close(shapley_shares(fused), terms)
 
 
 def test_the_modality_that_leads_more_than_usual_slows_down():
