@@ -175,8 +175,7 @@ class Reader:
 
     def look(self, batch, name):
         """A [`Look`] at the modality `name` of a sample (`dict` of tensors)."""
-        from modeling_lfm.trainer.analysis.maps import measure_maps
-        from modeling_lfm.trainer.analysis.views import view_input
+        from modeling_lfm.trainer.analysis.maps import measure_maps, view_input
 
         look = Look(self.map_kinds.get(name))
         if f"{name}_input_ids" in batch:

@@ -5,8 +5,8 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from modeling_lfm.trainer.analysis.sections import listing, shorten
-from modeling_lfm.trainer.style import COLOURS, DARK, INK, ON_LIGHT, ink, new_figure, to_svg
+from modeling_lfm.trainer.analysis.report import listing, shorten
+from modeling_lfm.trainer.plots import COLOURS, DARK, INK, ON_LIGHT, ink, new_figure, to_svg
 
 TOP = 5  # classes of which bars are drawn
 NAMED = 8  # labels that are named, of all that hold

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from modeling_lfm.scripts.page.answer import MAX_SOUND
 from modeling_lfm.scripts.page.charts import CSS, draw_answer
 from modeling_lfm.scripts.page.inputs import MAX_TEXT
-from modeling_lfm.trainer.analysis.sections import listing
+from modeling_lfm.trainer.analysis.report import listing
 
 KEPT = 3600  # seconds that an upload is kept
 LOCAL = ["127.0.0.1", "localhost"]

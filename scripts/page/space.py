@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.page.inputs import find_examples, find_sources
-from modeling_lfm.trainer.analysis.sections import listing
+from modeling_lfm.trainer.analysis.report import listing
 
 PACKAGE = "modeling_lfm"
 ENTRY = "modeling_lfm.scripts.demo"

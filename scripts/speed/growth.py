@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from modeling_lfm.scripts.speed import models
 from modeling_lfm.scripts.speed.suite import Spread
 from modeling_lfm.trainer.alpha.bilevel import BilevelProblem
-from modeling_lfm.trainer.style import line_style, new_figure, tidy
+from modeling_lfm.trainer.plots import line_style, new_figure, tidy
 
 ROUNDS, SIZE = 5, 32
 PARAMETERS = {"head": (128, (1, 2, 4, 8)), "all": (32, (1, 2, 4))}  # samples, and factors of the towers' width

@@ -8,9 +8,17 @@ import torch
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.trainer.analysis import attention_rollout, explain_maps, rollout
-from modeling_lfm.trainer.analysis.maps import draw_maps, focus, likeness, plan_maps
+from modeling_lfm.trainer.analysis.maps import (
+    View,
+    draw_maps,
+    focus,
+    join_frames,
+    likeness,
+    plan_maps,
+    spectrogram_extent,
+    view_input,
+)
 from modeling_lfm.trainer.analysis.saliency import choose_map, enlarge, find_layer, grad_cam
-from modeling_lfm.trainer.analysis.views import View, join_frames, spectrogram_extent, view_input
 from tests.modeling.towers import TOWERS, make_tokenizer, model_inputs
 from tests.trainer.toy import resnet
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_lfm.trainer import style
+from modeling_lfm.trainer import plots as style
 from modeling_lfm.trainer.analysis import Section, write_report
-from modeling_lfm.trainer.analysis.sections import Picture, Table, rounded
+from modeling_lfm.trainer.analysis.report import Picture, Table, rounded
 
 
 def make_figure(title="a title"):

@@ -7,8 +7,8 @@ from importlib import import_module
 
 _EXPORTS = {
     "Observations": "observations",
-    "Section": "sections",
-    "attention_rollout": "attention",
+    "Section": "report",
+    "attention_rollout": "saliency",
     "centroid_distances": "modality_gap",
     "coalition_logits": "observations",
     "coalition_values": "contributions",
@@ -21,11 +21,11 @@ _EXPORTS = {
     "explain_label_fitting": "label_fitting",
     "explain_maps": "maps",
     "grad_cam": "saliency",
-    "initial_model": "initial",
+    "initial_model": "modality_gap",
     "observe": "observations",
-    "rollout": "attention",
+    "rollout": "saliency",
     "shapley_values": "contributions",
-    "write_report": "page",
+    "write_report": "report",
 }
 __all__ = sorted(_EXPORTS)
 

@@ -3,9 +3,8 @@
 import math
 
 from ..alpha.schedules import make_alpha
-from ..plots import alpha_by_epoch, read_log_history
-from ..style import COLOURS, MUTED, WIDTH, new_figure, tidy
-from .sections import Picture, Section, Table, listing, rounded
+from ..plots import COLOURS, MUTED, WIDTH, alpha_by_epoch, new_figure, read_log_history, tidy
+from .report import Picture, Section, Table, listing, rounded
 
 REFERENCES = {"heuristic": "heuristic, 1 - exp(-1/t)", "polynomial": "polynomial of the paper"}
 DASHES = {"heuristic": (0, (1, 1.5)), "polynomial": (0, (4, 2))}

@@ -6,8 +6,8 @@ from math import factorial
 import numpy as np
 from scipy.special import expit, softmax
 
-from ..style import COLOURS, INK, MARKERS, MUTED, new_panels, tidy
-from .sections import Picture, Section, Table, listing, percent, points, rounded, shorten
+from ..plots import COLOURS, INK, MARKERS, MUTED, new_panels, tidy
+from .report import Picture, Section, Table, listing, percent, points, rounded, shorten
 
 VALUES = ("probability", "logit")
 SHOWN_CLASSES = 12

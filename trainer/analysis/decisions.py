@@ -4,8 +4,8 @@ from itertools import combinations
 
 import numpy as np
 
-from ..style import COLOURS, FUSED_COLOUR, INK, MARKERS, MUTED, ON_DARK, ON_LIGHT, WIDTH, ink, new_panels, tidy
-from .sections import Picture, Section, Table, listing, percent, rounded
+from ..plots import COLOURS, FUSED_COLOUR, INK, MARKERS, MUTED, ON_DARK, ON_LIGHT, WIDTH, ink, new_panels, tidy
+from .report import Picture, Section, Table, listing, percent, rounded
 
 BINS = 15
 LABEL = "label"

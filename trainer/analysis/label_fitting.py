@@ -2,8 +2,8 @@
 
 import statistics
 
-from ..style import COLOURS, FUSED_COLOUR, INK, MUTED, OTHER_COLOUR, WIDTH, new_figure, tidy
-from .sections import Picture, Section, Table, listing, points, rounded
+from ..plots import COLOURS, FUSED_COLOUR, INK, MUTED, OTHER_COLOUR, WIDTH, new_figure, tidy
+from .report import Picture, Section, Table, listing, points, rounded
 
 TITLES = {
     "one-hot labels": "one-hot",

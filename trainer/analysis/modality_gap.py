@@ -1,11 +1,16 @@
 """The modality gap: how far apart the modalities' features lie (Figure 2 of the LFM paper)."""
 
+import copy
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import set_seed
 
-from ..style import CLASS_COLOURS, COLOURS, INK, MARKERS, OTHER_COLOUR, WIDTH, new_figure, tidy
-from .sections import Picture, Section, Table, rounded, shorten
+from ..plots import CLASS_COLOURS, COLOURS, INK, MARKERS, OTHER_COLOUR, WIDTH, new_figure, tidy
+from ..trainer import unchanged_random_state
+from .report import Picture, Section, Table, rounded, shorten
 
 PROJECTIONS = ("pca", "umap")
 DRAWN = 400  # samples in a scatter plot
@@ -257,3 +262,42 @@ def explain_gap(states, projection="pca", before=None):
         tables=[Table("Distance between centroids, and their lengths", head, rows)],
         method=METHOD,
     )
+
+
+def initial_model(config, seed, pretrained=None):
+    """A model with the weights that a run started from: fresh ones of the same seed, and the pretrained towers.
+
+    The random numbers are those of `train.py`: the same on the same release of torch, timm and transformers.
+
+    Args:
+        config ([`LfmConfig`]): of the trained model; left as it is.
+        seed (`int`): of the run.
+        pretrained (`dict[str, str]`, *optional*): by modality what its tower started from: a name on the Hub or a
+            folder, for timm's towers a file of weights, or nothing for those of their own name.
+
+    Returns:
+        `LfmForMultimodalClassification` in evaluation mode.
+
+    Raises:
+        ValueError: `pretrained` names a modality that is not there, or tells nothing of a tower that needs a source.
+    """
+    from modeling_lfm import LfmForMultimodalClassification
+
+    config, pretrained = copy.deepcopy(config), pretrained or {}
+    unknown = sorted(set(pretrained) - set(config.modalities))
+    if unknown:
+        raise ValueError(f"pretrained names {unknown}, but the modalities are {', '.join(config.modalities)}.")
+    for name, source in pretrained.items():
+        spec = config.modalities[name]
+        spec["pretrained"] = True
+        if spec["tower"] != "timm":
+            if not source:
+                raise ValueError(
+                    f"the tower of {name!r} started from pretrained weights; tell which: pretrained.{name}."
+                )
+            spec["name"] = source
+        elif source and Path(source).is_file():
+            spec["checkpoint"] = source
+    with unchanged_random_state(torch.device("cpu")):
+        set_seed(seed)
+        return LfmForMultimodalClassification.from_towers(config)
