@@ -1,8 +1,11 @@
-"""Balanced multimodal classification: the models here, `modeling_lfm.trainer` to train, `modeling_lfm.data` to feed."""
+"""Balanced multimodal classification: the models here, `modeling_lfm.trainer` to train, `modeling_lfm.data` to feed.
 
+Importing it makes the Auto classes and pipelines of transformers know it.
+"""
+
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from .registration import register
 
 __version__ = "0.1.0"
 
@@ -24,11 +27,12 @@ __all__ = [
     "__version__",
 ]
 
-if TYPE_CHECKING:
-    from .configuration_lfm import LfmConfig
-    from .modeling_lfm import LfmForMultimodalClassification, LfmModel, LfmOutput
-    from .pipeline_lfm import MultimodalClassificationPipeline
-    from .processing_lfm import LfmProcessor
+
+def _runs_a_program():
+    """Whether a program of scripts/ runs, which imports what it needs after it has read its arguments."""
+    here = Path(__file__).resolve()
+    folders = (here.parent / "scripts", here.parents[1] / "scripts")
+    return any("modeling_lfm.scripts." in word or Path(word).resolve().parent in folders for word in sys.orig_argv[1:])
 
 
 def __getattr__(name):
@@ -39,4 +43,12 @@ def __getattr__(name):
     return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
 
 
-register()
+if TYPE_CHECKING or not _runs_a_program():
+    from transformers import AutoProcessor
+
+    from .configuration_lfm import LfmConfig
+    from .modeling_lfm import LfmForMultimodalClassification, LfmModel, LfmOutput
+    from .pipeline_lfm import MultimodalClassificationPipeline
+    from .processing_lfm import LfmProcessor
+
+    AutoProcessor.register(LfmConfig, LfmProcessor)

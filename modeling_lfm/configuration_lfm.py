@@ -3,15 +3,17 @@
 import re
 from copy import deepcopy
 
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-_COMMON_KEYS = {"tower", "name", "pretrained", "frozen"}
-TOWER_KEYS = {
-    "timm": _COMMON_KEYS | {"in_chans", "num_frames", "model_args", "checkpoint", "frontend"},
-    "transformers": _COMMON_KEYS | {"config", "pooling"},
-    "clip_vision": _COMMON_KEYS | {"config"},
-    "clip_text": _COMMON_KEYS | {"config"},
-}
+# Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
+from .frontend_lfm import LogSpectrogram  # noqa: F401
+from .fusion_base_lfm import FUSIONS
+from .fusions_lfm import SumFusion  # noqa: F401  (they register themselves)
+from .mmtm_lfm import MmtmFusion  # noqa: F401
+from .registry_lfm import suggest
+from .towers_lfm import TOWERS
+from .weights_lfm import load_safely  # noqa: F401
+
 PIPELINES = {  # where `transformers.pipeline` finds the code of a task, and the class by which it loads the model
     "multimodal-classification": {
         "impl": "pipeline_lfm.MultimodalClassificationPipeline",
@@ -19,22 +21,7 @@ PIPELINES = {  # where `transformers.pipeline` finds the code of a task, and the
         "type": "multimodal",
     }
 }
-FUSION_ARGS = {  # the settings of each fusion, with their defaults
-    "concat": {},
-    "sum": {},
-    "weight": {},
-    "film": {},
-    "mmtm": {"ratio": 4},
-    "lstm": {"num_layers": 2},
-    "etmc": {},
-    "qmf": {},
-    "mla": {"weights": None},
-    "domfn": {"gamma": 0.8, "tau": 0.5},
-    "reconboost": {"width": 256},
-}
-FUSION_NAMES = tuple(FUSION_ARGS)
-POOLINGS = ("cls", "mean", "pooler")
-CLIP_MODEL_TYPES = {"clip_vision": "clip_vision_model", "clip_text": "clip_text_model"}
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 
 class LfmConfig(PreTrainedConfig):
@@ -56,9 +43,9 @@ class LfmConfig(PreTrainedConfig):
             - `clip_vision`, `clip_text`: `config` (`dict`, a CLIP vision or text configuration).
         modality_order (`list[str]`, *optional*): written on saving, because JSON files of configurations are sorted by
             key; given by hand it reorders `modalities`.
-        fusion (`str`, defaults to `"concat"`): how the modalities are combined, one of `FUSION_ARGS`; the classes in
-            `fusions_lfm.py` and its siblings tell their formulas.
-        fusion_args (`dict`, *optional*): settings of the fusion; those in `FUSION_ARGS` where not given.
+        fusion (`str`, defaults to `"concat"`): how the modalities are combined, one of `FUSIONS`; the classes in
+            `fusions_lfm.py` and `mmtm_lfm.py` tell their formulas.
+        fusion_args (`dict`, *optional*): settings of the fusion; its `defaults` where not given.
         unimodal_heads (`bool`, defaults to False): give each modality a linear classifier of its own, apart from the
             fusion, from which its `modality_logits` come.
         hidden_size (`int`, defaults to 512): the common width d to which each tower's output is projected.
@@ -100,26 +87,21 @@ class LfmConfig(PreTrainedConfig):
         self.modality_dropout = modality_dropout
         for name, spec in self.modalities.items():
             _check_modality(name, spec)
-        if fusion not in FUSION_NAMES:
-            raise ValueError(f"fusion={fusion!r} is unknown; choose one of {', '.join(FUSION_NAMES)}.")
-        unknown = sorted(set(self.fusion_args) - set(FUSION_ARGS[fusion]))
-        if unknown:
-            raise ValueError(
-                f"fusion_args has unknown keys {unknown}; {fusion!r} has {', '.join(FUSION_ARGS[fusion]) or 'none'}."
-            )
+        defaults = FUSIONS.find(fusion).defaults
+        for key in set(self.fusion_args) - set(defaults):
+            raise ValueError(f"fusion_args: {fusion!r} has no setting {key!r}; {suggest(key, defaults)}")
         if not (isinstance(hidden_size, int) and hidden_size > 0):
             raise ValueError(f"hidden_size={hidden_size!r} must be a positive integer.")
         if isinstance(modality_dropout, bool) or not (
             isinstance(modality_dropout, (int, float)) and 0 <= modality_dropout < 1
         ):
             raise ValueError(f"modality_dropout={modality_dropout!r} must be a probability below 1.")
-        if problem_type not in ("single_label_classification", "multi_label_classification"):
-            raise ValueError(
-                f"problem_type={problem_type!r} is not supported; choose single_label_classification or "
-                "multi_label_classification."
-            )
+        if problem_type not in PROBLEM_TYPES:
+            raise ValueError(f"problem_type={problem_type!r} is not supported; {suggest(problem_type, PROBLEM_TYPES)}")
         self._tower_configs = {
-            name: build_tower_config(spec) for name, spec in self.modalities.items() if "config" in spec
+            name: build_tower_config(spec)
+            for name, spec in self.modalities.items()
+            if "config" in spec and TOWERS[spec["tower"]].nested
         }
         weights = kwargs.get("transformers_weights")  # a file that transformers would read in place of the usual one
         if weights is not None and ".safetensors" not in weights:
@@ -138,9 +120,14 @@ class LfmConfig(PreTrainedConfig):
         """`tuple[str]`: the modalities in the order of every tuple that the model returns."""
         return tuple(self.modalities)
 
+    @property
+    def is_multi_label(self):
+        """`bool`: whether a sample may have several labels, or none."""
+        return self.problem_type == "multi_label_classification"
+
     def fusion_arg(self, name):
         """The setting `name` of the fusion: that of `fusion_args`, or its default."""
-        return self.fusion_args.get(name, FUSION_ARGS[self.fusion][name])
+        return self.fusion_args.get(name, FUSIONS[self.fusion].defaults[name])
 
     def tower_config(self, modality):
         """The nested `PreTrainedConfig` of a modality, or None for a timm tower or one not yet resolved."""
@@ -154,7 +141,7 @@ class LfmConfig(PreTrainedConfig):
     def forget_sources(self):
         """Drop where pretrained weights are from, once a model holds them: a local path must not travel with it."""
         for spec in self.modalities.values():
-            for key in ("checkpoint", "pretrained") if spec["tower"] == "timm" else ("name", "pretrained"):
+            for key in TOWERS[spec["tower"]].sources:
                 spec.pop(key, None)
 
     # An attention implementation asked of the model is asked of each tower; None leaves each its own default.
@@ -181,6 +168,8 @@ class LfmConfig(PreTrainedConfig):
 
 
 LfmConfig.register_for_auto_class()  # saved with its code, as the models are
+if not __name__.startswith("transformers_modules."):
+    AutoConfig.register(LfmConfig.model_type, LfmConfig)
 
 
 def _without_run_time_keys(nested):
@@ -196,27 +185,14 @@ def _check_modality(name, spec):
         raise ValueError(f"modality name {name!r} is reserved; choose another.")
     if not isinstance(spec, dict) or "tower" not in spec:
         raise ValueError(f"modality {name!r} needs a mapping with the key 'tower', got {spec!r}.")
-    if spec["tower"] not in TOWER_KEYS:
-        raise ValueError(
-            f"modality {name!r} has the unknown tower {spec['tower']!r}; choose one of {', '.join(TOWER_KEYS)}."
-        )
-    unknown = set(spec) - TOWER_KEYS[spec["tower"]]
-    if unknown:
-        raise ValueError(
-            f"modality {name!r} (tower {spec['tower']!r}) has unknown keys {sorted(unknown)}; "
-            f"known are {sorted(TOWER_KEYS[spec['tower']])}."
-        )
-    if spec["tower"] == "timm" and "name" not in spec:
-        raise ValueError(f"modality {name!r} needs 'name', a timm architecture such as 'resnet18'.")
-    if spec["tower"] == "timm" and {":", "/"} & set(str(spec["name"])):  # a place, which loading would ask every time
-        raise ValueError(
-            f"modality {name!r}: name={spec['name']!r} must be a timm architecture, such as 'resnet18.a1_in1k' for "
-            "'hf-hub:timm/resnet18.a1_in1k'; give weights of your own as 'checkpoint'."
-        )
-    if "name" not in spec and "config" not in spec:
-        raise ValueError(f"modality {name!r} needs 'name' (a pretrained model) or 'config' (its configuration).")
-    if spec.get("pooling", "cls") not in POOLINGS:
-        raise ValueError(f"modality {name!r}: pooling={spec['pooling']!r} must be one of {', '.join(POOLINGS)}.")
+    try:
+        kind = TOWERS.find(spec["tower"])
+        known = ("tower", "name", "pretrained", "frozen", *kind.keys)
+        for key in set(spec) - set(known):
+            raise ValueError(f"unknown key {key!r} of the tower {spec['tower']!r}; {suggest(key, known)}")
+        kind.check(spec)
+    except ValueError as error:
+        raise ValueError(f"modality {name!r}: {error}") from error
 
 
 def build_tower_config(spec):
@@ -232,10 +208,7 @@ def build_tower_config(spec):
     if isinstance(config, PreTrainedConfig):
         spec["config"] = config.to_dict()
         return config
-    # Not above: the Auto classes take seconds to import, and ask for LfmConfig when they are (registration.py).
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    model_type = CLIP_MODEL_TYPES.get(spec["tower"], config.get("model_type"))
+    model_type = TOWERS[spec["tower"]].model_type or config.get("model_type")
     config = {key: value for key, value in config.items() if key != "model_type"}
     if model_type is None:
         if "name" not in spec:

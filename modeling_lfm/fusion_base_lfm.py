@@ -1,7 +1,13 @@
 """What every fusion is."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
+
+from .registry_lfm import Registry
+
+FUSIONS = Registry("fusion")
 
 
 def full_precision(tensor):
@@ -19,9 +25,20 @@ class Fusion(nn.Module):
 
     A late fusion leaves absent modalities out. A joint one (`joint = True`) reads an absence feature a_m (d,) in their
     place: zeros, or learned, from zeros on, where `config.modality_dropout` is above 0.
+
+    Attributes:
+        defaults (`dict`): its settings (`config.fusion_args`), each with its default.
+        joint (`bool`): see above.
+        exchange (`type`, *optional*): a module by which towers exchange what they see before their last layer:
+            `run(towers, tensors, present)` takes the ModuleDict of towers and a dict from each modality to its tower's
+            inputs, and returns the towers' vectors.
+
+    Example: see "A fusion" in CONTRIBUTING.md.
     """
 
+    defaults: ClassVar = {}
     joint = False
+    exchange = None
 
     def __init__(self, config):
         super().__init__()
@@ -58,3 +75,15 @@ class Fusion(nn.Module):
 
     def forward(self, features, present=None):
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+
+class SplitFusion(Fusion):
+    """A fusion with a linear classifier for each modality: f_m = W_m z_m + b_m."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, config.num_labels) for _ in range(self.num_modalities))
+
+    def predict(self, features):
+        """f_m (B, K) of each feature (B, d): a tuple of M."""
+        return tuple(head(feature) for head, feature in zip(self.heads, features, strict=True))

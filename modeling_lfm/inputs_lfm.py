@@ -8,10 +8,14 @@ import numpy as np
 import torch
 
 from .media_lfm import fit_length, image_pixels, log_spectrogram, read_image, read_waveform
+from .registry_lfm import Registry
+
+KINDS = Registry("type of input")
 
 AUGMENT = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5}
 
 
+@KINDS.register("spectrogram")
 @dataclass
 class Spectrogram:
     """Audio to log-spectrograms; `encode` gives (1, bins, frames) float32.
@@ -106,6 +110,7 @@ class Spectrogram:
         return stack_rows(rows)
 
 
+@KINDS.register("image")
 @dataclass
 class Picture:
     """Images to pixels; `encode` gives (num_channels, height, width) uint8, and `stack` scales it.
@@ -168,6 +173,7 @@ class Picture:
         return stack_rows(rows, lambda values: values.div_(255).sub_(mean).div_(std))
 
 
+@KINDS.register("text")
 @dataclass
 class Text:
     """Text to token numbers.

@@ -1,11 +1,13 @@
 """MMTM: convolutional towers that reweight each other's channels, and the late fusion that goes with them."""
 
+from typing import ClassVar
+
 import torch
 from timm.models import checkpoint_seq
 from timm.models.resnet import ResNet
 from torch import nn
 
-from .fusion_base_lfm import Fusion
+from .fusion_base_lfm import FUSIONS, SplitFusion
 
 STAGES = ("layer2", "layer3", "layer4")
 
@@ -113,15 +115,18 @@ class MmtmExchange(nn.Module):
         }
 
 
-class MmtmFusion(Fusion):
-    """F = 1/M sum_m f_m with f_m = W_m z_m + b_m: a classifier for each stream, and the mean of those present."""
+@FUSIONS.register("mmtm")
+class MmtmFusion(SplitFusion):
+    """F = 1/M sum_m f_m with f_m = W_m z_m + b_m: a classifier for each stream, and the mean of those present.
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, config.num_labels) for _ in range(self.num_modalities))
+    `fusion_args`: `ratio`, see [`MmtmBlock`].
+    """
+
+    defaults: ClassVar = {"ratio": 4}
+    exchange = MmtmExchange
 
     def forward(self, features, present=None):
-        modality_logits = tuple(head(feature) for head, feature in zip(self.heads, features, strict=True))
+        modality_logits = self.predict(features)
         count = self.num_modalities if present is None else present.sum(0).unsqueeze(-1)
         return self.stack_present(modality_logits, present).sum(0) / count, modality_logits
 

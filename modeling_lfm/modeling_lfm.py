@@ -4,20 +4,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
-from .confidence_lfm import QmfFusion  # noqa: F401
 from .configuration_lfm import LfmConfig
 from .download_lfm import download  # noqa: F401
-from .evidential_lfm import EtmcFusion  # noqa: F401
 from .frontend_lfm import LogSpectrogram  # noqa: F401
-from .fusion_base_lfm import Fusion  # noqa: F401
-from .fusions_lfm import EXCHANGES, FUSIONS
-from .joint_fusions_lfm import JointFusion  # noqa: F401
+from .fusion_base_lfm import FUSIONS
+from .fusions_lfm import SumFusion  # noqa: F401
 from .mmtm_lfm import MmtmFusion  # noqa: F401
-from .shared_head_lfm import MlaFusion  # noqa: F401
+from .registry_lfm import suggest
 from .towers_lfm import make_tower, resolve_tower_configs
 from .weights_lfm import load_safely
 
@@ -116,7 +113,8 @@ class LfmModel(LfmPreTrainedModel):
         self.projections = nn.ModuleDict(
             {name: nn.Linear(tower.num_features, config.hidden_size) for name, tower in self.towers.items()}
         )
-        self.exchange = EXCHANGES[config.fusion](config, self.towers) if config.fusion in EXCHANGES else None
+        exchange = FUSIONS[config.fusion].exchange
+        self.exchange = None if exchange is None else exchange(config, self.towers)
         self.post_init()
 
     @property
@@ -142,9 +140,8 @@ class LfmModel(LfmPreTrainedModel):
             it.
         """
         marks = {f"{name}_present": name for name in self.towers}
-        unknown = sorted(set(inputs) - set(self.input_names) - set(marks))
-        if unknown:
-            raise ValueError(f"unknown inputs {unknown}; this model reads {list(self.input_names)}.")
+        for key in set(inputs) - set(self.input_names) - set(marks):
+            raise ValueError(f"unknown input {key!r}; {suggest(key, self.input_names)}")
         given = self._given(inputs)
         tensors = {name: self._tower_inputs(name, inputs) for name in given}
         if self.exchange is not None:
@@ -302,7 +299,7 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         loss = None
         if labels is not None:
             labels = labels.to(logits.device)
-            if self.config.problem_type == "multi_label_classification":
+            if self.config.is_multi_label:
                 loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
             else:
                 loss = nn.functional.cross_entropy(logits.float(), labels)
@@ -348,6 +345,8 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
 # The code is saved beside the weights, so that AutoModel can load them where this package is not installed.
 LfmModel.register_for_auto_class("AutoModel")
 LfmForMultimodalClassification.register_for_auto_class("AutoModel")
+if not __name__.startswith("transformers_modules."):
+    AutoModel.register(LfmConfig, (LfmForMultimodalClassification, LfmModel))  # it takes that of config.architectures
 
 
 def blank_absent(tensors, present, value=torch.nan):

@@ -146,7 +146,7 @@ class MultimodalClassificationPipeline(Pipeline):
 
     def answers(self, outputs, top_k=5):
         """The answer to each sample of a batch (`list[dict]`), from what `_forward` gives for it."""
-        multi_label = self.model.config.problem_type == "multi_label_classification"
+        multi_label = self.model.config.is_multi_label
         labels = self.model.config.id2label
         logits = outputs["logits"].double()
         scores = logits.sigmoid() if multi_label else logits.softmax(-1)

@@ -10,18 +10,13 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused two.
 from .container_lfm import UnknownFormatError  # noqa: F401
-from .inputs_lfm import Picture, Spectrogram, Text
+from .inputs_lfm import KINDS, Text
 from .media_lfm import describe
+from .registry_lfm import suggest
 from .video_inputs_lfm import Flow, Video
 from .video_lfm import read_frames  # noqa: F401
 
 RESERVED = ("sampling_rate", "return_tensors", "labels")
-
-
-# A new type of input is a class and one line here. It has `encode` and `stack`; `parts` (of the model's input names);
-# `dtype` and `shape` of what `encode` gives; `read_only`, settings on which that does not depend; `varies`, whether
-# training changes it at random, and then `vary` does so.
-TYPES = {"spectrogram": Spectrogram, "image": Picture, "text": Text, "video": Video, "flow": Flow}
 
 
 class LfmProcessor(ProcessorMixin):
@@ -185,21 +180,19 @@ def _build(name, settings):
     """The type's object with `settings`, checked."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", str(name)) or name in RESERVED:
         raise ValueError(f"modality name {name!r} must be letters, digits and underscores, and none of {RESERVED}.")
-    if not isinstance(settings, dict) or settings.get("type") not in TYPES:
-        raise ValueError(f"modality {name!r} needs a 'type', one of {', '.join(TYPES)}; got {settings!r}.")
+    if not isinstance(settings, dict) or "type" not in settings:
+        raise ValueError(f"modality {name!r} needs a 'type', one of {', '.join(KINDS)}; got {settings!r}.")
     own = {key: value for key, value in settings.items() if key != "type"}
-    cls = TYPES[settings["type"]]
-    presets = getattr(cls, "presets", None)
-    known = [f.name for f in fields(cls)] + (["preset"] if presets else [])
-    unknown = sorted(set(own) - set(known))
-    if unknown:
-        raise ValueError(f"modality {name!r} ({settings['type']}) has unknown settings {unknown}; known are {known}.")
-    preset = own.pop("preset", None)
-    if preset is not None:
-        if preset not in presets:
-            raise ValueError(f"modality {name!r}: preset {preset!r} is unknown; choose one of {', '.join(presets)}.")
-        own = {**presets[preset], **own}
     try:
-        return cls(**own)
+        kind = KINDS.find(settings["type"])
+        presets = getattr(kind, "presets", {})
+        known = [field.name for field in fields(kind)] + ["preset"] * bool(presets)
+        for key in set(own) - set(known):
+            raise ValueError(f"unknown setting {key!r}; {suggest(key, known)}")
+        preset = own.pop("preset", None)
+        if preset is not None and preset not in presets:
+            raise ValueError(f"preset {preset!r} is unknown; {suggest(preset, presets)}")
+        own = {**presets.get(preset, {}), **own}
+        return kind(**own)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"modality {name!r} ({settings['type']}): {error}.") from error
+        raise ValueError(f"modality {name!r} ({settings['type']}): {error}") from error

@@ -2,32 +2,44 @@
 
 import timm
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from .frontend_lfm import LogSpectrogram
+from .registry_lfm import Registry
 from .weights_lfm import check_checkpoint, load_safely, timm_weights
+
+TOWERS = Registry("tower")
 
 
 class Tower(nn.Module):
-    """One modality's encoder.
+    """One modality's encoder, made of its entry in `config.modalities` and its nested configuration, if it has one.
 
     Attributes:
+        keys (`tuple[str]`): keys of its entry besides `tower`, `name`, `pretrained` and `frozen`.
+        sources (`tuple[str]`): those of all keys that tell where pretrained weights are from; they are not saved.
+        nested (`bool`): its `config` is a configuration of transformers, of `model_type` (`str`) where that is fixed.
         input_names (`tuple[str]`): the model's inputs of this modality without its prefix, such as `("values",)`.
         num_features (`int`): width of the vector that `forward` returns, `(B, num_features)`.
         encoder (`nn.Module`): the model of timm or transformers inside.
         frontend (`nn.Module`, where there is one): turns the inputs, given as they are, into those of the encoder.
+
+    Example: see "A tower" in CONTRIBUTING.md.
     """
 
+    keys = ()
+    sources = ("checkpoint", "pretrained")
+    nested = False
+    model_type = None
     input_names = ("values",)
     num_features = 0
+
+    @classmethod
+    def check(cls, spec):
+        """Raise a ValueError if the entry `spec` (`dict`) cannot be right; its keys are checked already."""
+        if cls.nested and "name" not in spec and "config" not in spec:
+            raise ValueError("it needs 'name' (a pretrained model) or 'config' (its configuration)")
 
     @property
     def dtype(self):
@@ -47,12 +59,25 @@ class Tower(nn.Module):
         self.encoder._set_gradient_checkpointing(enable, function)
 
 
+@TOWERS.register("timm")
 class TimmTower(Tower):
     """Any timm image model without its classifier, on `values` (B, C, H, W), or frames (B, T, C, H, W).
 
     Frames of a clip share the weights; their vectors are averaged. With `frontend` in its entry it reads waveforms
     (B, samples).
     """
+
+    keys = ("in_chans", "num_frames", "model_args", "checkpoint", "frontend")
+
+    @classmethod
+    def check(cls, spec):
+        if "name" not in spec:
+            raise ValueError("it needs 'name', a timm architecture such as 'resnet18'")
+        if {":", "/"} & set(str(spec["name"])):  # a place, which loading would ask every time
+            raise ValueError(
+                f"name={spec['name']!r} must be a timm architecture, such as 'resnet18.a1_in1k' for "
+                "'hf-hub:timm/resnet18.a1_in1k'; give weights of your own as 'checkpoint'"
+            )
 
     def __init__(self, spec, config):
         super().__init__()
@@ -118,8 +143,19 @@ def _create_timm(spec, weights=None):
         raise ValueError(f"timm {timm.__version__} has no model {spec['name']!r}; similar: {near}.") from error
 
 
+@TOWERS.register("transformers")
 class TransformersTower(Tower):
     """Any text or vision encoder of transformers, on `input_ids` and `attention_mask` (B, L), or `values`."""
+
+    keys = ("config", "pooling")
+    sources = ("name", "pretrained")
+    nested = True
+
+    @classmethod
+    def check(cls, spec):
+        super().check(spec)
+        if spec.get("pooling", "cls") not in ("cls", "mean", "pooler"):
+            raise ValueError(f"pooling={spec['pooling']!r} must be one of cls, mean, pooler")
 
     def __init__(self, spec, config):
         super().__init__()
@@ -158,14 +194,19 @@ class TransformersTower(Tower):
         self.encoder.load_state_dict({k: v for k, v in loaded.state_dict().items() if k in wanted})
 
 
+@TOWERS.register("clip_vision")
 class ClipVisionTower(Tower):
     """CLIP's image encoder with its projection, on `values` (B, 3, H, W)."""
 
-    model_class, output_name = CLIPVisionModelWithProjection, "image_embeds"
+    keys = ("config",)
+    sources = ("name", "pretrained")
+    nested = True
+    model_type = "clip_vision_model"
+    class_name, output_name = "CLIPVisionModelWithProjection", "image_embeds"
 
     def __init__(self, spec, config):
         super().__init__()
-        self.encoder = self.model_class(config)
+        self.encoder = getattr(transformers, self.class_name)(config)
         self.num_features = config.projection_dim
 
     def forward(self, *inputs):
@@ -173,29 +214,18 @@ class ClipVisionTower(Tower):
 
     def load_pretrained(self, spec):
         loaded = load_safely(
-            self.model_class.from_pretrained, spec["name"], config=self.encoder.config, dtype=torch.float32
+            type(self.encoder).from_pretrained, spec["name"], config=self.encoder.config, dtype=torch.float32
         )
         self.encoder.load_state_dict(loaded.state_dict())
 
 
+@TOWERS.register("clip_text")
 class ClipTextTower(ClipVisionTower):
     """CLIP's text encoder with its projection, on `input_ids` and `attention_mask` (B, L)."""
 
     input_names = ("input_ids", "attention_mask")
-    model_class, output_name = CLIPTextModelWithProjection, "text_embeds"
-
-
-TOWERS = {
-    "timm": TimmTower,
-    "transformers": TransformersTower,
-    "clip_vision": ClipVisionTower,
-    "clip_text": ClipTextTower,
-}
-_CONFIG_CLASSES = {
-    "transformers": AutoConfig,
-    "clip_vision": CLIPVisionConfig,
-    "clip_text": CLIPTextConfig,
-}
+    model_type = "clip_text_model"
+    class_name, output_name = "CLIPTextModelWithProjection", "text_embeds"
 
 
 def resolve_tower_configs(config):
@@ -205,9 +235,10 @@ def resolve_tower_configs(config):
         config (`LfmConfig`): changed in place.
     """
     for modality, spec in config.modalities.items():
-        if spec["tower"] != "timm" and config.tower_config(modality) is None:
-            changes = spec.get("config", {})
-            nested = _CONFIG_CLASSES[spec["tower"]].from_pretrained(spec["name"], **changes)
+        kind = TOWERS[spec["tower"]]
+        if kind.nested and config.tower_config(modality) is None:
+            config_class = AutoConfig if kind.model_type is None else CONFIG_MAPPING[kind.model_type]
+            nested = config_class.from_pretrained(spec["name"], **spec.get("config", {}))
             config.set_tower_config(modality, nested)
 
 
@@ -218,13 +249,13 @@ def make_tower(config, modality):
         ValueError: the tower's nested configuration is not known yet.
     """
     spec = config.modalities[modality]
-    nested = config.tower_config(modality)
-    if spec["tower"] != "timm" and nested is None:
+    kind, nested = TOWERS[spec["tower"]], config.tower_config(modality)
+    if kind.nested and nested is None:
         raise ValueError(
             f"modality {modality!r} names the pretrained model {spec.get('name')!r}, whose configuration is not "
             "known yet; make the model with LfmForMultimodalClassification.from_towers(config)."
         )
-    tower = TOWERS[spec["tower"]](spec, nested)
+    tower = kind(spec, nested)
     if spec.get("frozen"):
         tower.requires_grad_(False)
     return tower

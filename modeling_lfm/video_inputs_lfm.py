@@ -7,7 +7,16 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .inputs_lfm import Picture, check_augment, check_positive, check_size, check_whole, crop_and_flip, stack_rows
+from .inputs_lfm import (
+    KINDS,
+    Picture,
+    check_augment,
+    check_positive,
+    check_size,
+    check_whole,
+    crop_and_flip,
+    stack_rows,
+)
 from .media_lfm import image_pixels
 from .video_lfm import evenly_spaced, optical_flow, read_frames
 
@@ -46,6 +55,7 @@ class _Sampled:
             raise ValueError(f"num_frames={self.num_frames} must not be above {self.stored}, what is stored of a clip")
 
 
+@KINDS.register("video")
 @dataclass
 class Video(_Sampled, Picture):
     """Video to frames; `encode` gives (stored_frames, num_channels, height, width) uint8, and `stack` scales them.
@@ -85,6 +95,7 @@ class Video(_Sampled, Picture):
         return super().stack([self.choose(row) for row in rows])
 
 
+@KINDS.register("flow")
 @dataclass
 class Flow(_Sampled):
     """Video to optical flow (DIS); `encode` gives (stored_frames - 1, 2, height, width) int8, and `stack` scales it.

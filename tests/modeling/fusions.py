@@ -3,7 +3,6 @@
 import torch
 
 from modeling_lfm import LfmConfig
-from modeling_lfm.configuration_lfm import FUSION_ARGS
 from modeling_lfm.fusions_lfm import FUSIONS
 
 
@@ -25,7 +24,7 @@ class Fusions(torch.nn.Module):
         torch.manual_seed(0)
         self.fusions = torch.nn.ModuleDict()
         for name in names:
-            arguments = {key: 1 for key in FUSION_ARGS[name] if key == "num_layers"}
+            arguments = {key: 1 for key in FUSIONS[name].defaults if key == "num_layers"}
             settings = {"hidden_size": 16, "num_labels": 4, "modality_dropout": 0.1}
             config = LfmConfig({"one": vit(32), "two": vit(32)}, fusion=name, fusion_args=arguments, **settings)
             fusion = self.fusions[name] = FUSIONS[name](config)

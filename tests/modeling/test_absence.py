@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
-from modeling_lfm.configuration_lfm import FUSION_NAMES
+from modeling_lfm.fusions_lfm import FUSIONS
 
 from ..trainer.toy import resnet, toy_model
 from .towers import TOWERS, make_tokenizer, tower_inputs
@@ -94,7 +94,7 @@ def expected(model, vectors, there):
     return fusion.fuse(filled)  # film and lstm, tested by themselves in test_fusions.py
 
 
-CASES = [(name, {}, rate) for name in FUSION_NAMES for rate in ((0.0, 0.5) if name in JOINT else (0.0,))]
+CASES = [(name, {}, rate) for name in FUSIONS for rate in ((0.0, 0.5) if name in JOINT else (0.0,))]
 CASES.append(("mla", {"weights": [0.5, 0.3, 0.2]}, 0.0))
 
 
@@ -125,7 +125,7 @@ def test_each_fusion_follows_its_rule(fusion, args, rate):
         assert mixed.modality_logits[m][~there].isnan().all()
 
 
-@pytest.mark.parametrize("fusion", FUSION_NAMES)
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_nothing_changes_where_all_are_present(fusion):
     """Marks that say so give the same logits, and those of the model without modality dropout."""
     model, inputs = make(fusion), images()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from modeling_lfm.configuration_lfm import FUSION_ARGS
+from modeling_lfm.fusions_lfm import FUSIONS
 
 from ..trainer.toy import toy_model
 from .fusions import Fusions, fusion_inputs, vit
@@ -34,7 +34,7 @@ def assert_same(found, expected):
 def test_fusions_are_one_graph():
     """But for the LSTM's, where torch breaks it."""
     inputs = fusion_inputs()
-    for names in ([name for name in FUSION_ARGS if name != "lstm"], ["lstm"]):
+    for names in ([name for name in FUSIONS if name != "lstm"], ["lstm"]):
         model = Fusions(names)
         compiled = torch.compile(model, backend="aot_eager", fullgraph=names != ["lstm"])
         with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modeling_lfm import LfmConfig
-from modeling_lfm.evidential_lfm import EtmcFusion, combine, opinion, to_evidence
+from modeling_lfm.fusions_lfm import EtmcFusion, combine, opinion, to_evidence
 
 from .towers import TOWERS
 

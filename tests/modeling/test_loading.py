@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmModel, LfmProcessor
-from modeling_lfm.configuration_lfm import FUSION_NAMES
+from modeling_lfm.fusions_lfm import FUSIONS
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 
 from .hub_server import serving_models
@@ -99,7 +99,7 @@ def test_shards(saved, tmp_path):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("fusion", FUSION_NAMES)
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_fusion_works_offloaded(tmp_path, fusion, dropout):
     """Weights that are offloaded are there only while their module is called."""
     towers = {"audio": resnet(1), "image": resnet(3)}

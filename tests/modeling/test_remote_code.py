@@ -125,21 +125,23 @@ def test_the_package_is_preferred_to_the_files(tmp_path):
     assert type(AutoModel.from_pretrained(tmp_path)) is LfmModel
 
 
-def test_a_light_import_is_enough_for_the_auto_classes(tmp_path):
+@pytest.mark.parametrize(
+    "imports", ["import modeling_lfm, transformers", "import transformers; transformers.AutoModel; import modeling_lfm"]
+)
+def test_importing_the_package_is_enough_for_the_auto_classes(tmp_path, imports):
     model, processor = picture_model()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     program = (
-        "import sys, modeling_lfm\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
-        "from transformers import AutoConfig, AutoModel, AutoProcessor\n"
-        "assert 'timm' not in sys.modules\n"
+        f"{imports}\n"
+        "from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline\n"
         f"loaded = [auto.from_pretrained({str(tmp_path)!r}) for auto in (AutoConfig, AutoModel, AutoProcessor)]\n"
+        f"loaded.append(pipeline('multimodal-classification', model={str(tmp_path)!r}))\n"
         "print(*(type(one).__module__ for one in loaded))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [f"modeling_lfm.{name}" for name in ENTRIES]
+    assert result.stdout.split() == [f"modeling_lfm.{name}" for name in (*ENTRIES, "pipeline_lfm")]
 
 
 # -- without the package -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from modeling_lfm import LfmProcessor
-from modeling_lfm.configuration_lfm import FUSION_ARGS
+from modeling_lfm.fusions_lfm import FUSIONS
 from modeling_lfm.scripts import export as program
 from modeling_lfm.scripts.exporting import files as exporting
 from modeling_lfm.scripts.exporting.graph import Exportable, trace
@@ -153,12 +153,12 @@ def test_any_modality_may_be_absent(fusion, tmp_path):
 
 def test_every_fusion_exports(tmp_path):
     """Their operators, with absent modalities and another number of samples than was traced."""
-    model, inputs = Fusions(FUSION_ARGS), fusion_inputs()
+    model, inputs = Fusions(FUSIONS), fusion_inputs()
     program = trace(model, inputs)
     more = {name: torch.cat((value, value.flip(0))) for name, value in inputs.items()}
     with torch.no_grad():
         expected = model(**inputs), model(**more)
-    assert len(expected[0]) == 2 * len(FUSION_ARGS)
+    assert len(expected[0]) == 2 * len(FUSIONS)
     graph = program.module()
     for batch, wanted in zip((inputs, more), expected, strict=True):
         assert_same(graph(**batch), wanted)

@@ -47,13 +47,6 @@ def test_help_imports_nothing_slow_and_tells_how(name):
     assert not names & set(SLOW)
 
 
-def test_the_package_imports_nothing_slow():
-    names, printed = imported("import modeling_lfm; print(modeling_lfm.__version__)")
-    assert printed
-    assert "modeling_lfm" in names
-    assert not names & set(SLOW)
-
-
 def test_all_programs_are_seen():
     assert {"train", "eval", "predict", "prepare_data", "reproduce", "quickstart", "benchmark"} <= set(PROGRAMS)
     assert list_programs() == PROGRAMS

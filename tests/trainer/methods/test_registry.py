@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 import pytest
 
 from modeling_lfm import LfmConfig
-from modeling_lfm.configuration_lfm import FUSION_NAMES
+from modeling_lfm.fusions_lfm import FUSIONS
 from modeling_lfm.trainer import LfmTrainingArguments
 from modeling_lfm.trainer.methods import METHODS, Method, MethodSpec, list_methods, make_method, register
 from modeling_lfm.trainer.methods.base import NoSettings
@@ -111,7 +111,7 @@ def test_each_method_tells_all_of_itself(name):
         assert getattr(spec, key).strip() == getattr(spec, key) != "", key
     assert (spec.venue == "-") == (spec.paper == "(baseline)") == (spec.bibtex is None)
     assert "\n" not in spec.formula
-    assert spec.fusions is None or (spec.fusions and set(spec.fusions) <= set(FUSION_NAMES))
+    assert spec.fusions is None or (spec.fusions and set(spec.fusions) <= set(FUSIONS))
     assert 1 <= spec.min_modalities <= (spec.max_modalities or 99)
     assert cls.__doc__ not in (None, Method.__doc__)
     settings = cls.Settings
@@ -158,7 +158,7 @@ def test_each_method_names_what_it_cannot_train(name):
     message = rf"{name} needs LfmConfig\(unimodal_heads={heads}\), .* has unimodal_heads={not heads}"
     cases = {message: {"unimodal_heads": not heads}}
     if spec.fusions is not None:
-        wrong = next(fusion for fusion in FUSION_NAMES if fusion not in spec.fusions)
+        wrong = next(fusion for fusion in FUSIONS if fusion not in spec.fusions)
         message = f"{name} trains models of fusion {' or '.join(spec.fusions)}, not {wrong}"
         cases[message] = {"fusion": wrong, "fusion_args": {}}
     if spec.min_modalities > 1:
