@@ -17,7 +17,7 @@ BENCHMARKS = {
 }
 _EXPORTS = {
     "AugmentedDataset": "augmentation",
-    "LfmDataCollator": "preparation",
+    "LfmDataCollator": ".trainer.collator",
     "is_prepared": "prepared",
     "label_names": "labels",
     "load_prepared": "prepared",

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 _EXPORTS = {
+    "LfmDataCollator": "collator",
     "LfmTrainer": "trainer",
     "LfmTrainingArguments": "training_args",
     "compute_multimodal_metrics": "metrics",
@@ -12,6 +13,7 @@ _EXPORTS = {
     "write_model_card": "cards.card",
 }
 __all__ = [
+    "LfmDataCollator",
     "LfmTrainer",
     "LfmTrainingArguments",
     "compute_multimodal_metrics",

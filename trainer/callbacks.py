@@ -30,6 +30,7 @@ class MethodCallback(TrainerCallback, ExportableState):
         return {"method": method.spec.name, "begun_epoch": self.begun_epoch, "state": method.state_dict()}
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.processing_class = self.trainer.processor
         method, saved = self.trainer.method, self.trainer._resumed_method
         self.trainer._resumed_method = None
         if saved is not None and saved["method"] != method.spec.name:

@@ -1,7 +1,39 @@
-"""Positions of samples in the training set, for methods that remember something of each sample."""
+"""Samples to batches, and the positions of samples for methods that remember something of each."""
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
+
+
+class LfmDataCollator:
+    """Makes batches of prepared samples; pads text (and audio without a fixed duration) to the longest of the batch.
+
+    Args:
+        processor ([`LfmProcessor`])
+    """
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __call__(self, samples):
+        """Samples (`list[dict]`, as [`prepare_dataset`][modeling_lfm.data.prepare_dataset] gives them) to a `dict` of tensors, the batch dimension first.
+
+        Raises:
+            ValueError: a sample without any of the processor's inputs.
+        """
+        batch = {}
+        for name, kind in self.processor.kinds.items():
+            key = f"{name}_{kind.parts[0]}"
+            if key in samples[0]:
+                batch |= self.processor.stack(name, [sample[key] for sample in samples])
+        if not batch:
+            raise ValueError(
+                f"samples hold {list(samples[0])}, but the processor's inputs are {self.processor.model_input_names}."
+            )
+        if "labels" in samples[0]:
+            labels = torch.as_tensor(np.asarray([np.asarray(sample["labels"]) for sample in samples]))
+            batch["labels"] = labels.float() if labels.is_floating_point() else labels
+        return batch
 
 
 class SampleIdDataset(Dataset):

@@ -16,10 +16,9 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
 from .callbacks import MethodCallback, close_progress, make_progress
-from .collator import SampleIdCollator, SampleIdDataset
+from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
 from .holdout import choose_holdout
 from .hub import SharingTrainer
-from .lean_steps import LeanSteps
 from .log_lines import LfmPrinterCallback
 from .methods import Method, make_method
 from .metrics import compute_multimodal_metrics
@@ -29,7 +28,7 @@ from .training_args import LfmTrainingArguments
 METHOD_STATE = "method.pt"
 
 
-class LfmTrainer(LeanSteps, SharingTrainer):
+class LfmTrainer(SharingTrainer):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
     Everything not named here is as in `transformers.Trainer`.
@@ -42,8 +41,8 @@ class LfmTrainer(LeanSteps, SharingTrainer):
         holdout_dataset (*optional*): samples that such a method watches; never trained on. With `args.holdout` 0 it is
             the `eval_dataset`.
         compute_metrics (*optional*): in place of [`compute_multimodal_metrics`].
-        processing_class ([`LfmProcessor`], *optional*): saved beside the model; kept as `processor`, because
-            transformers takes the special tokens of a `processing_class` for the model's, tokenizer or not.
+        processing_class ([`LfmProcessor`], *optional*): of which [`LfmDataCollator`] makes batches if there is no
+            `data_collator`; saved beside the model. Also found as `processor`.
         method ([`Method`], *optional*): in place of the one that `args.method` names.
 
     Raises:
@@ -67,7 +66,8 @@ class LfmTrainer(LeanSteps, SharingTrainer):
         self.method = method if isinstance(method, Method) else make_method(args.method)
         if model is not None:
             self.method.check(model.config)
-        self.processor = processing_class
+        if kwargs.get("data_collator") is None and hasattr(processing_class, "stack"):
+            kwargs["data_collator"] = LfmDataCollator(processing_class)
         self.holdout_dataset = holdout_dataset
         if train_dataset is not None and self.method.needs_holdout and holdout_dataset is None:
             train_dataset, self.holdout_dataset = choose_holdout(train_dataset, eval_dataset, args)
@@ -79,8 +79,13 @@ class LfmTrainer(LeanSteps, SharingTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             compute_metrics=compute_metrics,
+            processing_class=processing_class,
             **kwargs,
         )
+        self.processor = processing_class
+        self._check_parallelism()
+        if args.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # convolutions follow their weights, whatever their input
         if self.method.needs_sample_ids:
             self.data_collator = SampleIdCollator(self.data_collator)
         self.absent = ()
@@ -91,7 +96,6 @@ class LfmTrainer(LeanSteps, SharingTrainer):
         self.loss_is_scaled_for_ga = False
         self._loss_parts = defaultdict(float)
         self._resumed_method = None
-        self._check_parallelism()
         self.method.bind(self)
         self.add_callback(MethodCallback())
         self._bind_method_callback()
@@ -131,9 +135,13 @@ class LfmTrainer(LeanSteps, SharingTrainer):
 
     def train(self, *args, **kwargs):
         """As in transformers; an error leaves the terminal as it was."""
+        # transformers would write the special tokens of a processing_class, tokenizer or not, into the model's
+        # configuration; it is back when training begins.
+        self.processing_class = None
         try:
             return super().train(*args, **kwargs)
         finally:
+            self.processing_class = self.processor
             close_progress(self.callback_handler.callbacks)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -353,9 +361,8 @@ class LfmTrainer(LeanSteps, SharingTrainer):
             self._resumed_method = torch.load(file, map_location=self.args.device, weights_only=True)
 
     def _save(self, output_dir=None, state_dict=None):
+        self.processing_class = self.processor
         super()._save(output_dir, state_dict)
-        if self.processor is not None:
-            self.processor.save_pretrained(output_dir or self.args.output_dir)
 
     def log(self, logs, start_time=None):
         """As in transformers; entries with a training loss also get its parts and what the method logs."""

@@ -99,6 +99,22 @@ class Repeated(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_steps_what_a_method_trains(name, tmp_path):
+    """Also where a parameter has its first gradient later than another, as in methods that train a part at a time."""
+    rates = {"sgd": 0.02, "adamw_torch": 1e-3, "adafactor": 1e-3}
+    for optim, rate in rates.items():
+        settings = {"optim": optim, "learning_rate": rate, "num_train_epochs": 2, "size": 24, "holdout": 8}
+        if optim == "sgd":
+            settings["optim_args"] = "momentum=0.9"
+        trainer = make_trainer(tmp_path, name, **settings)
+        before = {key: value.clone() for key, value in trainer.model.named_parameters()}
+        trainer.train()
+        after = dict(trainer.model.named_parameters())
+        assert all(value.isfinite().all() for value in after.values()), optim
+        assert any(not value.equal(before[key]) for key, value in after.items()), optim
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_bf16_autocast(name, tmp_path):
     trainer = make_trainer(tmp_path, name, size=40, holdout=8, bf16=True, num_train_epochs=2)
     seen = []

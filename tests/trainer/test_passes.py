@@ -1,12 +1,13 @@
 """How often a step of each method runs the encoders: as often as its specification says that the formula needs."""
 
 import pytest
+import torch
 from torch import nn
 from transformers import TrainerCallback
 
 from modeling_lfm.trainer.methods import METHODS, list_methods
 
-from .toy import method_settings, method_towers, toy_trainer
+from .toy import NORMALISED, method_settings, method_towers, toy_trainer
 
 SPECS = list_methods()
 BATCH, STEPS = 8, 4
@@ -84,3 +85,25 @@ class BeforeTheFirstStep(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.hook.remove()
         control.should_training_stop = True
+
+
+def test_channels_last_is_an_order_in_memory_and_nothing_else(tmp_path):
+    """Losses and weights are those of the plain order but for rounding; a run is resumed to the bit."""
+    settings = {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05, "save_strategy": "steps"}
+    settings |= {"save_steps": 4, "num_train_epochs": 2, "size": 48, "holdout": 16}
+    plain, last = (
+        toy_trainer(tmp_path / str(order), NORMALISED, channels_last=order, **settings) for order in (False, True)
+    )
+    for trainer in (plain, last):
+        torch.manual_seed(0)
+        trainer.train()
+    losses = [[e["loss"] for e in trainer.state.log_history if "loss" in e] for trainer in (plain, last)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    convolutions = [p for p in last.model.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert len(convolutions) > 5
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions)
+    resumed = toy_trainer(tmp_path / "resumed", NORMALISED, channels_last=True, **settings)
+    torch.manual_seed(0)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "True" / "checkpoint-4"))
+    for one, other in zip(resumed.model.parameters(), last.model.parameters(), strict=True):
+        assert torch.equal(one, other)
