@@ -16,7 +16,7 @@ class LfmDataCollator:
         self.processor = processor
 
     def __call__(self, samples):
-        """Samples (`list[dict]`, as [`prepare_dataset`][modeling_lfm.data.prepare_dataset] gives them) to a `dict` of tensors, the batch dimension first.
+        """Samples (`list[dict]`, as `prepare_dataset` gives them) to a `dict` of tensors, the batch dimension first.
 
         Raises:
             ValueError: a sample without any of the processor's inputs.
