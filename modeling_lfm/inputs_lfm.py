@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .media_lfm import fit_length, image_pixels, log_spectrogram, read_image, read_waveform
+from .audio_lfm import fit_length, log_spectrogram, read_waveform
+from .media_lfm import WHITE, image_pixels, read_image
 from .registry_lfm import Registry
 
 KINDS = Registry("type of input")
@@ -119,6 +120,10 @@ class Picture:
         size (`list[int]`): height and width.
         num_channels (`int`): 1 (grey) or 3 (RGB).
         crop (`bool`): keep the proportions, cover `size` and cut at the centre; otherwise stretch.
+        background (`list[int]`, *optional*): red, green and blue, 0 to 255, of what shows through a transparent
+            picture: white. None leaves alpha out, and colours that were hidden appear.
+        range (`list[float]`, *optional*): what becomes black and white in a picture of more than 8 bits, such as
+            [0, 4000] for depth in millimetres, in 256 steps. Without it such pictures are refused.
         mean, std (`float` or a `list` with one a channel): subtracted from values in [0, 1], and divided by; those of
             ImageNet by default, 0.5 and 0.5 for grey images.
         augment (`bool` or `dict`): in training, cut a random part and resize it to `size`, and turn left and right
@@ -129,6 +134,8 @@ class Picture:
     size: list = field(default_factory=lambda: [224, 224])
     num_channels: int = 3
     crop: bool = True
+    background: list | None = field(default_factory=lambda: list(WHITE))
+    range: list | None = None
     mean: list | None = None
     std: list | None = None
     augment: dict | bool = False
@@ -141,6 +148,8 @@ class Picture:
         self.augment = check_augment(self.augment)
         if self.num_channels not in (1, 3):
             raise ValueError(f"num_channels={self.num_channels!r} must be 1 or 3")
+        check_colour(self.background)
+        check_range(self.range)
         defaults = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
         for key, default in defaults.items():
             value = getattr(self, key)
@@ -164,7 +173,7 @@ class Picture:
         return crop_and_flip(row, crop, flip)
 
     def encode(self, sample, sampling_rate=None):
-        return image_pixels(read_image(sample), self.size, self.num_channels, self.crop)
+        return image_pixels(read_image(sample, self.background, self.range), self.size, self.num_channels, self.crop)
 
     def stack(self, rows):
         if rows[0].dtype != torch.uint8:  # they were scaled before
@@ -225,6 +234,27 @@ def check_positive(kind, *keys):
 def check_whole(kind, key):
     if not isinstance(getattr(kind, key), int):
         raise ValueError(f"{key}={getattr(kind, key)!r} must be a whole number")
+
+
+def check_colour(colour):
+    """Raise a `ValueError` unless it is None or [red, green, blue]."""
+    if colour is not None and not (
+        isinstance(colour, (list, tuple))
+        and len(colour) == 3
+        and all(isinstance(part, int) and 0 <= part <= 255 for part in colour)
+    ):
+        raise ValueError(f"background={colour!r} must be [red, green, blue], 0 to 255 each, or nothing")
+
+
+def check_range(pair):
+    """Raise a `ValueError` unless it is None or two ascending numbers."""
+    if pair is not None and not (
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and all(isinstance(part, (int, float)) and math.isfinite(part) for part in pair)
+        and pair[0] < pair[1]
+    ):
+        raise ValueError(f"range={pair!r} must be two ascending numbers, such as [0, 4000]")
 
 
 def check_size(size):

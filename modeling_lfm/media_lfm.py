@@ -1,37 +1,56 @@
-"""Reading media: what people have (paths, bytes, arrays, PIL images) to waveforms, log-spectrograms and pixels."""
+"""Reading media: what people have (paths, bytes, arrays, tensors, PIL images, containers of PyAV) to pixels."""
 
+import base64
 import io
 import os
 import warnings
+from collections import Counter
 
 import numpy as np
-
-from .container_lfm import MAX_SECONDS, UnknownFormatError, audio_track, av
+import torch
 
 try:
-    import librosa
-    import soundfile
-except ImportError:  # only audio needs them
-    librosa = soundfile = None
+    import av
+except ImportError:  # only video, and audio that libsndfile does not read, need it
+    av = None
 try:
     from PIL import Image, ImageOps
-except ImportError:  # only images need it
+except ImportError:  # only images and video need it
     Image = ImageOps = None
 
-MAX_CHANNELS = 16  # an array with more of them has its axes the other way round
+# What a file may hold at most: beyond, it is taken for a decompression bomb.
+MAX_PIXELS = 50_000_000  # of a frame; 8K has 33 million
+MAX_SECONDS = 7200  # of a clip, or of the part of an audio file that is read
+MISSING = (0.3, 0.03)  # what a whole file may lack of the length that it claims: seconds, and the share of it
+
+# FFmpeg goes by the content of a file, not its name. Without these lists a playlist that is called clip.mp4 could make
+# it read other files, or call a server.
+VIDEO_FORMATS = "avi,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpegts,mpeg,mpegvideo,m4v,asf,ogg"
+AUDIO_FORMATS = "wav,w64,aiff,caf,mp3,aac,flac,au,amr"
+OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": f"{VIDEO_FORMATS},{AUDIO_FORMATS}",
+    "max_pixels": str(MAX_PIXELS),
+}
+WHITE = (255, 255, 255)
+
+
+# -- any media -----------------------------------------------------------------------------------------------------
 
 
 def describe(value):
     """A name of a raw input for messages: its path where it has one."""
     if isinstance(value, dict) and value.get("path"):
         return str(value["path"])
+    if isinstance(value, str) and value.startswith("data:"):
+        return f"a data URI ({value[5:40].partition(',')[0]})"
     if isinstance(value, (str, os.PathLike)):
         return str(value)
-    return f"an input of type {type(value).__name__}"
+    return str(getattr(value, "name", "") or f"an input of type {type(value).__name__}")
 
 
 def open_media(value):
-    """A path, or a file object, from a path, bytes, or a `{"bytes", "path"}` mapping.
+    """A path, or a file object, from a path, bytes, a file object, a data URI, or a `{"bytes", "path"}` mapping.
 
     Raises:
         FileNotFoundError: the path does not exist. ValueError: none of these was given.
@@ -40,152 +59,218 @@ def open_media(value):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, (bytes, bytearray)):
         return io.BytesIO(value)
+    if hasattr(value, "read") and hasattr(value, "seek"):
+        value.seek(0)
+        return io.BytesIO(value.read())
+    if isinstance(value, str) and value.startswith("data:"):
+        return io.BytesIO(_read_data_uri(value))
     if isinstance(value, (str, os.PathLike)):
         if not os.path.isfile(value):
             raise FileNotFoundError(f"no file at {value}.")
         return value
-    raise ValueError(f"a path, bytes or a mapping with 'bytes' or 'path' is expected, got {type(value).__name__}.")
+    raise ValueError(
+        f"a path, bytes, a file object, a data URI or a mapping with 'bytes' or 'path' is expected, got "
+        f"{type(value).__name__}."
+    )
 
 
-def load_audio(value, given_rate=None, seconds=None):
-    """A mono waveform as it is in the file.
-
-    Args:
-        value: an array or tensor `(samples,)` or `(channels, samples)`, floating in [-1, 1] or of signed integers
-            (PCM), `{"array", "sampling_rate"}`, a path, bytes, or `{"bytes", "path"}` of a file that libsndfile
-            reads (wav, flac, ogg, mp3), or of any other with an audio track that PyAV reads (mp4, avi, flv, mkv, webm).
-        given_rate (`int`, *optional*): Hz, of a plain array.
-        seconds (`float`, *optional*): read so much from the start at most, where the sampling rate is known.
-
-    Returns:
-        `np.ndarray` `(samples,)`, float32, the mean of the channels; and its sampling rate in Hz (None if not known).
-
-    Raises:
-        ValueError: empty, damaged, not finite, without audio track, or too long; the message names the file.
-        FileNotFoundError: no such file. ImportError: librosa or soundfile is missing.
-    """
-    if librosa is None:
-        raise ImportError("audio needs librosa and soundfile: pip install librosa soundfile")
-    name = describe(value)
-    if isinstance(value, dict) and value.get("array") is not None:
-        value, given_rate = value["array"], value.get("sampling_rate", given_rate)
-    if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
-        wave, rate = _channels(np.asarray(value), name), given_rate
-    else:
-        try:
-            wave, rate = _read_sound(open_media(value), name, seconds)
-        except soundfile.LibsndfileError as error:
-            wave, rate = _read_track(value, name, seconds, error)
-    if seconds is not None and rate is not None:
-        wave = wave[:, : round(seconds * rate)]
-    wave = wave.mean(axis=0, dtype=np.float32)
-    if wave.size == 0:
-        raise ValueError(f"{name} holds no audio samples; replace or remove it.")
-    if not np.isfinite(wave).all():
-        raise ValueError(f"{name} holds audio samples that are not finite; replace or remove it.")
-    return wave, rate
-
-
-def _read_sound(source, name, seconds):
-    """`(channels, samples)` float32 and sampling rate of a file, by libsndfile."""
-    with soundfile.SoundFile(source) as file:
-        limit = round(file.samplerate * (MAX_SECONDS if seconds is None else seconds))
-        if seconds is None and file.frames > limit:
-            raise ValueError(f"{name} is refused: its audio is longer than {MAX_SECONDS} s; cut it.")
-        return file.read(limit, dtype="float32", always_2d=True).T, file.samplerate
-
-
-def _read_track(value, name, seconds, error):
-    """The same from the audio track of a video file; `error` tells why it is no audio file."""
-    if av is None:
-        raise ValueError(
-            f"{name} cannot be read as audio ({error}); replace the file, or if it is a video: pip install av."
-        ) from error
+def _read_data_uri(value):
+    head, comma, content = value.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ValueError(f"{describe(value)} is not in base64: data:image/png;base64,...")
     try:
-        return audio_track(open_media(value), name, seconds)
-    except UnknownFormatError:
-        raise ValueError(f"{name} cannot be read as audio ({error}); replace the file.") from error
+        return base64.b64decode(content, validate=True)
+    except ValueError as error:
+        raise ValueError(f"{describe(value)} is not in base64 ({error}).") from error
 
 
-def read_waveform(value, sampling_rate, given_rate=None, seconds=None):
-    """A mono waveform with the wanted `sampling_rate` (`int`, Hz), resampled if need be.
+def is_array(value):
+    """`bool`: whether `value` is an array, a tensor, or nested lists of numbers."""
+    if hasattr(value, "__array__"):
+        return True
+    nested = isinstance(value, (list, tuple))
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return nested and isinstance(value, (int, float)) and not isinstance(value, bool)
 
-    `value` and errors are those of [`load_audio`]; a plain array without `given_rate` is taken to be as wanted. Of more
-    than `seconds` (`float`, *optional*) the first are returned, or some more.
 
-    Returns:
-        `np.ndarray` `(samples,)`, float32.
+def to_array(value):
+    """A numpy array from an array, a tensor of any type on any device, or nested lists (`np.ndarray`).
+
+    Lists of whole numbers from 0 to 255 become uint8: that is what they were before they became a column of lists.
     """
-    # A second more, so that the end of what is wanted is not resampled as the end of the sound.
-    wave, rate = load_audio(value, given_rate, None if seconds is None else seconds + 1)
-    if rate is None or rate == sampling_rate:
-        return wave
-    return librosa.resample(wave, orig_sr=rate, target_sr=sampling_rate)
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # nested lists of unequal length
+        raise ValueError(f"{describe(value)} is no array: {error}") from error
+    if isinstance(value, (list, tuple)) and array.dtype.kind in "iu" and array.size:
+        return array.astype(np.uint8) if array.min() >= 0 and array.max() <= 255 else array
+    return array
 
 
-def _channels(array, name):
-    """An array of audio as float32 `(channels, samples)`."""
-    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[0] > MAX_CHANNELS):
-        raise ValueError(f"{name}: audio is (samples,) or (channels, samples), got the shape {array.shape}.")
-    if array.dtype.kind == "i":
-        return np.atleast_2d(array.astype(np.float32) / (np.iinfo(array.dtype).max + 1.0))
-    if array.dtype.kind != "f":
-        raise ValueError(f"{name}: audio is floating or signed integers, got {array.dtype}.")
-    return np.atleast_2d(array.astype(np.float32))
+# -- containers ----------------------------------------------------------------------------------------------------
 
 
-def fit_length(wave, length):
-    """`wave` `(samples,)` cut, or repeated from its start, to `length` samples."""
-    return np.tile(wave, -(-length // len(wave)))[:length]
+class UnknownFormatError(ValueError):
+    """What was given is not a media file that is read here."""
 
 
-def log_spectrogram(wave, n_fft, hop_length, floor=1e-7, center=False):
-    """log(|STFT| + floor), Hann window.
+def open_container(source, name):
+    """Open a video or audio file (avi, mp4, flv, webm, mkv and others).
 
     Args:
-        wave (`np.ndarray` `(samples,)`): at least `n_fft` samples.
-        n_fft, hop_length (`int`): samples.
-        center (`bool`): centre the first window on the first sample, and so on, with silence before and after.
+        source: a path, or a binary file object.
+        name (`str`): of it, for messages.
 
     Returns:
-        `np.ndarray` `(n_fft // 2 + 1, 1 + (samples - n_fft) // hop_length)`, float32; with `center`,
-        `1 + samples // hop_length` frames.
-    """
-    magnitude = np.abs(librosa.stft(wave, n_fft=n_fft, hop_length=hop_length, center=center, pad_mode="constant"))
-    return np.log(magnitude + floor).astype(np.float32)
-
-
-def read_image(value):
-    """A PIL image, loaded and turned as its EXIF data tell.
-
-    Args:
-        value: a PIL image, an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)` of uint8, a path, bytes, or
-            `{"bytes", "path"}`.
+        `av.container.InputContainer`, to be closed.
 
     Raises:
-        ValueError: damaged, of more than 8 bits, or so large that it may be a decompression bomb; the message
-            names the file. FileNotFoundError: no such file. ImportError: Pillow is missing.
+        UnknownFormatError: damaged, or of an unknown format. ValueError: so long that it may be a decompression bomb.
+        ImportError: PyAV is missing.
+    """
+    if av is None:
+        raise ImportError("video, and audio in a video file, need PyAV: pip install av")
+    if not hasattr(source, "read"):
+        source = f"file:{source}"  # no other protocol, whatever the name looks like
+    try:
+        container = av.open(source, options=dict(OPTIONS), metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise UnknownFormatError(f"{name} cannot be opened ({reason(error)}); replace the file.") from error
+    if container.duration is not None and container.duration > MAX_SECONDS * av.time_base:
+        seconds = container.duration // av.time_base
+        container.close()
+        raise ValueError(f"{name} is refused: it claims to last {seconds} s, the limit is {MAX_SECONDS} s; cut it.")
+    return container
+
+
+def prepare_codec(stream, name):
+    """The decoder of a stream (`av.CodecContext`), with one thread: samples run in parallel instead."""
+    if stream.codec_context is None:
+        raise ValueError(f"{name} holds {stream.type} of a kind that PyAV cannot decode; convert or replace the file.")
+    stream.codec_context.thread_count = 1
+    return stream.codec_context
+
+
+def reason(error):
+    """What FFmpeg says of an error, without the file's name."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+class Extent:
+    """How far the packets of a file reach, against what its head claims: a broken download ends before.
+
+    Args:
+        container (`av.container.InputContainer`)
+        name (`str`): of it, for messages.
+    """
+
+    def __init__(self, container, name):
+        self.container, self.name = container, name
+        self.end, self.counts = 0.0, Counter()
+
+    def packets(self):
+        """The packets of all streams, each counted on its way."""
+        for packet in self.container.demux():
+            self.counts[packet.stream.index] += 1
+            start = packet.pts if packet.pts is not None else packet.dts
+            if start is not None:
+                self.end = max(self.end, float((start + (packet.duration or 0)) * packet.time_base))
+            yield packet
+
+    def check(self):
+        """Raise a `ValueError` where the packets, all of which were read, end before the claimed length."""
+        found, claims = [], []
+        for stream in self.container.streams.video:  # avi files count their frames; of sound the unit varies
+            found.append(self.counts[stream.index])
+            claims.append((stream.frames, 2, "frames"))
+        if self.container.duration is not None:
+            found.append(self.end - (self.container.start_time or 0) / av.time_base)
+            claims.append((self.container.duration / av.time_base, MISSING[0], "s"))
+        for number, (claimed, least, unit) in zip(found, claims, strict=True):
+            if claimed - number > max(least, MISSING[1] * claimed):
+                raise ValueError(
+                    f"{self.name} is cut short: {max(number, 0):.4g} of {claimed:.4g} {unit} are there, as after a "
+                    "broken download; replace the file."
+                )
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+def read_image(value, background=WHITE, value_range=None):
+    """A PIL image of 8 bits a channel, without transparency, turned as its EXIF data tell.
+
+    Args:
+        value: a PIL image, a path, bytes, a file object, a data URI, `{"bytes", "path"}`, or an array, tensor or nested
+            list `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1 to 4 channels (2 and 4: the last is alpha), of uint8, bool,
+            or floats in [0, 1].
+        background (`tuple[int, int, int]`, *optional*): the colour that shows through a transparent picture; None
+            leaves alpha out, and hidden colours appear.
+        value_range (`tuple[float, float]`, *optional*): what becomes black and white in a picture of more than 8 bits,
+            such as (0, 4000) for depth in millimetres; what lies beyond is cut. It goes for floats and lists, too.
+
+    Raises:
+        ValueError: damaged, more than 8 bits without `value_range`, or so large that it may be a decompression bomb;
+        the message names the file. FileNotFoundError: no such file. ImportError: Pillow is missing.
     """
     if Image is None:
         raise ImportError("images need Pillow: pip install pillow")
     name = describe(value)
     if isinstance(value, Image.Image):
-        image = value
-    elif hasattr(value, "__array__"):
-        image = _from_array(np.asarray(value), name)
+        image = ImageOps.exif_transpose(value)
+    elif is_array(value):
+        array = to_array(value)
+        if value_range is not None and isinstance(value, (list, tuple)):
+            array = array.astype(np.float64)  # no type tells that its numbers are small
+        image = _from_array(array, name, value_range)
     else:
         image = _open_image(open_media(value), name)
     if image.mode.startswith(("I", "F")):
-        raise ValueError(f"{name} has the mode {image.mode} (more than 8 bits a channel); convert it to 8 bits.")
-    return image
+        image = Image.fromarray(to_8_bits(np.asarray(image), name, value_range))
+    if background is None or not image.has_transparency_data:
+        return image
+    image = image.convert("LA") if image.mode == "La" else image  # which has no way to RGBA of its own
+    ground = Image.new("RGBA", image.size, (*background, 255))
+    ground.alpha_composite(image.convert("RGBA"))
+    return ground.convert("RGB")
 
 
-def _from_array(array, name):
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+def to_8_bits(array, name, value_range):
+    """Values from `value_range[0]` to `value_range[1]` as uint8 0 to 255, those beyond cut.
+
+    Raises:
+        ValueError: no range, or values that are not finite.
+    """
+    if value_range is None:
         raise ValueError(
-            f"{name}: an image array is uint8 of shape (H, W) or (H, W, channels), got {array.dtype} {array.shape}."
+            f"{name} has more than 8 bits a channel ({array.dtype}, {array.min()} to {array.max()}): tell what is "
+            "black and what is white by 'range' in the processor's settings, such as [0, 4000] for millimetres."
         )
-    return Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds values that are not finite; replace them.")
+    low, high = value_range
+    return np.rint((array.astype(np.float64) - low).clip(0, high - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def _from_array(array, name, value_range):
+    shape = array.shape
+    if array.ndim == 3 and shape[2] not in (1, 2, 3, 4) and shape[0] in (1, 2, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (2,), (3,), (4,)) or not array.size:
+        raise ValueError(f"{name}: an image array is (H, W), (H, W, C) or (C, H, W) with 1 to 4 channels, got {shape}.")
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype.kind not in "iuf":
+        raise ValueError(f"{name}: an image array holds numbers, got {array.dtype}.")
+    elif array.dtype.kind == "f" and value_range is None and array.min() >= 0 and array.max() <= 1:
+        array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        array = to_8_bits(array, name, value_range)
+    return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2:] == (1,) else array))
 
 
 def _open_image(source, name):

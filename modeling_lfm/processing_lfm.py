@@ -9,7 +9,7 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused two.
-from .container_lfm import UnknownFormatError  # noqa: F401
+from .audio_lfm import read_waveform  # noqa: F401
 from .inputs_lfm import KINDS, Text
 from .media_lfm import describe
 from .registry_lfm import suggest

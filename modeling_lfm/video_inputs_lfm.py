@@ -17,7 +17,7 @@ from .inputs_lfm import (
     crop_and_flip,
     stack_rows,
 )
-from .media_lfm import image_pixels
+from .media_lfm import WHITE, image_pixels
 from .video_lfm import evenly_spaced, optical_flow, read_frames
 
 
@@ -64,8 +64,8 @@ class Video(_Sampled, Picture):
         stored_frames (`int`): frames that are stored of a clip, the centres of equal segments of it.
         num_frames (`int`): frames of those that the model reads: random ones in training, see `segments`, and the
             centres of segments in evaluation.
-        size, num_channels, crop, mean, std, augment: as in [`Picture`]; `num_channels` 1 for depth. The same part of
-            all frames is cut.
+        size, num_channels, crop, background, range, mean, std, augment: as in [`Picture`]; `num_channels` 1 for
+            depth. The same part of all frames is cut.
     """
 
     stored_frames: int = 10
@@ -88,7 +88,7 @@ class Video(_Sampled, Picture):
         return crop_and_flip(self.choose(row, place), crop, flip)
 
     def encode(self, sample, sampling_rate=None, places=None):
-        images = _sample(sample, self.stored_frames, places)
+        images = _sample(sample, self.stored_frames, places, self.background, self.range)
         return np.stack([image_pixels(image, self.size, self.num_channels, self.crop) for image in images])
 
     def stack(self, rows):
@@ -175,11 +175,11 @@ class Flow(_Sampled):
         return values.float().div_(127 * self.std)
 
 
-def _sample(sample, stored_frames, places):
+def _sample(sample, stored_frames, places, background=WHITE, value_range=None):
     """Of `stored_frames` frames evenly over a clip those at `places` (all if None), as images."""
 
     def choose(count):
         numbers = evenly_spaced(count, stored_frames)
         return numbers if places is None else [numbers[place] for place in places]
 
-    return read_frames(sample, choose)
+    return read_frames(sample, choose, background, value_range)

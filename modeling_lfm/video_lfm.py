@@ -1,27 +1,38 @@
-"""Reading chosen frames of a video: exactly those that decoding it from the start would give, decoding few others."""
+"""Reading video: chosen frames of whatever a clip is stored as, and the optical flow between two of them."""
 
-from itertools import chain, pairwise
+import os
+import re
+from bisect import bisect_right
+from itertools import pairwise
 
 import numpy as np
 
-from .container_lfm import MAX_FRAMES, MAX_PIXELS, open_container, prepare_codec, reason
-from .media_lfm import describe, open_media
+from .media_lfm import (
+    MAX_PIXELS,
+    WHITE,
+    Extent,
+    Image,
+    av,
+    describe,
+    is_array,
+    open_container,
+    open_media,
+    prepare_codec,
+    read_image,
+    reason,
+    to_8_bits,
+    to_array,
+)
 
-try:
-    import av
-except ImportError:  # only video needs it
-    av = None
 try:
     import cv2
 except ImportError:  # only optical flow needs it
     cv2 = None
-try:
-    from PIL import Image
-except ImportError:  # only images and video need it
-    Image = None
 
-MAX_DECODED = 20_000_000_000  # pixels, on the way from a keyframe to a frame; 9,600 frames of Full HD
+MAX_FRAMES = 250_000  # of a clip; more than two hours at 30 a second
+MAX_DECODED = 20_000_000_000  # pixels; 9,600 frames of Full HD
 REORDERING = ("h264", "hevc")  # whose frames avi files store without telling when they are shown
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def evenly_spaced(count, wanted):
@@ -29,21 +40,25 @@ def evenly_spaced(count, wanted):
     return [(2 * number + 1) * count // (2 * wanted) for number in range(wanted)]
 
 
-def read_frames(value, choose):
-    """Chosen frames of a video, or of a cut of it.
+def read_frames(value, choose, background=WHITE, value_range=None):
+    """Chosen frames of a clip, or of a cut of it.
 
     Args:
-        value: an array `(frames, H, W)` or `(frames, H, W, 3)` of uint8, a path, bytes, or `{"bytes", "path"}`; a cut
-            is a mapping that also holds `first_frame` and `last_frame`, from 0, both inclusive. A cut that reaches
-            behind the end of the video ends with its last frame; one that starts there is an error.
+        value: a path, bytes, file object, data URI or `{"bytes", "path"}` of a video file; a folder of pictures, in the
+            order of their names and the numbers in them; a list of frames, each as [`read_image`] takes it; an array or
+            tensor `(frames, H, W)`, `(frames, H, W, C)` or `(frames, C, H, W)`; a `VideoDecoder` of torchcodec (what
+            `datasets` hands out). A cut is a mapping that also holds `first_frame` and `last_frame`, from 0, both
+            inclusive. A cut that reaches behind the end of the clip ends with its last frame; one that starts there is
+            an error.
         choose: a function from the number of frames to a list of those that are wanted, from 0, in any order.
+        background, value_range: as in [`read_image`]; the latter for grey video of more than 8 bits, such as depth.
 
     Returns:
-        `list[PIL.Image.Image]`, one for each that was chosen, RGB (grey arrays: L).
+        `list[PIL.Image.Image]`, one for each that was chosen, 8 bits a channel, without transparency.
 
     Raises:
-        ValueError: damaged, without video, a cut outside of it, or so large that it may be a decompression bomb; the
-        message names the file. FileNotFoundError: no such file. ImportError: PyAV or Pillow is missing.
+        ValueError: damaged, cut short, without video, a cut outside of it, or so large that it may be a decompression
+        bomb; the message names the file. FileNotFoundError: no such file. ImportError: PyAV or Pillow is missing.
     """
     if Image is None:
         raise ImportError("video needs Pillow: pip install pillow")
@@ -56,20 +71,47 @@ def read_frames(value, choose):
             raise ValueError(f"{name} has {count} frames, so the cut from {start} to {last} is outside of it.")
         return [start + number for number in choose(stop - start)]
 
-    if hasattr(value, "__array__"):
-        array = np.asarray(value)
-        if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[3:] not in ((), (3,)) or not array.size:
-            raise ValueError(
-                f"{name}: a video array is uint8 of shape (frames, H, W) or (frames, H, W, 3), got {array.dtype} "
-                f"{array.shape}."
-            )
-        return [Image.fromarray(array[number]) for number in choose_in_cut(len(array))]
-    with Clip(value) as clip:
+    frames = _list_frames(value, name, value_range)
+    if frames is not None:
+        return [read_image(frames[n], background, value_range) for n in choose_in_cut(len(frames))]
+    if hasattr(value, "get_frames_at"):
+        numbers = choose_in_cut(len(value))
+        return [read_image(frame, background, value_range) for frame in value.get_frames_at(numbers).data]
+    with Clip(value, value_range) as clip:
         try:
             return clip.read(choose_in_cut(clip.count))
         except _Unexpected:
             clip.count_by_decoding()
             return clip.read(choose_in_cut(clip.count))  # counted from the start, nothing is unexpected
+
+
+def _list_frames(value, name, value_range):
+    """The frames of a clip that is an array, a list or a folder of pictures; None of any other."""
+    path = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else value
+    if isinstance(path, (str, os.PathLike)) and os.path.isdir(path):
+        files = [entry.path for entry in os.scandir(path) if entry.name.lower().endswith(PICTURES)]
+        if not files:
+            raise ValueError(f"the folder {path} holds no pictures ({', '.join(PICTURES)}).")
+        return sorted(
+            files, key=lambda file: [(len(p), p) if p.isdigit() else (0, p) for p in re.split(r"(\d+)", file)]
+        )
+    if is_array(value):
+        wide = value_range is not None and isinstance(value, (list, tuple))  # no type tells that numbers are small
+        value = to_array(value).astype(np.float64) if wide else to_array(value)
+        if value.ndim not in (3, 4) or not value.size:
+            raise ValueError(
+                f"{name}: a clip is (frames, H, W), (frames, H, W, C) or (frames, C, H, W), got {value.shape}."
+            )
+    elif not isinstance(value, (list, tuple)):
+        return None
+    elif not value:
+        raise ValueError(f"{name}: a clip without frames.")
+    return value
+
+
+def _natural_order(file):
+    """`frame2.png` comes before `frame10.png`."""
+    return [(len(part), part) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", file)]
 
 
 class _Unexpected(Exception):
@@ -79,22 +121,20 @@ class _Unexpected(Exception):
 class Clip:
     """A video file, open for reading.
 
-    All packets of the file are read once, without decoding, for where the frames are: file headers are not to be
-    trusted. A frame is then found by its time, decoding from the keyframe before it. Where the file does not tell the
-    times of frames (H.264 in avi), they are counted as they come out of the decoder, from the start or from a keyframe
-    that cuts all references between earlier and later ones.
+    All packets are read once, without decoding: file headers are not to be trusted. Frames then come from decoding
+    straight through; where the file tells their times, what lies before a keyframe is passed over. Of a clip of 10 s
+    with a keyframe every 2 s that takes 0.4 of the time for 3 frames; for 10 frames it makes no difference.
 
     Args:
-        value: a path, bytes, or `{"bytes", "path"}`.
+        value: a path, bytes, a file object, a data URI, or `{"bytes", "path"}`.
+        value_range (`tuple[float, float]`, *optional*): see [`read_frames`].
 
     Attributes:
         count (`int`): frames.
-        decoded (`int`): packets that were decoded so far, about as many as frames.
     """
 
-    def __init__(self, value):
-        self.value, self.name = value, describe(value)
-        self.decoded = 0
+    def __init__(self, value, value_range=None):
+        self.value, self.name, self.value_range = value, describe(value), value_range
         self._open()
         try:
             self._scan()
@@ -110,11 +150,11 @@ class Clip:
 
     def _open(self):
         self.container = open_container(open_media(self.value), self.name)
-        if not self.container.streams.video:
-            self.container.close()
-            raise ValueError(f"{self.name} holds no video; replace the file.")
-        self.stream = self.container.streams.video[0]
         try:
+            streams = [stream for stream in self.container.streams.video if not _is_cover(stream)]
+            if not streams:
+                raise ValueError(f"{self.name} holds no video; replace the file.")
+            self.stream = streams[0]
             self.codec = prepare_codec(self.stream, self.name)
             self._check_size(self.codec)
         except ValueError:
@@ -128,45 +168,29 @@ class Clip:
                 f"{MAX_PIXELS:,} pixels; make it smaller."
             )
 
-    # -- where the frames are ----------------------------------------------------------------------------------
-
-    def _packets(self):
-        """Packets from where the file is read on, without the empty one at the end."""
+    def _scan(self):
+        """The number of frames that are shown and, where the file can be believed, when; keyframes; where it ends."""
+        times, keys, extent = [], [], Extent(self.container, self.name)
         try:
-            for packet in self.container.demux(self.stream):
-                if packet.size:
-                    yield packet
+            for packet in extent.packets():
+                if packet.stream is not self.stream or not packet.size or packet.is_discard or self._is_hidden(packet):
+                    continue
+                times.append(packet.pts)
+                keys += [packet.pts] if packet.is_keyframe else []
+                if len(times) > MAX_FRAMES:
+                    raise ValueError(f"{self.name} is refused: more than {MAX_FRAMES:,} frames; cut it.")
         except av.FFmpegError as error:
             raise ValueError(f"{self.name} cannot be read ({reason(error)}); replace the file.") from error
-
-    def _scan(self):
-        """Time, position and kind of each packet, in the order of the file, and from them the order of the frames."""
-        times, starts, places, keys, closed, shown = [], [], [], [], [], []
-        for number, packet in enumerate(self._packets()):
-            if number >= MAX_FRAMES:
-                raise ValueError(f"{self.name} is refused: more than {MAX_FRAMES:,} frames; cut it.")
-            times.append(packet.pts)
-            starts.append(packet.pts if packet.dts is None else packet.dts)
-            places.append(packet.pos)
-            keys.append(packet.is_keyframe)
-            closed.append(packet.is_keyframe and self.codec.name == "h264" and _is_idr(packet))
-            shown.append(not packet.is_discard and not (self.codec.name == "vp8" and _is_hidden(packet)))
-        self.starts, self.total = starts, len(times)
-        self.number_at = {place: number for number, place in enumerate(places)}
-        if len(self.number_at) < self.total or (places and min(places) < 0):
-            self.number_at = {}  # positions do not tell packets apart
-        visible = [number for number in range(self.total) if shown[number]]
-        self.count = len(visible)
+        self.count = len(times)
         if not self.count:
             raise ValueError(f"{self.name} holds no frames; replace the file.")
-        self.timed = self._are_times_right([times[number] for number in visible])
-        if self.timed:
-            visible.sort(key=times.__getitem__)
-            self.times = [times[number] for number in visible]
-            self.entries = [(times[number], number) for number in range(self.total) if keys[number]]
-        else:
-            before = np.cumsum([0, *shown])
-            self.entries = [(int(before[number]), number) for number in range(self.total) if closed[number]]
+        extent.check()
+        self.times = sorted(times) if self._are_times_right(times) else None
+        self.keys = sorted(keys) if self.times else []
+
+    def _is_hidden(self, packet):
+        """Whether it holds a VP8 frame that others refer to but that is never shown."""
+        return self.codec.name == "vp8" and not bytes(packet)[0] & 0x10
 
     def _are_times_right(self, times):
         if None in times or len(set(times)) < len(times):
@@ -177,12 +201,10 @@ class Clip:
 
     def count_by_decoding(self):
         """Decode the whole video for the number of its frames, and count them from the start from then on."""
-        self.timed, self.entries = False, []
-        self.count = sum(1 for _ in self._frames(0))
+        self.times, self.keys = None, []
+        self.count = sum(1 for _ in self._frames())
         if not self.count:
             raise ValueError(f"{self.name} holds no frames that can be decoded; replace the file.")
-
-    # -- reading them ------------------------------------------------------------------------------------------
 
     def read(self, numbers):
         """The frames `numbers` (`list[int]`, in any order), as `list[PIL.Image.Image]`.
@@ -190,102 +212,68 @@ class Clip:
         Raises:
             _Unexpected: the decoder gives other frames than the packets promise.
         """
-        found, frames, fed = {}, None, 0
+        found, frames, reached = {}, None, -1
         for number in sorted(set(numbers)):
-            wanted = self.times[number] if self.timed else number
-            place, entry = max((pair for pair in self.entries if pair[0] <= wanted), default=(0, 0))
-            if frames is None or entry > fed:  # else decode on from where we are
-                frames, reached = self._placed_frames(entry, place), None
-            for fed, reached, frame in frames:  # noqa: B007
-                if reached >= wanted:
+            key = self._keyframe(number)
+            if frames is None or (key is not None and key > self.times[reached]):
+                frames = self._frames(key)
+            for reached, frame in frames:  # noqa: B007
+                if reached >= number:
                     break
-            if reached != wanted:
+            if reached != number:
                 raise _Unexpected
-            found[number] = _to_image(frame)
+            found[number] = self._to_image(frame)
         return [found[number] for number in numbers]
 
-    def _placed_frames(self, entry, place):
-        """Frames from packet `entry` on; each with the packet that was decoded last, and its time, or its number.
+    def _keyframe(self, number):
+        """The time of the last keyframe up to a frame; None of the first, or where the file does not tell."""
+        place = bisect_right(self.keys, self.times[number]) - 1 if self.keys else 0
+        return self.keys[place] if place > 0 else None
 
-        `place` is the time or number of the first frame that is wanted; earlier ones may come out before it.
-        """
-        last = None
-        for number, (fed, frame) in enumerate(self._frames(entry), place):
-            if not self.timed and entry and number == place and not frame.key_frame:
-                raise _Unexpected
-            reached = frame.pts if self.timed else number
-            if reached is None or (last is not None and reached <= last):
-                raise _Unexpected
-            yield fed, reached, frame
-            last = reached
-
-    def _frames(self, entry):
-        """Frames that come out of the decoder from packet `entry` on, each with the packet that was decoded last."""
+    def _frames(self, start=None):
+        """Frames with their numbers, from the beginning, or from the keyframe at the time `start` on or before it."""
+        self.container.close()
+        self._open()
+        place = None if self.times is None else {time: number for number, time in enumerate(self.times)}
         pixels = 0
-        for number, packet in self._packets_from(entry):
-            self.decoded += packet is not None
-            try:
-                frames = self.codec.decode(packet)
-            except av.FFmpegError as error:
-                raise ValueError(f"{self.name} cannot be decoded ({reason(error)}); replace the file.") from error
-            for frame in frames:
+        try:
+            if start is not None and not self._seek(start):
+                start = None
+            for number, frame in enumerate(self.container.decode(self.stream)):
                 self._check_size(frame)
                 pixels += frame.width * frame.height
                 if pixels > MAX_DECODED:
-                    raise ValueError(f"{self.name} is refused: too much to decode for a few frames; cut it.")
-                yield number, frame
+                    raise ValueError(f"{self.name} is refused: too much to decode; cut it.")
+                if place is not None and frame.pts not in place:
+                    if start is not None and (frame.pts is None or frame.pts < start):
+                        continue  # a leading frame, whose references were passed over
+                    raise _Unexpected
+                yield number if place is None else place[frame.pts], frame
+        except av.FFmpegError as error:
+            raise ValueError(f"{self.name} cannot be decoded ({reason(error)}); replace the file.") from error
 
-    def _packets_from(self, entry):
-        """Packets with their numbers from `entry` on, and None at the end, which empties the decoder."""
-        number, packets = self._seek(entry)
-        if number is None:
+    def _seek(self, time):
+        try:
+            self.container.seek(time, stream=self.stream)
+        except av.FFmpegError:  # a file without index: from the beginning
             self.container.close()
             self._open()
-            number, packets = 0, self._packets()
-        for packet in packets:
-            if number >= entry:
-                yield number, packet
-            number += 1
-        yield number, None
+            return False
+        return True
 
-    def _seek(self, entry):
-        """Number of a packet at `entry` or before it, and the packets from there on; (None, None) without success."""
-        if entry and self.number_at and self.starts[entry] is not None:
-            try:
-                self.container.seek(self.starts[entry], stream=self.stream)
-            except av.FFmpegError:
-                return None, None
-            packets = self._packets()
-            first = next(packets, None)
-            number = None if first is None else self.number_at.get(first.pos)
-            if number is not None and number <= entry:
-                return number, chain([first], packets)
-        return None, None
+    def _to_image(self, frame):
+        """A decoded frame as an image, turned as its file tells; grey of more than 8 bits by `value_range`."""
+        bits = max(component.bits for component in frame.format.components)
+        if bits >= 16 or (bits > 8 and len(frame.format.components) == 1):
+            image = Image.fromarray(to_8_bits(frame.to_ndarray(format="gray16le"), self.name, self.value_range))
+        else:
+            image = frame.to_image()
+        return image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
 
-def _is_idr(packet):
-    """Whether an H.264 packet holds a picture that cuts all references between the frames before and after it."""
-    content = bytes(packet)
-    if not content.startswith((b"\0\0\1", b"\0\0\0\1")):
-        return False
-    start = content.find(b"\0\0\1")
-    while 0 <= start < len(content) - 3:
-        kind = content[start + 3] & 31
-        if 1 <= kind <= 5:  # the first part of a picture
-            return kind == 5
-        start = content.find(b"\0\0\1", start + 3)
-    return False
-
-
-def _is_hidden(packet):
-    """Whether a VP8 packet holds a frame that others refer to but that is never shown."""
-    return not bytes(packet)[0] & 0x10
-
-
-def _to_image(frame):
-    """A decoded frame as RGB image, turned as its file tells."""
-    image = frame.to_image()
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+def _is_cover(stream):
+    """Whether it is the picture that goes with a recording, as in mp3 files."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def optical_flow(first, second):

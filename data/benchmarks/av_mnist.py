@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import wavfile
 
-from modeling_lfm.media_lfm import load_audio
+from modeling_lfm.audio_lfm import load_audio
 
 from ..benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, stratified_part
 

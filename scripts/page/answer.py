@@ -198,7 +198,7 @@ class Reader:
 
 def load_sound(path):
     """The first [`MAX_SOUND`] seconds of a file, as the processor takes them."""
-    from modeling_lfm.media_lfm import load_audio
+    from modeling_lfm.audio_lfm import load_audio
 
     wave, rate = load_audio(path, seconds=MAX_SOUND)
     return {"array": wave, "sampling_rate": rate}
