@@ -40,7 +40,7 @@ def train_all(overrides, output_dir):
     Returns:
         `dict` from the run to its trainer and its metrics.
     """
-    from modeling_lfm.trainer.log_lines import LfmPrinterCallback
+    from modeling_lfm.trainer.callbacks import LfmProgressCallback
 
     done = {}
     for name, settings in RUNS.items():
@@ -54,7 +54,7 @@ def train_all(overrides, output_dir):
         words = [word for key, values in given.items() for word in (f"--{key}", *values)]
         _, data_args, _ = built = parse_arguments(["demo", *words])
         trainer, splits = set_up(*built)
-        trainer.pop_callback(LfmPrinterCallback)
+        trainer.pop_callback(LfmProgressCallback)
         trainer.add_callback(make_epoch_printer())
         done[name] = trainer, fit(trainer, splits, data_args)
     return done

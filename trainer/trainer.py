@@ -15,14 +15,12 @@ import transformers
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
-from .callbacks import MethodCallback, close_progress, make_progress
+from .callbacks import REPORTERS, LfmProgressCallback, MethodCallback
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
 from .holdout import choose_holdout
 from .hub import SharingTrainer
-from .log_lines import LfmPrinterCallback
 from .methods import Method, make_method
 from .metrics import compute_multimodal_metrics
-from .reporting import REPORTERS
 from .training_args import LfmTrainingArguments
 
 METHOD_STATE = "method.pt"
@@ -95,13 +93,13 @@ class LfmTrainer(SharingTrainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self._loss_parts = defaultdict(float)
-        self._resumed_method = None
+        self.resumed_method = None
         self.method.bind(self)
         self.add_callback(MethodCallback())
         self._bind_method_callback()
         for plain in (ProgressCallback, PrinterCallback):
             if self.pop_callback(plain) is not None:
-                self.add_callback(make_progress(live=plain is ProgressCallback))
+                self.add_callback(LfmProgressCallback(live=plain is ProgressCallback))
         for plain, ours in REPORTERS.items():
             if self.pop_callback(plain) is not None:
                 self.add_callback(ours)
@@ -142,7 +140,9 @@ class LfmTrainer(SharingTrainer):
             return super().train(*args, **kwargs)
         finally:
             self.processing_class = self.processor
-            close_progress(self.callback_handler.callbacks)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, LfmProgressCallback):
+                    callback.close()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The method's objective in training; in evaluation the plain cross-entropy of the fused logits."""
@@ -282,7 +282,7 @@ class LfmTrainer(SharingTrainer):
         collator = partial(collate_inputs, collator, {*model.lfm.input_names, "labels"})
         with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
             trainer = LfmTrainer(model, args, dataset, data_collator=collator, method=method)
-            trainer.pop_callback(LfmPrinterCallback)
+            trainer.pop_callback(LfmProgressCallback)
             trainer.train()
         return model
 
@@ -358,7 +358,7 @@ class LfmTrainer(SharingTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         file = os.path.join(checkpoint or "", METHOD_STATE)
         if checkpoint is not None and os.path.isfile(file):
-            self._resumed_method = torch.load(file, map_location=self.args.device, weights_only=True)
+            self.resumed_method = torch.load(file, map_location=self.args.device, weights_only=True)
 
     def _save(self, output_dir=None, state_dict=None):
         self.processing_class = self.processor

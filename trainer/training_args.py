@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from .callbacks import check_report_to
 from .methods import make_method
-from .reporting import check_report_to
 
 
 @dataclass

@@ -50,7 +50,7 @@ def run_one(config, threads):
     from modeling_lfm.scripts.common.console import hide_progress_bars
     from modeling_lfm.scripts.train import set_up
     from modeling_lfm.trainer import LfmTrainingArguments
-    from modeling_lfm.trainer.log_lines import LfmPrinterCallback
+    from modeling_lfm.trainer.callbacks import LfmProgressCallback
 
     torch.set_num_threads(threads)
     hide_progress_bars()
@@ -59,7 +59,7 @@ def run_one(config, threads):
         settings = {**config, **FORCED, "output_dir": _scratch}
         built = arguments.build(settings, arguments.ModelArguments, arguments.DataArguments, LfmTrainingArguments)
         trainer, splits = set_up(*built)
-        trainer.pop_callback(LfmPrinterCallback)
+        trainer.pop_callback(LfmProgressCallback)
         watch = make_stopwatch()
         trainer.callback_handler.callbacks.insert(0, watch)  # the work of other callbacks in an epoch counts
         watch.start()

@@ -22,7 +22,7 @@ from modeling_lfm.scripts.speed import models
 from modeling_lfm.scripts.speed.prepare import make_clips
 from modeling_lfm.scripts.speed.suite import Row, Spread
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-from modeling_lfm.trainer.log_lines import LfmPrinterCallback
+from modeling_lfm.trainer.callbacks import LfmProgressCallback
 from modeling_lfm.video_lfm import evenly_spaced, read_frames
 
 RATE = 16000
@@ -189,7 +189,7 @@ def measure_waiting(bench, dataset, processor, config):
             data_collator=LfmDataCollator(processor),
             callbacks=[watch],
         )
-        trainer.pop_callback(LfmPrinterCallback)
+        trainer.pop_callback(LfmProgressCallback)
         trainer.train()
     share = 100 * watch.waited / (watch.waited + watch.stepped)
     note = f"ResNet18 + ResNet18, batch {batch_size}, {trainer.args.dataloader_num_workers} workers"

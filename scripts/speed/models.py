@@ -8,7 +8,7 @@ import torch
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-from modeling_lfm.trainer.log_lines import LfmPrinterCallback
+from modeling_lfm.trainer.callbacks import LfmProgressCallback
 from modeling_lfm.trainer.methods import make_method
 
 gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported
@@ -98,7 +98,7 @@ def make_trainer(bench, folder, model, samples, method="concat", batch_size=32, 
         **settings,
     )
     trainer = InOrder(model, args, samples, holdout_dataset=holdout)
-    trainer.pop_callback(LfmPrinterCallback)
+    trainer.pop_callback(LfmProgressCallback)
     return trainer
 
 

@@ -1,6 +1,5 @@
 """What is shown while a model trains: a table and a live line on a terminal, plain lines elsewhere."""
 
-import logging
 import os
 import pty
 import re
@@ -11,8 +10,7 @@ from contextlib import contextmanager
 import pytest
 from rich.console import Console
 
-from modeling_lfm.trainer.log_lines import LfmPrinterCallback
-from modeling_lfm.trainer.progress import LfmProgressCallback, choose_columns, head_lines, show_seconds
+from modeling_lfm.trainer.callbacks import LfmProgressCallback, choose_columns, column_width
 
 from .toy import NORMALISED, toy_trainer
 
@@ -83,9 +81,20 @@ def test_terminal_shows_a_row_an_epoch_and_is_left_clean(tmp_path, monkeypatch):
         trainer = toy_trainer(tmp_path, NORMALISED, **RUN)
         trainer.train()
     assert any(isinstance(callback, LfmProgressCallback) for callback in trainer.callback_handler.callbacks)
-    group, titles, *rows, last = final_screen(written[0])
-    assert "validation accuracy, %" in group
-    names = ["epoch", "alpha", "loss", "loss_cls", "loss_mm", "val. loss", "fused", "audio", "text", "gap", "time"]
+    titles, *rows, last = final_screen(written[0])
+    names = [
+        "epoch",
+        "alpha",
+        "loss",
+        "loss_cls",
+        "loss_mm",
+        "val. loss",
+        "fused %",
+        "audio %",
+        "text %",
+        "gap %",
+        "time",
+    ]
     assert re.split(r" {2,}", titles.strip()) == names
     history = trainer.state.log_history
     losses = [entry for entry in history if "loss" in entry]
@@ -102,34 +111,33 @@ def test_terminal_shows_a_row_an_epoch_and_is_left_clean(tmp_path, monkeypatch):
     values = [entry["eval_loss"] for entry in evaluations]
     assert best == [i for i, value in enumerate(values) if value == min(values[: i + 1])]
     assert last.startswith("trained in 0:0")
-    assert "steps/s" in written[0], "the live line was drawn"
+    assert "epoch 1 of 3" in written[0], "the live line was drawn"
     assert written[0].rindex("\x1b[?25h") > written[0].rindex("\x1b[?25l"), "the cursor is back"
     assert (sys.stdout, sys.stderr) == before
 
 
-def test_messages_stand_above_the_live_line(tmp_path, monkeypatch):
-    logger = logging.getLogger("lfm.test")
+def test_words_of_others_stand_above_the_live_line_and_what_is_evaluated_first_has_a_table_of_its_own(
+    tmp_path, monkeypatch
+):
     with terminal(monkeypatch) as written:
-        handler = logging.StreamHandler()  # takes standard error now, as libraries do when they are imported
-        logger.addHandler(handler)
         trainer = toy_trainer(tmp_path, NORMALISED, eval_on_start=True, **{**RUN, **ONE_EPOCH})
         step = trainer.training_step
 
         def noisy_step(*args, **kwargs):
             if trainer.state.global_step == 2:
-                logger.warning("a message of a library")
                 print("a word of a library", file=sys.stderr)
                 print("a word")
             return step(*args, **kwargs)
 
         trainer.training_step = noisy_step
         trainer.train()
-        logger.removeHandler(handler)
+        trainer.evaluate()
     screen = "\n".join(final_screen(written[0]))
-    for text in ("a message of a library", "a word of a library", "\na word\n"):
+    for text in ("a word of a library", "\na word\n"):
         assert screen.count(text) == 1
     heads = [line.split() for line in screen.splitlines() if "fused" in line]
-    assert ["loss_mm" in head for head in heads] == [False, True], "of what is evaluated first, and then of training"
+    assert ["loss_mm" in head for head in heads] == [False, True]
+    assert screen.splitlines()[-1].startswith("trained in"), "the bar of the last evaluation is gone"
 
 
 def test_an_error_leaves_the_terminal_as_it_was(tmp_path, monkeypatch):
@@ -148,7 +156,7 @@ def test_an_error_leaves_the_terminal_as_it_was(tmp_path, monkeypatch):
 def test_elsewhere_training_prints_plain_lines(tmp_path, capsys):
     trainer = toy_trainer(tmp_path, NORMALISED, **{**RUN, **ONE_EPOCH})
     trainer.train()
-    assert any(isinstance(callback, LfmPrinterCallback) for callback in trainer.callback_handler.callbacks)
+    assert any(isinstance(callback, LfmProgressCallback) for callback in trainer.callback_handler.callbacks)
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["epoch  1.00"] * 3
@@ -164,13 +172,8 @@ def test_elsewhere_training_prints_plain_lines(tmp_path, capsys):
 def test_columns_fit_the_terminal(width):
     keys = ["alpha", "loss", "loss_cls", "loss_mm", "kappa_audio"]
     columns = choose_columns(["audio", "video", "text"], keys, width)
-    lines = head_lines(columns)
-    assert all(len(line) <= width - 6 for line in lines)
-    shown = {column.key for column in columns}
+    assert sum(map(column_width, columns.values())) <= width - 6
+    shown = set(columns)
     assert {"epoch", "eval_accuracy"} <= shown
     assert ("kappa_audio" in shown) == (width == 200)
     assert width < 60 or {"eval_audio_accuracy", "eval_video_accuracy", "eval_text_accuracy"} <= shown
-
-
-def test_seconds_are_shown_as_a_clock_does():
-    assert [show_seconds(number) for number in (4.4, 62, 3725)] == ["0:04", "1:02", "1:02:05"]

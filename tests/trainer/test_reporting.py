@@ -85,7 +85,7 @@ def test_trackio_has_one_run_on_this_machine(tmp_path, monkeypatch):
 
 
 def test_reports_that_cannot_be_sent_are_refused_at_once(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"report_to='tensorbord' is unknown; choose of .*tensorboard"):
+    with pytest.raises(ValueError, match=r"report_to='tensorbord' is unknown; .*tensorboard"):
         LfmTrainingArguments(str(tmp_path), report_to="tensorbord")
     monkeypatch.setitem(sys.modules, "trackio", None)  # as where it is not installed
     with pytest.raises(ValueError, match="report_to='trackio' needs trackio: pip install trackio"):
