@@ -2,21 +2,27 @@
 
 from importlib import import_module
 
+from modeling_lfm.registry_lfm import Registry
+
 from .partial import MISSING_SHOWN
 
-BENCHMARKS = {
-    "demo": "benchmarks.demo:Demo",
-    "av_mnist": "benchmarks.av_mnist:AvMnist",
-    "mvsa_single": "benchmarks.mvsa_single:MvsaSingle",
-    "crema_d": "benchmarks.crema_d:CremaD",
-    "kinetics_sounds": "benchmarks.kinetics_sounds:KineticsSounds",
-    "vggsound": "benchmarks.vggsound:VggSound",
-    "sarcasm": "benchmarks.sarcasm:Sarcasm",
-    "twitter2015": "benchmarks.twitter2015:Twitter2015",
-    "nvgesture": "benchmarks.nvgesture:NvGesture",
-}
+BENCHMARKS = Registry("benchmark")  # a class, or where one of ours is, so that it is imported when it is needed
+for _name, _cls in {
+    "demo": "Demo",
+    "av_mnist": "AvMnist",
+    "mvsa_single": "MvsaSingle",
+    "crema_d": "CremaD",
+    "kinetics_sounds": "KineticsSounds",
+    "vggsound": "VggSound",
+    "sarcasm": "Sarcasm",
+    "twitter2015": "Twitter2015",
+    "nvgesture": "NvGesture",
+}.items():
+    BENCHMARKS.register(_name, f"benchmarks.{_name}:{_cls}")
 _EXPORTS = {
     "AugmentedDataset": "augmentation",
+    "Benchmark": "benchmark",
+    "BenchmarkConfig": "benchmark",
     "LfmDataCollator": ".trainer.collator",
     "is_prepared": "prepared",
     "label_names": "labels",
@@ -25,9 +31,13 @@ _EXPORTS = {
     "read_prepared": "preparation",
 }
 __all__ = [
+    "BENCHMARKS",
     "AugmentedDataset",
+    "Benchmark",
+    "BenchmarkConfig",
     "LfmDataCollator",
     "check_benchmark",
+    "find_benchmark",
     "is_prepared",
     "label_names",
     "list_benchmarks",
@@ -71,7 +81,7 @@ def load_benchmark(
     """
     from .benchmark import build
 
-    return build(_benchmark(name), data_dir, split, cache_dir, options, strict, missing_shown)
+    return build(find_benchmark(name), data_dir, split, cache_dir, options, strict, missing_shown)
 
 
 def check_benchmark(name, data_dir=None, **options):
@@ -88,14 +98,21 @@ def check_benchmark(name, data_dir=None, **options):
     """
     from .benchmark import check
 
-    return check(_benchmark(name), data_dir, options)
+    return check(find_benchmark(name), data_dir, options)
 
 
-def _benchmark(name):
-    if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(list_benchmarks())}.")
-    module, cls = BENCHMARKS[name].split(":")
-    return getattr(import_module(f".{module}", __name__), cls)
+def find_benchmark(name):
+    """The class of a benchmark, a [`Benchmark`][modeling_lfm.data.benchmark.Benchmark]; its `name` is set.
+
+    Raises:
+        ValueError: there is none of that name; the message names the nearest.
+    """
+    cls = BENCHMARKS.find(name)
+    if isinstance(cls, str):
+        module, _, attribute = cls.partition(":")
+        cls = getattr(import_module(f".{module}", __name__), attribute)
+    cls.benchmark = name
+    return cls
 
 
 def __getattr__(name):

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import os
 import sys
 from dataclasses import dataclass, field, fields
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import datasets
+import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
 from .partial import MISSING_SHOWN, DownloadReport, SplitCount
@@ -36,9 +38,10 @@ class Benchmark(datasets.GeneratorBasedBuilder):
     """A data set of raw media with class labels, built from the files that people have.
 
     A benchmark sets `modalities` (column to `audio`, `image`, `text`, `video` or `clip`), `class_names` and `summary`,
-    and defines `plan` and `example`. Media are kept as `{"bytes", "path"}`, so that nothing has to be decoded to store
-    them; a clip is a cut of a video and holds `first_frame` and `last_frame` too, both inclusive. Where the files may
-    be there in part, `plan` sets `report`, a [`DownloadReport`].
+    and defines `plan` and `example`; `@BENCHMARKS.register("name")` makes it known, in any file that is imported.
+    Media are kept as `{"bytes", "path"}`, so that nothing has to be decoded to store them; a clip is a cut of a video
+    and holds `first_frame` and `last_frame` too, both inclusive. Where the files may be there in part, `plan` sets
+    `report`, a [`DownloadReport`].
     """
 
     BUILDER_CONFIG_CLASS = BenchmarkConfig
@@ -46,9 +49,13 @@ class Benchmark(datasets.GeneratorBasedBuilder):
     modalities: ClassVar[dict[str, str]] = {}
     class_names: ClassVar[list[str]] = []
     summary: ClassVar[str] = ""
+    benchmark: ClassVar[str] = ""  # the name under which it was registered
     report: DownloadReport | None = None
     strict: bool = False
     missing_shown: int = MISSING_SHOWN
+
+    def __init_subclass__(cls):
+        cls.benchmark = cls.__module__.rpartition(".")[2]
 
     def plan(self):
         """Entries of each split (`dict[str, list]`), light and in order; checks that the files are there.
@@ -178,7 +185,7 @@ def check(cls, data_dir, options):
     plan = builder.plan()
     if builder.report is None:
         counts = {name: SplitCount(len(entries), len(entries)) for name, entries in plan.items()}
-        return DownloadReport(cls.__module__.rpartition(".")[2], str(data_dir or ""), counts)
+        return DownloadReport(cls.benchmark, str(data_dir or ""), counts)
     return builder.report
 
 
@@ -222,25 +229,62 @@ def fingerprint(files):
 
 
 def hash_code(cls):
-    """A hash (`str`) of the files that define a benchmark: a new version must not read what an old one built."""
-    files = {sys.modules[base.__module__].__file__ for base in cls.__mro__ if issubclass(base, Benchmark)}
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in sorted(files))).hexdigest()[:16]
+    """A hash (`str`) of the code that defines a benchmark: a new version must not read what an old one built."""
+    bases = [base for base in cls.__mro__ if issubclass(base, Benchmark)]
+    files = {getattr(sys.modules[base.__module__], "__file__", None) for base in bases} - {None}  # a notebook has none
+    parts = [cls.__qualname__.encode(), *(Path(file).read_bytes() for file in sorted(files))]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def stratified_part(entries, labels, share, seed):
-    """Split `entries` (`list`) into the rest and a `share` (0 to 1) of it, stratified by `labels`, both in order."""
-    if share == 0:
-        return list(entries), []
+def stratified_split(labels, count, seed):
+    """Draw a part of samples, stratified by label, as the only such draw of the project.
+
+    A class with one sample stays in the rest. Where the part is smaller than the number of classes, or a sample has
+    several labels, it is drawn without regard to them.
+
+    Args:
+        labels (array_like of shape (N,), or (N, K) with K labels a sample)
+        count (`int`): samples of the part. seed (`int`)
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: indices of the rest and of the part, both ascending.
+
+    Raises:
+        ValueError: one of the two would be empty.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.data.benchmark import stratified_split
+        >>> rest, part = stratified_split([0, 0, 0, 0, 1, 1, 2], 2, seed=0)
+        >>> len(rest), len(part)
+        (5, 2)
+
+        ```
+    """
+    labels, indices = np.asarray(labels), np.arange(len(labels))
+    if count == 0:
+        return indices, indices[:0]
+    classes, counts = np.unique(labels, return_counts=True) if labels.ndim == 1 else ([0], [len(labels)])
+    single = np.isin(labels, classes[counts < 2]) if labels.ndim == 1 else np.zeros(len(labels), bool)
+    drawn = indices[~single]
+    if not 0 < count < len(drawn):
+        raise ValueError(
+            f"{count} of {len(labels)} samples cannot be set aside so that both parts hold some; choose another share, "
+            "or 0."
+        )
     from sklearn.model_selection import train_test_split
 
-    try:
-        rest, part = train_test_split(range(len(entries)), test_size=share, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise ValueError(
-            f"of {len(entries)} samples, a share of {share:g} cannot be set aside with all classes in both parts "
-            f"({error}); choose another share, or 0."
-        ) from error
-    return [entries[i] for i in sorted(rest)], [entries[i] for i in sorted(part)]
+    even = labels.ndim == 1 and len(classes) <= count <= len(drawn) - len(np.unique(labels[drawn]))
+    rest, part = train_test_split(drawn, test_size=count, random_state=seed, stratify=labels[drawn] if even else None)
+    return np.sort(np.concatenate([rest, indices[single]])), np.sort(part)
+
+
+def split_entries(entries, share, seed):
+    """Split `entries` (`list[dict]` with `label`) into the rest and a `share` of it (rounded up), both in order."""
+    labels = [entry["label"] for entry in entries]
+    rest, part = stratified_split(labels, math.ceil(share * len(entries)), seed)
+    return [entries[i] for i in rest], [entries[i] for i in part]
 
 
 def check_share(name, value):

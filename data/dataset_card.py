@@ -7,7 +7,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
-from .sources import SOURCES
+from .sources import find_source
 
 # Identifiers of the Hub, where a licence has one.
 LICENCES = {"crema_d": "odbl", "demo": "apache-2.0", "kinetics_sounds": "other", "vggsound": "other"}
@@ -24,7 +24,7 @@ def make_card(manifest, processor, features, splits, report):
         splits (`dict[str, tuple[int, int, int]]`): samples, bytes and files of each split.
         report ([`DownloadReport`])
     """
-    source = SOURCES[manifest["benchmark"]]
+    source = find_source(manifest["benchmark"])
     header = _header(manifest["benchmark"], source, features, splits)
     body = [
         f"# {source.title}, prepared",

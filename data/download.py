@@ -8,8 +8,9 @@ import urllib.request
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from . import find_benchmark
 from .listed import MAX_POINTER, POINTER, check_path, read_csv
-from .sources import SOURCES
+from .sources import find_source
 
 # Large files of a GitHub repository, which its plain addresses serve as git-lfs pointers only.
 CREMA_D = "https://media.githubusercontent.com/media/CheyneyComputerScience/CREMA-D/master"
@@ -39,15 +40,13 @@ def download(name, data_dir, media_url=CREMA_D, annotation_urls=None, on_plan=No
         ValueError: nothing can be fetched of this benchmark. OSError: the network or the disk fails; what is complete
         is kept.
     """
-    from . import _benchmark
-
-    urls = SOURCES[name].urls if annotation_urls is None else annotation_urls
+    urls = find_source(name).urls if annotation_urls is None else annotation_urls
     if not urls:
         raise ValueError(f"{name} cannot be fetched by this program; --how tells where it is obtained.")
     folder = Path(data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for file, url in urls.items():
-        if not any(_is_there(folder / place / file) for place in _benchmark(name).folders):
+        if not any(_is_there(folder / place / file) for place in find_benchmark(name).folders):
             fetch(url, folder / file)
     if name != "crema_d":
         return []

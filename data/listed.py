@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-import numpy as np
-
-from .benchmark import SPLITS, Benchmark, BenchmarkConfig, check_share, require_file
+from .benchmark import SPLITS, Benchmark, BenchmarkConfig, check_share, require_file, stratified_split
 from .partial import DownloadReport, MissingSample, SplitCount
-from .sources import SOURCES
+from .sources import find_source
 
 EXTENSIONS = {  # those that come first win where a clip lies there twice
     "audio": (".wav", ".flac", ".m4a", ".mp3", ".ogg"),
@@ -170,36 +168,6 @@ class HeldOutConfig(BenchmarkConfig):
         check_share("validation", self.validation)
 
 
-def hold_out(labels, share, seed):
-    """Indices of a `share` of samples, with as equal shares of the classes as whole numbers allow.
-
-    Unlike [`stratified_part`] it takes any list, because a partial one may hold few samples of a class. At least one
-    sample of each class is left.
-
-    Args:
-        labels (`list[int]`), share (`float` in [0, 1)), seed (`int`)
-
-    Returns:
-        `set[int]`
-    """
-    labels = np.asarray(labels)
-    classes, sizes = np.unique(labels, return_counts=True)
-    wanted = sizes * share
-    taken = np.floor(wanted).astype(int)
-    rest = min(round(share * len(labels)), int((sizes - 1).sum())) - int(taken.sum())
-    # The largest remainders first; the smallest class index where they are equal.
-    for index in np.lexsort((classes, taken - wanted)):
-        if rest > 0 and taken[index] < sizes[index] - 1:
-            taken[index] += 1
-            rest -= 1
-    rng = np.random.default_rng(seed)
-    return {
-        int(i)
-        for cls, count in zip(classes, taken, strict=True)
-        for i in rng.permutation(np.flatnonzero(labels == cls))[:count]
-    }
-
-
 class ListedBenchmark(Benchmark):
     """A data set that annotation files list. A benchmark defines `annotations` and `locate`.
 
@@ -221,6 +189,11 @@ class ListedBenchmark(Benchmark):
         """An entry of the plan (`dict`, column to a relative path or a text), or why there is none (`str`)."""
         raise NotImplementedError(f"{type(self).__name__} must define locate")
 
+    @property
+    def source(self):
+        """[`Source`] of the benchmark."""
+        return find_source(self.benchmark)
+
     @cached_property
     def media(self):
         """[`MediaIndex`] of `data_dir`."""
@@ -240,21 +213,16 @@ class ListedBenchmark(Benchmark):
                     return path
         places = " or ".join(f"{folder}/" for folder in self.folders if folder)
         raise FileNotFoundError(
-            f"no {' or '.join(names)} in {self.data_dir} (or in its {places}). {SOURCES[self.name_of()].layout_line}"
+            f"no {' or '.join(names)} in {self.data_dir} (or in its {places}). {self.source.layout_line}"
         )
 
-    @classmethod
-    def name_of(cls):
-        """The benchmark's name, which is that of its module (`str`)."""
-        return cls.__module__.rpartition(".")[2]
-
     def plan(self):
-        name = self.name_of()
+        name, source = self.benchmark, self.source
         if self.config.data_dir is None:
-            raise ValueError(f"{name} needs data_dir. {SOURCES[name].layout_line}")
+            raise ValueError(f"{name} needs data_dir. {source.layout_line}")
         self.notes = []
         listed = self._distinct(self.annotations())
-        published = SOURCES[name].counts
+        published = source.counts
         share, held_out = getattr(self.config, "validation", 0), set()
         origin = {"validation": "train"} if share and "train" in listed else {}
         report = DownloadReport(name, str(self.data_dir), {}, notes=self.notes, origin=origin)
@@ -262,7 +230,8 @@ class ListedBenchmark(Benchmark):
         if wanted in listed:  # what is missing of the others is no concern of the caller
             listed = {wanted: listed[wanted]}
         if origin and listed.get("train"):
-            held_out = hold_out([self.class_index[s["label"]] for s in listed["train"]], share, self.config.seed)
+            labels = [self.class_index[sample["label"]] for sample in listed["train"]]
+            held_out = set(stratified_split(labels, round(share * len(labels)), self.config.seed)[1].tolist())
             self.notes.append(
                 f"Validation: a share of {share:g} of train, stratified by class, because the source has none."
             )
@@ -280,7 +249,7 @@ class ListedBenchmark(Benchmark):
             report.counts[split] = SplitCount(found, len(samples), published.get(split))
         self.report = report
         if not report.found:
-            raise FileNotFoundError(f"{report.text(3)}\n{SOURCES[name].layout_line}")
+            raise FileNotFoundError(f"{report.text(3)}\n{source.layout_line}")
         return plan
 
     @cached_property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 
+from . import find_benchmark
 from .preparation import FORMAT, identify, read_prepared
 from .shards import plan_shards, unwritable
 
@@ -48,9 +49,7 @@ def _describe_processor(processor):
 
 def complete_options(benchmark, options):
     """`options` (`dict`) of a benchmark and the defaults of all others, as JSON values."""
-    from . import _benchmark
-
-    config = _benchmark(benchmark).BUILDER_CONFIG_CLASS
+    config = find_benchmark(benchmark).BUILDER_CONFIG_CLASS
     inherited = {f.name for f in fields(datasets.BuilderConfig)} | {"only_split", "fingerprint"}
     known = {f.name: f for f in fields(config) if f.name not in inherited}
     unknown = sorted(set(options) - set(known))

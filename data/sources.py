@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from . import find_benchmark
+
 OGM = "https://raw.githubusercontent.com/GeWu-Lab/OGM-GE_CVPR2022/main/data"
 SARCASM = "https://raw.githubusercontent.com/headacheboy/data-of-multimodal-sarcasm-detection/master/text"
 TOMBERT = "https://raw.githubusercontent.com/jefferyYu/TomBERT/master/absa_data/twitter2015"
@@ -219,18 +221,34 @@ SOURCES = {
 }
 
 
-def how(name):
-    """Where a benchmark is obtained, its licence and its layout, as lines of text (`str`).
-
-    Args:
-        name (`str`): a key of `SOURCES`.
+def find_source(name):
+    """[`Source`] of a benchmark (`str`); of one that a user registered without an entry here, little more than a name.
 
     Raises:
         ValueError: an unknown name.
     """
-    if name not in SOURCES:
-        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(sorted(SOURCES))}.")
-    source = SOURCES[name]
+    if name in SOURCES:
+        return SOURCES[name]
+    cls = find_benchmark(name)
+    words = {
+        "where": ("not stated",),
+        "licence": "not stated",
+        "layout": ("its files",),
+        "citation": "none",
+    }
+    return Source(name, tuple(cls.modalities.values()), len(cls.class_names), counts={}, urls={}, **words)
+
+
+def how(name):
+    """Where a benchmark is obtained, its licence and its layout, as lines of text (`str`).
+
+    Args:
+        name (`str`): of a benchmark.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    source = find_source(name)
     classes = f"; {source.classes} classes" if source.classes else ""
     lines = [f"{name}: {source.title} ({', '.join(source.modalities)}{classes})", "Where from:"]
     lines += [f"  - {step}" for step in source.where]

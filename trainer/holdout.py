@@ -1,8 +1,9 @@
 """Which training samples are kept for a method that watches held-out ones, and how labels of a data set are read."""
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 from torch.utils.data import Subset
+
+from modeling_lfm.data.benchmark import stratified_split
 
 
 def choose_holdout(train_dataset, eval_dataset, args):
@@ -30,15 +31,9 @@ def split_holdout(dataset, size, seed):
         raise ValueError("the method needs a data set with a length, to hold a part out; or give holdout_dataset.")
     labels = read_labels(dataset)
     kept = round(size * len(labels)) if size < 1 else int(size)
-    classes, counts = np.unique(labels, return_counts=True) if labels.ndim == 1 else ([0], [len(labels)])
     if not 0 < kept < len(labels):
         raise ValueError(f"holdout={size} keeps {kept} of {len(labels)} training samples; change it.")
-    single = np.isin(labels, classes[counts < 2]) if labels.ndim == 1 else np.zeros(len(labels), bool)
-    indices = np.arange(len(labels))
-    splittable = indices[~single]  # a class with one sample stays in training
-    stratify = labels[splittable] if labels.ndim == 1 and kept >= len(classes) else None
-    rest, held = train_test_split(splittable, test_size=kept, random_state=seed, stratify=stratify)
-    rest, held = np.sort(np.concatenate([rest, indices[single]])), np.sort(held)
+    rest, held = stratified_split(labels, kept, seed)
     if hasattr(dataset, "select"):
         held = dataset.select(held)
         return dataset.select(rest), getattr(held, "unaugmented", held)

@@ -16,7 +16,7 @@ from scipy.io import wavfile
 
 from modeling_lfm.audio_lfm import load_audio
 
-from ..benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, stratified_part
+from ..benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, split_entries
 
 IMAGE_FILES = ("images-idx3-ubyte.gz", "train-images-idx3-ubyte.gz")
 LABEL_FILES = ("labels-idx1-ubyte.gz", "train-labels-idx1-ubyte.gz")
@@ -85,7 +85,7 @@ class AvMnist(Benchmark):
         test = [e for e, w in zip(entries, wavs, strict=True) if w[2] in config.test_speakers]
         train, validation = heard, []
         if heard:
-            train, validation = stratified_part(heard, [e["label"] for e in heard], config.validation, config.seed)
+            train, validation = split_entries(heard, config.validation, config.seed)
         self._images = self._corrupt_images(images, [e["image"] for e in train])
         return {"train": train, "validation": validation, "test": test}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from modeling_lfm.media_lfm import read_image
 
-from ..benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, stratified_part
+from ..benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, split_entries
 
 HINT = "data_dir must hold train.csv (columns id and label) and data/{id}.jpg and data/{id}.txt."
 HINT_FILE = "fetch it again, or remove its line."
@@ -45,8 +45,8 @@ class MvsaSingle(Benchmark):
             if twice:
                 raise ValueError(f"train.csv and test.csv share the id {sorted(twice)[0]}; remove it from one.")
         else:
-            train, test = stratified_part(train, [e["label"] for e in train], config.test, config.seed)
-        train, validation = stratified_part(train, [e["label"] for e in train], config.validation, config.seed)
+            train, test = split_entries(train, config.test, config.seed)
+        train, validation = split_entries(train, config.validation, config.seed)
         return {"train": train, "validation": validation, "test": test}
 
     def _read(self, path):

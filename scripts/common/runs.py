@@ -45,9 +45,9 @@ def count_samples(splits):
 
 def describe_source(benchmark):
     """What a model card tells of a benchmark (`dict`): its title, licence, citation, notes, and names on the Hub."""
-    from modeling_lfm.data.sources import SOURCES, YOUTUBE
+    from modeling_lfm.data.sources import YOUTUBE, find_source
 
-    source = SOURCES[benchmark]
+    source = find_source(benchmark)
     told = {"title": source.title, "licence": source.licence, "citation": source.citation}
     notes = [note for note in source.notes if note is not YOUTUBE]  # where files lie is of no use to others
     return {**told, "notes": notes, "hub": list(source.hub)}

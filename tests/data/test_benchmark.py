@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from modeling_lfm.data import BENCHMARKS, _benchmark, check_benchmark, list_benchmarks, load_benchmark
+from modeling_lfm.data import BENCHMARKS, check_benchmark, find_benchmark, list_benchmarks, load_benchmark
 from modeling_lfm.data.benchmark import fingerprint, list_files
 from modeling_lfm.data.sources import SOURCES, how
 
@@ -37,7 +37,7 @@ def benchmark(request, tmp_path_factory):
 def test_splits_columns_and_classes(benchmark):
     name, folder = benchmark
     raw = load_benchmark(name, data_dir=folder, **OPTIONS.get(name, {}))
-    kinds = _benchmark(name).modalities
+    kinds = find_benchmark(name).modalities
     assert list(raw) == ["train", "validation", "test"]
     for part in raw.values():
         assert len(part) > 0
@@ -67,7 +67,7 @@ def test_every_benchmark_tells_its_source(benchmark):
     text = how(name)
     for part in (source.title, source.licence, source.citation, *source.where, *source.layout, *source.notes):
         assert part in text
-    names = _benchmark(name).class_names
+    names = find_benchmark(name).class_names
     assert source.classes in (0, len(names))
     assert len(set(names)) == len(names)
     assert set(source.counts) <= {"train", "validation", "test"}
@@ -96,7 +96,7 @@ def test_wrong_options_and_splits(benchmark):
 
 def test_unknown_benchmark():
     assert list_benchmarks() == sorted(BENCHMARKS)
-    with pytest.raises(ValueError, match=r"unknown benchmark 'imagenet'; choose one of av_mnist, crema_d, demo, "):
+    with pytest.raises(ValueError, match="unknown benchmark 'imagenet'.*av_mnist"):
         load_benchmark("imagenet")
 
 
@@ -112,7 +112,7 @@ def test_changed_files_are_read_again(tmp_path):
 
 def test_how_refuses_unknown_names():
     assert sorted(SOURCES) == sorted(BENCHMARKS)
-    with pytest.raises(ValueError, match="unknown benchmark 'imagenet'; choose one of av_mnist, crema_d"):
+    with pytest.raises(ValueError, match="unknown benchmark 'imagenet'.*av_mnist"):
         how("imagenet")
 
 

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from modeling_lfm.data import check_benchmark, load_benchmark
-from modeling_lfm.data.benchmark import list_files
-from modeling_lfm.data.listed import MediaIndex, check_path, hold_out, read_csv, read_lines, split_path
+from modeling_lfm.data.benchmark import list_files, stratified_split
+from modeling_lfm.data.listed import MediaIndex, check_path, read_csv, read_lines, split_path
 from modeling_lfm.data.partial import DownloadReport, MissingSample, SplitCount
 
 from .layouts import edit, make_crema_d, make_sarcasm, write
@@ -88,20 +88,30 @@ def test_media_index(tmp_path):
     assert MediaIndex(list_files(tmp_path), tmp_path, {"audio"}).find("video", "one") is None
 
 
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.1, 0.5, 0.9])
-@pytest.mark.parametrize("sizes", [(40, 20, 10), (2, 1, 3), (1, 1, 1), (100, 1), (25,) * 31, (1,)])
-def test_hold_out(sizes, share):
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("sizes", [(40, 20, 10), (100, 1), (25,) * 31, (2, 2, 3)])
+def test_the_one_stratified_split(sizes, share):
     labels = [label for label, size in enumerate(sizes) for _ in range(size)]
-    part = hold_out(labels, share, seed=0)
-    assert part == hold_out(labels, share, seed=0)
-    assert len(part) == min(round(share * len(labels)), len(labels) - len(sizes))
+    count = round(share * len(labels))
+    rest, part = stratified_split(labels, count, seed=0)
+    assert len(part) == count
+    assert sorted([*rest, *part]) == list(range(len(labels)))
+    assert part.tolist() == stratified_split(labels, count, seed=0)[1].tolist() == sorted(part)
     taken = Counter(labels[index] for index in part)
     for label, size in enumerate(sizes):
         assert taken[label] < size
-        # As even as whole numbers allow, unless other classes had to keep their last sample.
-        assert taken[label] <= size * share + 1
-    if 0 < len(part) < len(labels) / 2 and len(labels) > 20:
-        assert part != hold_out(labels, share, seed=1)
+        if count >= len(sizes) and min(sizes) > 1:
+            assert abs(taken[label] - size * share) < 1 + share
+    if len(labels) > 20:
+        assert part.tolist() != stratified_split(labels, count, seed=1)[1].tolist()
+
+
+def test_what_cannot_be_split():
+    assert stratified_split([0, 1], 0, 0)[0].tolist() == [0, 1]
+    assert len(stratified_split([[1, 0], [1, 1], [0, 0], [0, 1]], 1, 0)[1]) == 1
+    for labels, count in (([0, 1, 2], 1), ([0, 0], 2), ([], 1)):
+        with pytest.raises(ValueError, match="choose another share"):
+            stratified_split(labels, count, 0)
 
 
 def test_validation_does_not_depend_on_what_is_there(tmp_path):
