@@ -96,7 +96,7 @@ def test_wrong_options_and_splits(benchmark):
 
 def test_unknown_benchmark():
     assert list_benchmarks() == sorted(BENCHMARKS)
-    with pytest.raises(ValueError, match="unknown benchmark 'imagenet'.*av_mnist"):
+    with pytest.raises(ValueError, match=r"unknown benchmark 'imagenet'.*av_mnist"):
         load_benchmark("imagenet")
 
 
@@ -112,7 +112,7 @@ def test_changed_files_are_read_again(tmp_path):
 
 def test_how_refuses_unknown_names():
     assert sorted(SOURCES) == sorted(BENCHMARKS)
-    with pytest.raises(ValueError, match="unknown benchmark 'imagenet'.*av_mnist"):
+    with pytest.raises(ValueError, match=r"unknown benchmark 'imagenet'.*av_mnist"):
         how("imagenet")
 
 
