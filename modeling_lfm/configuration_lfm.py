@@ -138,6 +138,10 @@ class LfmConfig(PreTrainedConfig):
         self._tower_configs[modality] = config
         self.modalities[modality]["config"] = config.to_dict()
 
+    def parts(self):
+        """The classes (`list`) that a model of this configuration is made of: its fusion and its towers."""
+        return [FUSIONS[self.fusion], *(TOWERS[spec["tower"]] for spec in self.modalities.values())]
+
     def forget_sources(self):
         """Drop where pretrained weights are from, once a model holds them: a local path must not travel with it."""
         for spec in self.modalities.values():
@@ -217,3 +221,6 @@ def build_tower_config(spec):
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"model_type={model_type!r} is not known to the installed transformers.")
     return CONFIG_MAPPING[model_type](**config)
+
+
+from .plugins_lfm import PLUGINS  # noqa: E402, F401  (here, because they may import what stands above)

@@ -12,13 +12,45 @@ from .media_lfm import WHITE, image_pixels, read_image
 from .registry_lfm import Registry
 
 KINDS = Registry("type of input")
-
 AUGMENT = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5}
+
+
+class InputKind:
+    """One type of input: a dataclass whose fields are its settings in [`LfmProcessor`].
+
+    Attributes:
+        parts (`tuple[str]`): its tensors are called `{modality}_{part}`.
+        dtype, shape: of the array that `encode` gives (-1 where a length varies).
+        read_only (`tuple[str]`): settings on which that does not depend.
+        varies (`bool`): whether training changes it at random; then `vary(row, ...)` does so.
+        centres (`list[int]`): where of what is stored evaluation reads only some, which; `encode` takes them.
+
+    Example: see "A type of input" in CONTRIBUTING.md.
+    """
+
+    parts: ClassVar = ("values",)
+    dtype: ClassVar = np.float32
+    shape: ClassVar = None
+    read_only: ClassVar = ()
+    varies: ClassVar = False
+    centres: ClassVar = None
+
+    def encode(self, sample, sampling_rate=None):
+        """A raw input, as people have it, as an array to be stored (`np.ndarray`).
+
+        Raises:
+            ValueError, FileNotFoundError: it cannot be read; the message names it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define encode")
+
+    def stack(self, rows):
+        """Samples of one shape (`list[torch.Tensor]`) to a batch, as the model reads it (float32)."""
+        return stack_rows(rows)
 
 
 @KINDS.register("spectrogram")
 @dataclass
-class Spectrogram:
+class Spectrogram(InputKind):
     """Audio to log-spectrograms; `encode` gives (1, bins, frames) float32.
 
     `preset: paper` (the defaults) or `preset: released` sets what is not given. The paper's shapes are 257 x 299 (3 s,
@@ -50,10 +82,6 @@ class Spectrogram:
     center: bool = False
     clip: bool = False
     in_model: bool = False
-    parts: ClassVar = ("values",)
-    dtype: ClassVar = np.float32
-    read_only: ClassVar = ()
-    varies: ClassVar = False
     presets: ClassVar = {
         "paper": {},
         "released": {"sampling_rate": 22050, "hop_length": 353, "duration": 20.0, "center": True, "clip": True},
@@ -113,7 +141,7 @@ class Spectrogram:
 
 @KINDS.register("image")
 @dataclass
-class Picture:
+class Picture(InputKind):
     """Images to pixels; `encode` gives (num_channels, height, width) uint8, and `stack` scales it.
 
     Args:
@@ -139,7 +167,6 @@ class Picture:
     mean: list | None = None
     std: list | None = None
     augment: dict | bool = False
-    parts: ClassVar = ("values",)
     dtype: ClassVar = np.uint8
     read_only: ClassVar = ("mean", "std", "augment")
 
@@ -184,7 +211,7 @@ class Picture:
 
 @KINDS.register("text")
 @dataclass
-class Text:
+class Text(InputKind):
     """Text to token numbers.
 
     Args:
@@ -195,9 +222,7 @@ class Text:
     max_length: int = 128
     padding: str = "longest"
     parts: ClassVar = ("input_ids", "attention_mask")
-    shape: ClassVar = None
     read_only: ClassVar = ("padding",)
-    varies: ClassVar = False
 
     def __post_init__(self):
         check_positive(self, "max_length")

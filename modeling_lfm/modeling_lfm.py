@@ -14,7 +14,8 @@ from .frontend_lfm import LogSpectrogram  # noqa: F401
 from .fusion_base_lfm import FUSIONS
 from .fusions_lfm import SumFusion  # noqa: F401
 from .mmtm_lfm import MmtmFusion  # noqa: F401
-from .registry_lfm import suggest
+from .plugins_lfm import PLUGINS  # noqa: F401
+from .registry_lfm import save_plugins, suggest
 from .towers_lfm import make_tower, resolve_tower_configs
 from .weights_lfm import load_safely
 
@@ -60,10 +61,11 @@ class LfmPreTrainedModel(PreTrainedModel):
         """
         return load_safely(super().from_pretrained, pretrained_model_name_or_path, *model_args, **kwargs)
 
-    def save_pretrained(self, *args, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers; the code of the model is saved beside its weights, and no path of its towers."""
         self.config.forget_sources()
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        save_plugins(save_directory, self.config.parts())
 
     def _init_weights(self, module):
         # Towers of transformers initialise themselves; timm's were initialised when they were made.

@@ -12,8 +12,9 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from .audio_lfm import read_waveform  # noqa: F401
 from .inputs_lfm import KINDS, Text
 from .media_lfm import describe
-from .registry_lfm import suggest
-from .video_inputs_lfm import Flow, Video
+from .plugins_lfm import PLUGINS  # noqa: F401
+from .registry_lfm import save_plugins, suggest
+from .video_inputs_lfm import Video  # noqa: F401
 from .video_lfm import read_frames  # noqa: F401
 
 RESERVED = ("sampling_rate", "return_tensors", "labels")
@@ -105,12 +106,14 @@ class LfmProcessor(ProcessorMixin):
             output |= self.stack(name, [self.encode(name, value, sampling_rate, stored=False) for value in values])
         return BatchFeature(output if return_tensors == "pt" else {key: value.numpy() for key, value in output.items()})
 
-    def save_pretrained(self, *args, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers; the code of the processor is saved too, and not where the tokenizer was once loaded."""
         if self.tokenizer is not None:
             for key in ("is_local", "local_files_only"):
                 self.tokenizer.init_kwargs.pop(key, None)
-        return super().save_pretrained(*args, **kwargs)
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        save_plugins(save_directory, map(type, self.kinds.values()))
+        return files
 
     def encode(self, modality, sample, sampling_rate=None, stored=True):
         """One raw input in a compact form, to be stored: an array of `shape`, or token numbers (`list[int]`).
@@ -120,7 +123,7 @@ class LfmProcessor(ProcessorMixin):
         if sample is None:
             return None
         kind = self.kinds[modality]
-        if isinstance(kind, (Video, Flow)) and not stored:
+        if kind.centres is not None and not stored:
             return kind.encode(sample, sampling_rate, kind.centres)
         if not isinstance(kind, Text):
             return kind.encode(sample, sampling_rate)

@@ -1,6 +1,15 @@
 """One registry for every kind of thing that a name chooses: towers, fusions, kinds of input, methods, benchmarks."""
 
+import ast
 import difflib
+import importlib.util
+import re
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+_MARK = "# Saved with a model that uses it.\n"
 
 
 def suggest(word, known):
@@ -64,9 +73,111 @@ class Registry(dict):
             ValueError: there is none; the message names the nearest.
         """
         if name not in self:
-            raise ValueError(f"unknown {self.kind} {name!r}; {suggest(name, self)}")
+            raise ValueError(
+                f"unknown {self.kind} {name!r}; {suggest(name, self)} If it is your own, import its file first "
+                "(--plugin FILE), or, where this package is not installed, load with trust_remote_code=True."
+            )
         return self[name]
 
 
 def _place(thing):
     return f"{getattr(thing, '__module__', '?').rpartition('.')[2]}.{getattr(thing, '__qualname__', repr(thing))}"
+
+
+def load_plugin(file):
+    """Import a file of parts that register themselves: your own, or a copy that lies beside a model's weights.
+
+    Args:
+        file (`str` or `os.PathLike`): its code is run.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it has the name of a file of this package, or is no Python file.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"no file at {file}.")
+    _check_name(file)
+    name = f"{__package__}.{file.stem}"  # so that `from .fusion_base_lfm import Fusion` of a copy works, too
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def save_plugins(folder, things):
+    """Copy the files of those things that are not of this package into a folder that models are saved in.
+
+    `plugins_lfm.py`, which configuration, model and processor import, is written there to import them. Imports of this
+    package become imports of its files beside them. Call it after the package's own files were saved.
+
+    Args:
+        folder (`str` or `os.PathLike`), things (iterable of classes)
+
+    Raises:
+        ValueError: a file that would not work there; the message says why.
+    """
+    if __name__.startswith("transformers_modules."):  # read beside weights, transformers copies all of it
+        return
+    folder = Path(folder)
+    for thing in things:
+        if not _is_ours(thing):
+            name, text = _read_plugin(thing)
+            (folder / name).write_text(text, encoding="utf-8")
+    # All that are there: a model and its processor are saved one after the other.
+    saved = sorted(file.stem for file in folder.glob("*.py") if file.read_text("utf-8").startswith(_MARK))
+    if saved:
+        lines = [f"from .{name} import __name__ as {name}  # noqa: F401" for name in saved]
+        text = "\n".join(
+            ['"""What this model uses that is not of modeling_lfm."""', "", *lines, "", f"PLUGINS = {saved}"]
+        )
+        (folder / "plugins_lfm.py").write_text(text + "\n", encoding="utf-8")
+
+
+def _is_ours(thing):
+    return thing.__module__ in {f"{__package__}.{file.stem}" for file in _PACKAGE.glob("*.py")}
+
+
+def _check_name(file):
+    if file.suffix != ".py" or not file.stem.isidentifier() or (_PACKAGE / file.name).exists():
+        raise ValueError(
+            f"{file} must be a Python file whose name is an identifier and that of no file of this package."
+        )
+
+
+def _read_plugin(thing):
+    """Name and text of a thing's file, with imports of this package as they must be beside the weights."""
+    module = sys.modules.get(thing.__module__)
+    source = getattr(module, "__file__", None)
+    if source is None or thing.__module__ == "__main__":
+        raise ValueError(
+            f"{thing.__qualname__} cannot be saved with the model that uses it, because it is defined in the program "
+            "itself; move it into a file of its own, and import that."
+        )
+    file = Path(source)
+    _check_name(file)
+    text = file.read_text("utf-8").removeprefix(_MARK)
+    text = _MARK + re.sub(rf"^(\s*from ){__package__}(\.\w+_lfm import)", r"\1\2", text, flags=re.MULTILINE)
+    _check_imports(text, file, thing)
+    return file.name, text
+
+
+def _check_imports(text, file, thing):
+    installed = packages_distributions()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [] if node.level == 1 and (_PACKAGE / f"{node.module}.py").is_file() else [f".{node.module or ''}"]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        else:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            top = name.partition(".")[0]
+            if top == __package__ or not (top in sys.stdlib_module_names or top in installed):
+                raise ValueError(
+                    f"{file} cannot be saved with the model that uses {thing.__name__}: its import of {name} would not "
+                    f"work there. Besides installed packages, such a file may import `from {__package__}.NAME_lfm "
+                    "import ...` alone; put what else it needs into it."
+                )

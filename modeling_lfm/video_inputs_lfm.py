@@ -9,6 +9,7 @@ import torch
 
 from .inputs_lfm import (
     KINDS,
+    InputKind,
     Picture,
     check_augment,
     check_positive,
@@ -21,7 +22,7 @@ from .media_lfm import WHITE, image_pixels
 from .video_lfm import evenly_spaced, optical_flow, read_frames
 
 
-class _Sampled:
+class _Sampled(InputKind):
     """What videos and flow share: of what is stored of a clip, the model reads a few, drawn anew in each epoch.
 
     The `stored` are split into `num_frames` parts as equal as can be. Training draws one of each part, evaluation takes

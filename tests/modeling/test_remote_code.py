@@ -16,9 +16,13 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPTokenizer
 
 import modeling_lfm
-from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmModel, LfmProcessor
+from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmModel, LfmProcessor, towers_lfm
+from modeling_lfm.fusions_lfm import FUSIONS
+from modeling_lfm.inputs_lfm import KINDS
+from modeling_lfm.registry_lfm import load_plugin, save_plugins
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from tests.data.media import image_bytes, tone, wav_bytes, write_video
+from tests.test_contributing import read_blocks
 
 from .bare import PROGRAM, make_environment
 from .hub_server import serving_models
@@ -144,6 +148,40 @@ def test_importing_the_package_is_enough_for_the_auto_classes(tmp_path, imports)
     assert result.stdout.split() == [f"modeling_lfm.{name}" for name in (*ENTRIES, "pipeline_lfm")]
 
 
+def test_a_part_of_ones_own_must_be_imported_or_trusted(bare):
+    """With the package, whose classes are preferred to the files: the error names what to do."""
+    folder = bare[0]["own_parts"].folder
+    assert {"my_gated.py", "my_mlp.py", "my_vector.py"} <= {path.name for path in folder.iterdir()}
+    for load, name in ((AutoModel.from_pretrained, "mlp"), (LfmProcessor.from_pretrained, "vector")):
+        with pytest.raises(ValueError, match=rf"'{name}'.*--plugin.*trust_remote_code=True"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("from my_helpers import help", "my_helpers"),
+        ("from .my_helpers import help", "my_helpers"),
+        ("from modeling_lfm import LfmConfig", "modeling_lfm"),
+        ("import modeling_lfm.fusions_lfm", "modeling_lfm.fusions_lfm"),
+    ],
+)
+def test_a_file_that_could_not_travel_is_refused(tmp_path, line, reason):
+    (tmp_path / "my_part.py").write_text(f"if False:\n    {line}\n\nclass Part:\n    pass\n", encoding="utf-8")
+    load_plugin(tmp_path / "my_part.py")
+    with pytest.raises(ValueError, match=rf"my_part\.py.*Part.*{reason}"):
+        save_plugins(tmp_path, [sys.modules["modeling_lfm.my_part"].Part])
+    assert not (tmp_path / "plugins_lfm.py").exists()
+
+
+def test_what_is_defined_in_a_program_cannot_travel(tmp_path):
+    (tmp_path / "fusions_lfm.py").write_text("")
+    with pytest.raises(ValueError, match="no file of this package"):
+        load_plugin(tmp_path / "fusions_lfm.py")
+    with pytest.raises(ValueError, match=r"Part.*file of its own"):
+        save_plugins(tmp_path, [type("Part", (), {"__module__": "__main__"})])
+
+
 # -- without the package -----------------------------------------------------------------------------------------------
 
 
@@ -156,7 +194,7 @@ class Case:
         inputs (`dict`): two samples of each modality.
     """
 
-    def __init__(self, folder, model, processor, inputs, train=False):
+    def __init__(self, folder, model, processor, inputs, train=False, method=None):
         self.folder, self.model = folder / "run", model
         # once with all modalities, and once with the first absent from the second sample
         first = next(iter(inputs))
@@ -164,7 +202,7 @@ class Case:
         samples = [{key: values[place] for key, values in processor(**inputs).items()} for place in range(2)]
         arguments = LfmTrainingArguments(
             str(self.folder),
-            method={"name": model.config.fusion},
+            method={"name": method or model.config.fusion},
             max_steps=1,
             save_steps=1,
             report_to="none",
@@ -270,6 +308,22 @@ def streams_case(folder):
     return Case(folder, make_model(towers), LfmProcessor(kinds), dict.fromkeys(kinds, files), train=True)
 
 
+def own_parts_case(folder):
+    """A tower, a fusion and a type of input of files that are nowhere but beside the weights."""
+    names = {"A tower": "mlp", "A fusion": "gated", "A type of input": "vector"}
+    for heading, name in names.items():
+        (folder / f"my_{name}.py").write_text(read_blocks()[heading], encoding="utf-8")
+        load_plugin(folder / f"my_{name}.py")
+    towers = {"sensor": {"tower": "mlp", "in_features": 8, "width": 6}, "image": resnet(3)}
+    kinds = {"sensor": {"type": "vector", "scale": 2.0}, "image": {"type": "image", "size": [32, 32]}}
+    model = make_model(towers, fusion="gated", fusion_args={"temperature": 0.5})
+    inputs = {"sensor": [np.arange(8.0).tolist(), np.ones(8).tolist()], "image": pictures(folder)}
+    case = Case(folder, model, LfmProcessor(kinds), inputs, method="lfm")
+    for registry, name in ((towers_lfm.TOWERS, "mlp"), (FUSIONS, "gated"), (KINDS, "vector")):
+        del registry[name]  # for other tests; the case is made
+    return case
+
+
 def still_jobs(cases, hub):
     """What else is asked of models of pictures and text: revisions of a repository, and the cache alone."""
     text, picture = cases["bert"], cases["clip"]
@@ -292,7 +346,7 @@ def moving_jobs(cases):
 
 
 CASES = {
-    "still": {"bert": bert_case, "clip": clip_case, "mmtm": mmtm_case},
+    "still": {"bert": bert_case, "clip": clip_case, "mmtm": mmtm_case, "own_parts": own_parts_case},
     "moving": {"audio_video": audio_video_case, "streams": streams_case},
 }
 LIBRARIES = {"still": [], "moving": ["av", "librosa", "opencv-python-headless"]}
