@@ -1,1 +1,1 @@
-"""Measurements of speed, for benchmark.py; in the clone only."""
+"""Measurements of speed: what benchmark.py runs. Needed in a clone only, so it is not installed."""

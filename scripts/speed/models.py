@@ -1,4 +1,4 @@
-"""Models and data in memory for the measurements: the same towers at sizes that fit the suite."""
+"""Models and data in memory for the measurements: the same towers at sizes that fit the machine."""
 
 import atexit
 import gc
@@ -6,51 +6,64 @@ import gc
 import torch
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
-from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.settings import read_config
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-from modeling_lfm.trainer.callbacks import LfmProgressCallback
 from modeling_lfm.trainer.methods import make_method
 
 gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported
 atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 VOCABULARY = 30_522
-MINILM = {  # the sizes of MiniLM-L6
+MINILM = {  # the sizes of MiniLM-L6; without dropout, so that two runs can be compared
     "model_type": "bert",
     "vocab_size": VOCABULARY,
     "hidden_size": 384,
     "num_hidden_layers": 6,
     "num_attention_heads": 12,
     "intermediate_size": 1536,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
 }
-BERT_BASE = {"model_type": "bert", "vocab_size": VOCABULARY}
 TINY_BERT = {**MINILM, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TINY_ARGS = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1], "stem_type": "deep", "stem_width": 8}
 
 
-def resnet(in_chans, name="resnet18", **spec):
-    """Entry of a convolutional tower (`dict`)."""
-    return {"tower": "timm", "name": name, "in_chans": in_chans, **spec}
+def resnet(in_chans, **model_args):
+    """Entry of a ResNet18 (`dict`)."""
+    return {"tower": "timm", "name": "resnet18", "in_chans": in_chans, "model_args": model_args}
 
 
-def text(config, pooling="mean"):
-    """Entry of a text tower (`dict`) from scratch."""
-    return {"tower": "transformers", "config": config, "pooling": pooling}
+def text(config):
+    """Entry of a text tower from scratch (`dict`)."""
+    return {"tower": "transformers", "config": config, "pooling": "mean"}
 
 
-def demo_towers():
-    """The towers of scripts/configs/demo.yaml (`dict`)."""
-    return arguments.read_config("demo")["modalities"]
+def pair(setup, cpu, cuda=None):
+    """Towers and input shapes (two `dict`s) of sound and pictures: ResNet18 on squares of `cpu` pixels a side.
+
+    Args:
+        cuda (`dict`, *optional*): shapes on CUDA; the paper's of a clip if not given.
+    """
+    if setup.quick:
+        tiny = resnet(1, **TINY_ARGS)
+        return {"audio": tiny, "image": tiny}, {"audio": (1, 32, 32), "image": (1, 32, 32)}
+    cuda = {"audio": (1, 257, 299), "image": (3, 224, 224)} if cuda is None else cuda
+    shapes = setup.pick(None, {"audio": (1, cpu, cpu), "image": (3, cpu, cpu)}, cuda)
+    return {"audio": resnet(1), "image": resnet(3)}, shapes
 
 
-def make_model(towers, method="concat", seed=0, num_labels=6, hidden_size=512, **settings):
-    """A model as the method (name or `dict`) wants it, with weights drawn from `seed`."""
-    torch.manual_seed(seed)
-    settings = {**make_method(method).config_settings(towers), **settings}
-    config = LfmConfig(**settings, hidden_size=hidden_size, num_labels=num_labels)
-    return LfmForMultimodalClassification(config)
+def demo_pair():
+    """Towers and input shapes (two `dict`s) of scripts/configs/demo.yaml."""
+    return read_config("demo")["modalities"], {"audio": (1, 65, 33), "image": (1, 16, 16)}
 
 
-def make_samples(shapes, count, num_labels=6, seed=0):
+def make_model(towers, method="concat", num_labels=6, hidden_size=64):
+    """A model as the method (name or `dict`) wants it, always with the same weights."""
+    torch.manual_seed(0)
+    settings = make_method(method).config_settings(towers)
+    return LfmForMultimodalClassification(LfmConfig(**settings, hidden_size=hidden_size, num_labels=num_labels))
+
+
+def make_samples(shapes, count, num_labels=6):
     """Samples in memory, a noisy view of their label in every modality.
 
     Args:
@@ -59,7 +72,7 @@ def make_samples(shapes, count, num_labels=6, seed=0):
     Returns:
         `list[dict]` of tensors, as [`LfmTrainer`] takes them.
     """
-    generator, samples = torch.Generator().manual_seed(seed), []
+    generator, samples = torch.Generator().manual_seed(0), []
     for number in range(count):
         label, sample = number % num_labels, {}
         for name, shape in shapes.items():
@@ -73,56 +86,50 @@ def make_samples(shapes, count, num_labels=6, seed=0):
     return samples
 
 
-class InOrder(LfmTrainer):
-    """A trainer that does not shuffle, so that a bare loop can see the same batches."""
+def make_trainer(setup, folder, model, samples, method="concat", batch_size=32, holdout=None, **settings):
+    """A trainer that takes samples in their order, writes nothing and prints nothing.
 
-    def _get_train_sampler(self, train_dataset=None):
-        return torch.utils.data.SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
-
-
-def make_trainer(bench, folder, model, samples, method="concat", batch_size=32, epochs=1, holdout=None, **settings):
-    """A trainer on the suite's device that writes nothing and prints nothing; `settings` are training arguments."""
-    settings = {
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": bench.suite == "cpu",
-        **settings,
-    }
+    Args:
+        settings: training arguments.
+    """
     args = LfmTrainingArguments(
         str(folder),
         method=method,
-        num_train_epochs=epochs,
         per_device_train_batch_size=batch_size,
-        **settings,
+        use_cpu=setup.device == "cpu",
+        **{
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "train_sampling_strategy": "sequential",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            **settings,
+        },
     )
-    trainer = InOrder(model, args, samples, holdout_dataset=holdout)
-    trainer.pop_callback(LfmProgressCallback)
+    trainer = LfmTrainer(model, args, samples, holdout_dataset=holdout)
+    for callback in list(trainer.callback_handler.callbacks):
+        if "Printer" in type(callback).__name__:
+            trainer.remove_callback(callback)
     return trainer
 
 
-def make_step(trainer, batches):
-    """A function that takes one training step of a trainer that has trained, as its loop does, and returns its loss.
-
-    Args:
-        batches: an iterator of batches (`dict` of tensors) without end.
-    """
-    args, model = trainer.args, trainer.model
+def make_step(trainer):
+    """A function that takes one training step, as the loop of a trainer that has trained does, and returns its loss."""
+    args, batches = trainer.args, make_batches(trainer.train_dataset, trainer.args.train_batch_size)
 
     def step():
         loss = trainer.training_step(trainer.model_wrapped, next(batches))  # compiled, if it was asked for
         if args.max_grad_norm:
-            trainer.accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), args.max_grad_norm)
         trainer.optimizer.step()
-        model.zero_grad()
+        trainer.model.zero_grad()
         return loss
 
     return step
 
 
 def make_batches(samples, batch_size):
-    """Batches of the samples in memory, again and again."""
+    """Batches of samples in memory, again and again."""
     loader = torch.utils.data.DataLoader(samples, batch_size, drop_last=True)
     while True:
         yield from loader

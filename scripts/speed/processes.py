@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+import time
 from pathlib import Path
 
 import torch
@@ -12,112 +12,89 @@ from torch import distributed as dist
 from transformers import TrainerCallback
 
 from modeling_lfm.scripts.speed import models
-from modeling_lfm.scripts.speed.suite import Bench, Row, Spread
+from modeling_lfm.scripts.speed.rows import Row, Setup
 
 # InfoNCE gathers features; the other loss does not, and computes about the same.
-LOSSES = ("js", "infonce")
-CALLS = "collective calls of InfoNCE's loss in a step"
+LOSSES = {"js": "batch 32 a process", "infonce": "negatives of both processes"}
 
 
-def measure(bench):
-    """See `benchmark_suite`."""
-    if bench.suite == "gpu" and torch.cuda.device_count() < 2:
-        yield Row(CALLS, None, goal=CALLS, note="needs two GPUs")
+def processes(setup):
+    """Two processes of one core each, against one."""
+    if setup.device == "cuda" and torch.cuda.device_count() < 2:
         return
-    with one_thread(), tempfile.TemporaryDirectory() as folder:
-        one, two = train(bench, folder), launch(bench, folder)
-    bench.details["samples_per_second"] = {"1": one, "2": two["speeds"]}
-    for loss in LOSSES:
-        pairs = zip(two["speeds"][loss], one[loss], strict=True)
-        row = Spread.of(100 * both / (2 * alone) for both, alone in pairs)
-        yield row.row(
-            f"two processes, one core each, over twice one process: L_MM {loss}",
-            unit="%",
-            note="DistributedDataParallel, batch 32 a process" if loss == "js" else "negatives of both processes",
-        )
-    sizes = two["gathered"]
-    yield Row(CALLS, float(len(sizes)), goal=CALLS, note=f"of {', '.join(map(str, sizes))} numbers")
-
-
-@contextmanager
-def one_thread():
-    """This process computes on one core inside, as each of two does."""
-    before = torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            one, two = train(setup, folder)[0], launch(setup, folder)
+    finally:
+        torch.set_num_threads(threads)
+    for loss, note in LOSSES.items():
+        pairs = zip(two["speeds"][loss], one[loss], strict=True)
+        values = [100 * both / (2 * alone) for both, alone in pairs]
+        yield Row(f"two processes, one core each, over twice one process: L_MM {loss}", values, "%", note=note)
+    sizes = two["gathered"]
+    note = f"of {', '.join(map(str, sizes))} numbers"
+    yield Row("collective calls of InfoNCE's loss in a step", [float(len(sizes))], "calls", most=1, note=note)
 
 
-def launch(bench, folder):
-    """What `work` writes in two processes (`dict`)."""
+def launch(setup, folder):
+    """What [`work`] writes in two processes (`dict`)."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process=1"]
     # With --cpu accelerate would start one process; so it starts all, and the run itself stays on the CPU.
     command += ["--multi_gpu", "--main_process_port=0", "--num_processes=2", "--num_machines=1"]
     command += ["--mixed_precision=no", "--dynamo_backend=no"]
-    command += ["-m", "modeling_lfm.scripts.benchmark_processes", folder, bench.suite, str(int(bench.quick))]
+    command += ["-m", "modeling_lfm.scripts.speed.processes", folder, setup.device, str(int(setup.quick))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return json.loads(Path(folder, "found.json").read_text())
 
 
-def work(folder, suite, quick):
+def work(folder, device, quick):
     """In each of the processes: train, and count the calls; the first writes what was found."""
-    bench = Bench(suite, quick)
-    trainers = []
-    found = {"speeds": train(bench, folder, trainers), "gathered": count_gathers(trainers[-1])}
-    if trainers[-1].args.process_index == 0:
+    speeds, trainer = train(Setup(device, quick == "1"), folder)
+    found = {"speeds": speeds, "gathered": count_gathers(trainer)}
+    if trainer.args.process_index == 0:
         Path(folder, "found.json").write_text(json.dumps(found))
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of the steps after the first `skip`, by the clock on the wall: the cores of several processes count."""
+    """Seconds of the steps after the first `skip`; torch's `Timer` cannot look into a run of several processes."""
 
-    def __init__(self, bench, skip):
-        self.bench, self.skip = Bench(bench.suite), skip
+    def __init__(self, skip):
+        self.skip = skip
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.skip:
-            self.start = self.bench.now()
+            self.start = time.perf_counter()
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.seconds = self.bench.now() - self.start
+        self.seconds = time.perf_counter() - self.start
 
 
-def train(bench, folder, trainers=None):
-    """Samples a second, of all processes together, by loss (`dict` of `list[float]`), several repeats.
-
-    Args:
-        trainers (`list`, *optional*): gets the trainers.
-    """
-    steps, batch, skip = (1, 4, 1) if bench.quick else (12, 32, 2)
-    tower = models.resnet(1, model_args={"channels": [16, 32, 64, 128]})
+def train(setup, folder):
+    """Samples a second of all processes together, by loss (`dict`, a number a repeat), and the last trainer."""
+    steps, batch, skip = setup.pick((1, 4, 1), (12, 32, 2))
+    tower = models.resnet(1, channels=[16, 32, 64, 128])
     samples = models.make_samples({"a": (1, 64, 64), "b": (1, 64, 64)}, 4 * batch)
     found = {loss: [] for loss in LOSSES}
-    for _ in range(1 if bench.quick else 3):
+    for _ in range(setup.pick(1, 3)):
         for loss in LOSSES:
-            watch = Stopwatch(bench, skip)
-            trainer = models.make_trainer(
-                bench,
-                folder,
-                models.make_model({"a": tower, "b": tower}, "lfm", hidden_size=128),
-                samples,
-                {"name": "lfm", "alpha": "constant", "alpha_value": 0.5, "matching_loss": loss},
-                batch,
-                max_steps=steps + skip,
-                logging_strategy="no",
-            )
+            method = {"name": "lfm", "alpha": "constant", "alpha_value": 0.5, "matching_loss": loss}
+            settings = {"max_steps": steps + skip, "logging_strategy": "no"}
+            model = models.make_model({"a": tower, "b": tower}, "lfm", hidden_size=128)
+            trainer = models.make_trainer(setup, folder, model, samples, method, batch, **settings)
+            watch = Stopwatch(skip)
             trainer.add_callback(watch)
             trainer.train()
             found[loss].append(steps * batch * trainer.args.world_size / watch.seconds)
-            if trainers is not None:
-                trainers.append(trainer)
-    return found
+    return found, trainer
 
 
 def count_gathers(trainer):
     """How many numbers each collective call sends (`list[int]`) that the loss of a step makes."""
-    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    batch = next(iter(trainer.get_train_dataloader()))
     calls, gather = [], dist.all_gather
     dist.all_gather = lambda parts, tensor, **kwargs: (calls.append(tensor.numel()), gather(parts, tensor, **kwargs))
     try:
@@ -128,4 +105,4 @@ def count_gathers(trainer):
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], sys.argv[2], sys.argv[3] == "1")
+    work(*sys.argv[1:])

@@ -8,8 +8,8 @@ import pytest
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import prepare_dataset
-from modeling_lfm.scripts.speed import memory as benchmark_memory
-from modeling_lfm.scripts.speed.suite import Bench
+from modeling_lfm.scripts.speed.data import memory
+from modeling_lfm.scripts.speed.rows import Setup
 
 from .media import image_bytes
 
@@ -17,15 +17,12 @@ from .media import image_bytes
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads /proc, which Linux has")
 def test_peaks_are_the_same_for_sixteen_times_as_much_data():
     """256 pictures have 52 MB as files and 20 MB as pixels; 16 of them a sixteenth."""
-    bench = Bench()
-    rows = list(benchmark_memory.measure(bench))
-    peaks = bench.details["megabytes"]
-    for row, phase in zip(rows, ("preparing", "training"), strict=True):
-        small, middle, large = (peaks[count][phase] for count in ("16", "64", "256"))
-        assert large - small < 12, (phase, peaks)
-        assert middle - small < 12, (phase, peaks)
-        assert row.measured == large / small
-        assert phase in row.goal
+    for row, phase in zip(memory(Setup()), ("preparing", "training"), strict=True):
+        small, middle, large = (float(size) for size in row.note.split(" MB")[0].split(" / "))
+        assert large - small < 12, row
+        assert middle - small < 12, row
+        assert row.measured == pytest.approx(large / small, abs=0.01)
+        assert phase in row.what
 
 
 def test_what_lies_in_memory_is_prepared_into_a_file_and_found_again(tmp_path, monkeypatch):

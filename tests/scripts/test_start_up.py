@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from modeling_lfm.scripts.speed.startup import list_programs
+from modeling_lfm.scripts.speed.programs import list_programs
 
 from .conftest import ROOT
 

@@ -1,0 +1,115 @@
+"""Lines of the table of speed, and the clock: what is compared takes turns, so that ratios hold on a busy machine."""
+
+import statistics
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.benchmark import Timer
+
+COLUMNS = ("what", "goal", "measured", "verdict", "result", "note")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how large: on `device` ("cpu" or "cuda"), or `quick`, the smallest sizes that reach every line."""
+
+    device: str = "cpu"
+    quick: bool = False
+
+    def pick(self, quick, cpu, cuda=None):
+        """The one of three that fits; CUDA has the CPU's where it is not given."""
+        return quick if self.quick else cuda if self.device == "cuda" and cuda is not None else cpu
+
+    def take_turns(self, functions, rounds=5, seconds=0.2):
+        """Time functions by torch's `Timer`, each once a round, for as long as `seconds` or one call, after a warm-up.
+
+        Args:
+            functions (`dict`): by name, without arguments.
+
+        Returns:
+            `dict[str, list[float]]`: seconds of a call, a number a round; compare within rounds ([`ratios`]).
+        """
+        rounds, seconds = (1, 1e-4) if self.quick else (rounds, seconds)
+        threads = torch.get_num_threads()
+        timers = {name: Timer("call()", globals={"call": f}, num_threads=threads) for name, f in functions.items()}
+        found = {name: [] for name in timers}
+        for _ in range(rounds):
+            for name, timer in timers.items():
+                found[name].append(timer.blocked_autorange(min_run_time=seconds).median)
+        return found
+
+
+def ratios(ones, others):
+    """Quotients (`list[float]`) of two lists of seconds, round by round."""
+    return [one / other for one, other in zip(ones, others, strict=True)]
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    Args:
+        what: was measured.
+        values: a number a repeat; the table has their median and quartiles.
+        unit: "x" is a ratio, any other stands behind the number.
+        least, most: the goal, where there is one.
+        right: whether what was timed also computed the right result; None where nothing was compared.
+        check: what was compared for that.
+        note: a remark, such as sizes.
+    """
+
+    what: str
+    values: list = field(default_factory=list)
+    unit: str = "x"
+    least: float | None = None
+    most: float | None = None
+    right: bool | None = None
+    check: str = ""
+    note: str = ""
+
+    @property
+    def measured(self):
+        """The median (`float`)."""
+        return statistics.median(self.values)
+
+    @property
+    def goal(self):
+        """In words (`str`)."""
+        if self.least is not None:
+            return f"at least {show(self.least, self.unit)}"
+        return "" if self.most is None else f"at most {show(self.most, self.unit)}"
+
+    @property
+    def verdict(self):
+        """`met`, `missed by` how much, `wrong result`, or nothing where there is no goal."""
+        if self.right is False:
+            return "wrong result"
+        if not self.goal:
+            return ""
+        excess = self.least - self.measured if self.least is not None else self.measured - self.most
+        return "met" if excess <= 0 else f"missed by {show(excess, self.unit)}"
+
+    def cells(self):
+        """The texts of the line (`dict` by column)."""
+        measured = show(self.measured, self.unit)
+        if len(self.values) > 1:
+            low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
+            measured += f" ({show(low, 'x')} to {show(high, 'x')})"
+        result = {True: "right", False: "WRONG", None: ""}[self.right]
+        result += f": {self.check}" if result and self.check else ""
+        texts = (self.what, self.goal, measured, self.verdict, result, self.note)
+        return dict(zip(COLUMNS, texts, strict=True))
+
+
+def show(value, unit):
+    """A number with its unit, to three digits or so."""
+    digits = 0 if not value or abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{digits}f}" + ("" if unit == "x" else f" {unit}")
+
+
+def format_table(rows):
+    """Markdown (`str`) of rows (`list[Row]`); columns that say nothing are left out."""
+    lines = [row.cells() for row in rows]
+    columns = [name for name in COLUMNS if any(line[name] for line in lines)] or ["what"]
+    table = [columns, ["---"] * len(columns), *([line[name] for name in columns] for line in lines)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in table)
