@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from modeling_lfm import LfmProcessor
+from modeling_lfm.audio_lfm import fit_length, log_spectrogram, read_waveform
 from modeling_lfm.data import AugmentedDataset, LfmDataCollator, load_benchmark, prepare_dataset
 from modeling_lfm.frontend_lfm import LogSpectrogram
-from modeling_lfm.media_lfm import fit_length, image_pixels, log_spectrogram, read_image, read_waveform
+from modeling_lfm.media_lfm import image_pixels, read_image
 from modeling_lfm.scripts.common.settings import read_config
 from modeling_lfm.scripts.speed import models
 from modeling_lfm.scripts.speed.clips import RATE, make_clips, write_picture
