@@ -27,6 +27,7 @@ from modeling_lfm.scripts.speed import models
 from modeling_lfm.scripts.speed.clips import RATE, make_clips, write_picture
 from modeling_lfm.scripts.speed.rows import Row
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+from modeling_lfm.trainer.callbacks import LfmProgressCallback
 from modeling_lfm.video_lfm import evenly_spaced, read_frames
 
 PREPARE = Path(__file__).resolve().parents[1] / "prepare_data.py"
@@ -142,6 +143,7 @@ def waiting(setup, dataset, processor):
             data_collator=LfmDataCollator(processor),
             callbacks=[watch],
         )
+        trainer.pop_callback(LfmProgressCallback)
         trainer.train()
     share = 100 * watch.waited / (watch.waited + watch.stepped)
     note = f"ResNet18 + ResNet18, batch {batch}, {workers} workers"

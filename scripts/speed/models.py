@@ -8,6 +8,7 @@ import torch
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.scripts.common.settings import read_config
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+from modeling_lfm.trainer.callbacks import LfmProgressCallback
 from modeling_lfm.trainer.methods import make_method
 
 gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported
@@ -107,9 +108,7 @@ def make_trainer(setup, folder, model, samples, method="concat", batch_size=32, 
         },
     )
     trainer = LfmTrainer(model, args, samples, holdout_dataset=holdout)
-    for callback in list(trainer.callback_handler.callbacks):
-        if "Printer" in type(callback).__name__:
-            trainer.remove_callback(callback)
+    trainer.pop_callback(LfmProgressCallback)
     return trainer
 
 
