@@ -1,10 +1,8 @@
 """A page on which a trained model is tried out: give it files, leave some out, and see what it makes of the rest."""
 
-import atexit
 import importlib.metadata
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -14,10 +12,9 @@ from pathlib import Path
 
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common import settings as arguments
-from modeling_lfm.scripts.common.console import run, say
-from modeling_lfm.scripts.page.inputs import read_examples
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 
-GRADIO = "6.24"  # the first whose `launch` can be told to keep no history of what was asked
+GRADIO = "6.24"  # the first that can be told to keep no history of what was asked
 HELP = """
 Show a trained model on a web page: predictions from files, from all modalities or a part of them.
 
@@ -37,8 +34,8 @@ examples:
 settings:
 {settings}
 
-The page is served to this machine alone unless --host says otherwise, and asks nothing of other servers. Uploads are
-kept in a folder of their own that is removed at the end; no other file can be reached.
+The page is served to this machine alone unless --host says otherwise, answers no page of another site, and asks nothing
+of other servers. It reads no files but uploads and examples; uploads lie in a folder that is removed at the end.
 """
 
 
@@ -58,11 +55,11 @@ class DemoArguments:
         metadata={"help": "Folder of examples: one folder each, its files named after the inputs, such as audio.wav."},
     )
     max_upload: float = field(default=20.0, metadata={"help": "Largest file that can be uploaded, in MB."})
+    max_total: float = field(
+        default=500.0, metadata={"help": "MB of all uploads that are kept; the oldest make room for new ones."}
+    )
     export: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder to write in place of serving: the page as a Hugging Face Space that runs on its own."
-        },
+        default=None, metadata={"help": "Folder to write in place of serving: the page as a Hugging Face Space."}
     )
 
     def __post_init__(self):
@@ -70,6 +67,9 @@ class DemoArguments:
             raise ValueError(f"port={self.port} must lie between 1 and 65535.")
         if not self.max_upload > 0:
             raise ValueError(f"max_upload={self.max_upload} must be above 0 MB.")
+        if not self.max_total >= 2 * self.max_upload:
+            raise ValueError(f"max_total={self.max_total} must be at least twice max_upload={self.max_upload}.")
+        self.title = self.title or Path(self.checkpoint).resolve().name
 
 
 def check_packages():
@@ -86,82 +86,49 @@ def check_packages():
         raise ImportError(f'the page needs gradio {GRADIO} or later, not {version}: pip install "gradio>={GRADIO}".')
 
 
-def hide_bars():
-    """No progress bars while the model is read."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def check_port(host, port):
-    """Raise an `OSError` if a page cannot be served at `host` (`str`) on `port` (`int`)."""
+def listen(host, port):
+    """A socket that listens at `host` (`str`) on `port` (`int`); an `OSError` that names both if that cannot be."""
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
         raise OSError(
-            f"cannot serve at {host} on port {port} ({reason}); choose another by --host or --port."
+            f"cannot serve at {host} on port {port} ({error}); choose another by --host or --port."
         ) from error
 
 
-def make_page(args):
-    """The page of a model.
-
-    Args:
-        args ([`DemoArguments`])
-
-    Returns:
-        `gradio.Blocks`
-
-    Raises:
-        FileNotFoundError, ValueError: no model, no examples.
-    """
-    hide_bars()
+def make_app(args):
+    """The ASGI application of the page that [`DemoArguments`] describe; uploads go to $GRADIO_TEMP_DIR."""
     model, processor = runs.load_run(args.checkpoint)
 
-    from modeling_lfm.scripts.page.answer import Reader
+    from modeling_lfm.scripts.page import page
+    from modeling_lfm.scripts.page.reader import Reader
 
     reader = Reader(model, processor, runs.recall(args.checkpoint)["columns"])
-    examples = read_examples(args.examples, reader.sources) if args.examples else None
-
-    from modeling_lfm.scripts.page.page import build_page
-
-    return build_page(reader, args.title or Path(args.checkpoint).resolve().name, examples)
-
-
-def keep_uploads_apart():
-    """Let Gradio write uploads into a folder of their own, which goes when the program ends, or is asked to."""
-    folder = tempfile.mkdtemp(prefix="lfm-demo-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ["GRADIO_TEMP_DIR"] = folder
-
-
-def export(args):
-    """Write the page as a Space."""
-    check_packages()
-    hide_bars()
-
-    from modeling_lfm.scripts.page import space
-
-    folder = space.export(args)
-    say(f"a Space: {folder}")
-    say(f"here:        python {folder / 'app.py'}")
-    say(f"on the Hub:  hf upload USER/NAME {folder} . --repo-type space")
+    blocks = page.build_page(reader, args.title, args.examples)
+    return page.make_app(blocks, args.host, args.max_upload, args.max_total)
 
 
 def serve(args):
     """Serve the page until the program is stopped."""
-    check_packages()
-    check_port(args.host, args.port)  # before a model is read
-    keep_uploads_apart()
-    page = make_page(args)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder of uploads goes then too
+    with listen(args.host, args.port) as place, tempfile.TemporaryDirectory(prefix="lfm-demo-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        app = make_app(args)
 
-    from modeling_lfm.scripts.page.page import launch
+        from modeling_lfm.scripts.page.page import make_server
 
-    address = launch(page, args.host, args.port, args.max_upload)
-    say(f"{args.checkpoint} on {address} (stop: Ctrl-C)")
-    page.block_thread()
+        say(f"{args.checkpoint} on http://{args.host}:{args.port}/ (stop: Ctrl-C)")
+        make_server(app).run(sockets=[place])
+
+
+def export(args):
+    """Write the page as a Space."""
+    from modeling_lfm.scripts.page.space import export
+
+    folder = export(args)
+    say(f"a Space: {folder}")
+    say(f"here:        python {folder / 'app.py'}")
+    say(f"on the Hub:  hf upload USER/NAME {folder} . --repo-type space")
 
 
 def main(argv=None):
@@ -169,6 +136,8 @@ def main(argv=None):
     if {"-h", "--help"} & set(argv):
         arguments.show_help(HELP.format(settings=arguments.describe(DemoArguments)))
     (args,) = arguments.build(arguments.read_settings(argv), DemoArguments)
+    check_packages()
+    hide_progress_bars()
     export(args) if args.export else serve(args)
 
 

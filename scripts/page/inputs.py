@@ -8,11 +8,10 @@ MAX_TEXT = 5000  # characters; the rest of a longer text is not read
 
 @dataclass
 class Source:
-    """One input of the page, which feeds one modality or several.
+    """One input of the page.
 
     Args:
-        name (`str`): that of the modality; of several the one that is called like the column of the data set, or the
-            first.
+        name (`str`): that of the modality; where several read it, the name of the data set's column, or the first.
         kind (`str`): the type of the processor, such as `spectrogram`; `video` for all that read video.
         modalities (`tuple[str]`): those that read it.
     """
@@ -45,17 +44,16 @@ def find_examples(folder, sources):
     """The files of examples: one folder each, in which they are named after the inputs, `audio.wav`, `text.txt`.
 
     Args:
-        folder (`str`)
-        sources (`list[Source]`)
+        folder (`str`), sources (`list[Source]`)
 
     Returns:
-        `dict[str, dict[str, Path]]`: from the name of an example to its files by the name of their input.
+        `dict[str, dict[str, Path]]`: from the name of an example to its files, links resolved, by that of their input.
 
     Raises:
         FileNotFoundError: no such folder. ValueError: no example in it, one without a file of any input or with two of
         the same, or a link to a file that lies elsewhere.
     """
-    whole, names, examples = Path(folder), [source.name for source in sources], {}
+    whole, names, examples = Path(folder).resolve(), [source.name for source in sources], {}
     if not whole.is_dir():
         raise FileNotFoundError(f"no folder of examples at {folder}.")
     for example in sorted(path for path in whole.iterdir() if path.is_dir() and not path.name.startswith(".")):
@@ -63,23 +61,11 @@ def find_examples(folder, sources):
         for file in sorted(path for path in example.iterdir() if path.is_file() and path.stem in names):
             if file.stem in files:
                 raise ValueError(f"{example} has {files[file.stem].name} and {file.name}; leave one of them.")
-            if not file.resolve().is_relative_to(whole.resolve()):
+            if not file.resolve().is_relative_to(whole):
                 raise ValueError(f"{file} is a link out of {folder}: put the file itself there.")
-            files[file.stem] = file
+            files[file.stem] = file.resolve()
         if not files:
             raise ValueError(f"{example} has no file of an input; name them {', '.join(f'{n}.*' for n in names)}.")
     if not examples:
         raise ValueError(f"{folder} holds no examples: put each into a folder of its own, with files {names[0]}.* ...")
     return examples
-
-
-def read_examples(folder, sources):
-    """From the name of each of [`find_examples`] to an entry for each of `sources`: a path, a text, or None."""
-    found = find_examples(folder, sources).items()
-    return {name: [_read_example(files.get(source.name), source) for source in sources] for name, files in found}
-
-
-def _read_example(file, source):
-    if file is None or source.kind != "text":
-        return None if file is None else str(file.resolve())
-    return file.read_text(encoding="utf-8", errors="replace").strip()[:MAX_TEXT]

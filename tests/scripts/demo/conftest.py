@@ -4,9 +4,11 @@ import json
 import re
 import socket
 import struct
+import threading
 import urllib.error
 import urllib.request
 import zlib
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -17,7 +19,6 @@ from modeling_lfm.scripts import demo as demo_program
 from modeling_lfm.scripts.common import runs
 
 from ...data.media import image_bytes, tone, wav_bytes
-from ..browser import free_port
 
 RESNET = {
     "tower": "timm",
@@ -82,7 +83,7 @@ def examples(media, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reader(checkpoint):
-    from modeling_lfm.scripts.page.answer import Reader
+    from modeling_lfm.scripts.page.reader import Reader
 
     return Reader(*runs.load_run(checkpoint))
 
@@ -101,61 +102,77 @@ class Served:
     def __init__(self, address):
         self.address = address
 
-    def get(self, path, host=None):
-        """Status, headers and content; the path is sent as it is written, and `host` as the server's name."""
+    def get(self, path, method="GET", **headers):
+        """Status, headers and content; the path is sent as it is written."""
         place, port = self.address.removeprefix("http://").rstrip("/").split(":")
+        headers = {"Host": f"{place}:{port}", "Connection": "close", **headers}
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
         with socket.create_connection((place, int(port)), timeout=20) as connection:
-            connection.sendall(
-                f"GET {path} HTTP/1.1\r\nHost: {host or place}:{port}\r\nConnection: close\r\n\r\n".encode()
-            )
+            connection.sendall(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode())
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         head, _, body = answer.partition(b"\r\n\r\n")
-        return int(head.split()[1]), head.decode(), body
+        return int(head.split()[1]), head.decode().lower(), body
 
-    def post(self, path, data, content_type="application/json"):
+    def post(self, path, data, content_type="application/json", **headers):
         """Status and content (`bytes`)."""
-        request = urllib.request.Request(self.address + path, data, {"Content-Type": content_type})
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": content_type, **headers})
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
-    def function(self, name):
-        """The number by which the page's own scripts call a function."""
-        found = json.loads(self.get("/config")[2])["dependencies"]
-        return next(entry["id"] for entry in found if entry["api_name"] == name)
-
-    def upload(self, name, content):
-        """Status, and the path under which the server keeps a file."""
-        edge = "lfm-edge"
-        head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
-        data = head + content + f"\r\n--{edge}--\r\n".encode()
+    def upload(self, *files):
+        """Status, and the path under which the server keeps the last of files (name and content)."""
+        edge, data = "lfm-edge", b""
+        for name, content in files:
+            head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+            data += head.encode() + content + b"\r\n"
+        data += f"--{edge}--\r\n".encode()
         status, body = self.post("gradio_api/upload", data, f"multipart/form-data; boundary={edge}")
-        return status, json.loads(body)[0] if status == 200 else body.decode()
+        return status, json.loads(body)[-1] if status == 200 else body.decode()
 
-    def predict(self, *values):
-        """What the page answers to files and texts: its events (`str`)."""
-        data = [{"path": str(value), "meta": {"_type": "gradio.FileData"}} if value else None for value in values]
-        status, body = self.post("gradio_api/call/predict", json.dumps({"data": data}).encode())
+    def keep(self, file):
+        """A value of an uploaded file (`Path`), as the page sends it."""
+        status, path = self.upload((file.name, file.read_bytes()))
+        assert status == 200, path
+        return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+    def predict(self, *values, borrow=False):
+        """The events (`str`) that answer what the components of the page hold."""
+        status, body = self.post("gradio_api/call/predict", json.dumps({"data": [*values, borrow]}).encode())
         assert status == 200, body
         return self.get(f"/gradio_api/call/predict/{json.loads(body)['event_id']}")[2].decode()
 
     def numbers(self, *values):
         """The JSON of an answer (`dict`)."""
         events = self.predict(*values)
-        return json.loads(re.search(r"event: complete\s+data: (.*)", events)[1])[1]
+        return json.loads(re.search(r"event: complete\s+data: (.*)", events)[1])[-1]
+
+
+@contextmanager
+def serving_page(checkpoint, folder, **settings):
+    """A [`Served`] page of a model, whose uploads lie in `folder` (`Path`)."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    from modeling_lfm.scripts.page.page import make_server
+
+    with pytest.MonkeyPatch.context() as patch, demo_program.listen("127.0.0.1", 0) as place:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        server = make_server(demo_program.make_app(demo_program.DemoArguments(str(checkpoint), **settings)))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+        thread.start()
+        page = Served(f"http://127.0.0.1:{place.getsockname()[1]}/")
+        page.uploads = folder
+        try:
+            yield page
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="session")
-def served(checkpoint, tmp_path_factory):
-    """A [`Served`] page of the model, with uploads of 0.1 MB at most."""
-    pytest.importorskip("gradio", reason="gradio is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        args = demo_program.DemoArguments(str(checkpoint), port=free_port(), max_upload=0.1)
-        page = demo_program.make_page(args)
-        from modeling_lfm.scripts.page.page import launch
-
-        yield Served(launch(page, args.host, args.port, args.max_upload))
-        page.close(verbose=False)
+def served(checkpoint, examples, tmp_path_factory):
+    """A [`Served`] page with examples, uploads of 0.1 MB at most, and of 0.5 MB in all."""
+    folder = tmp_path_factory.mktemp("uploads")
+    with serving_page(checkpoint, folder, examples=str(examples), max_upload=0.1, max_total=0.5) as page:
+        yield page

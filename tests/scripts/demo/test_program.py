@@ -1,78 +1,75 @@
-"""The settings of the program around the page."""
+"""The settings of the program around the page, and the page as a Space."""
 
-import importlib.util
+import importlib.metadata
+import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from modeling_lfm.scripts import demo as demo_program
-from modeling_lfm.scripts.page.inputs import find_sources, read_examples
-from modeling_lfm.scripts.page.space import APP
+from modeling_lfm.scripts.page.inputs import find_examples, find_sources
 
-from ..browser import free_port
+from ..browser import browsing, free_port
 from ..conftest import ROOT
-from .conftest import PICTURE, SOUND
+from .conftest import PICTURE, SOUND, Served, direct
+from .test_server import check_nothing_is_read, check_other_sites_get_nothing
+
+TITLE = "Loud: or not?"
 
 
 def test_wrong_use_is_told_before_anything_is_served(checkpoint, media, tmp_path, monkeypatch):
-    if importlib.util.find_spec("gradio") is None:
-        pytest.skip("gradio is not installed")
-    monkeypatch.setattr(demo_program, "keep_uploads_apart", lambda: None)  # of the page that the other tests ask
+    pytest.importorskip("gradio", reason="gradio is not installed")
     (tmp_path / "notes.txt").write_text("mine")
     model, space = ["--checkpoint", str(checkpoint), "--port", str(free_port())], tmp_path / "space"
     shutil.copytree(checkpoint, space / "model")
-    examples = tmp_path / "examples"
-    (examples / ".git").mkdir(parents=True)
-    (examples / "one").mkdir()
     for words, error, message in (
-        ([], ValueError, "'checkpoint' is missing"),
+        ([], ValueError, "checkpoint"),
         ([*model[2:], "--checkpoint", str(tmp_path)], FileNotFoundError, "holds no model"),
-        ([*model, "--port", "70000"], ValueError, "port=70000 must lie"),
+        ([*model, "--port", "70000"], ValueError, "port=70000"),
         ([*model, "--max_upload", "0"], ValueError, "max_upload=0"),
-        ([*model, "--example", "x"], ValueError, "did you mean 'examples'"),
+        ([*model, "--max_total", "30"], ValueError, "max_total=30"),
+        ([*model, "--example", "x"], ValueError, "examples"),
         ([*model, "--examples", str(tmp_path / "none")], FileNotFoundError, "no folder of examples"),
-        ([*model, "--examples", str(media)], ValueError, "holds no examples"),
-        ([*model, "--export", str(tmp_path)], ValueError, r"holds examples, notes\.txt, space: choose an empty"),
-        ([*model, "--export", str(space)], ValueError, "holds model: choose an empty"),
-        ([*model, "--host", "192.0.2.1"], OSError, r"cannot serve at 192\.0\.2\.1 on port"),
+        ([*model, "--export", str(tmp_path)], ValueError, r"holds notes\.txt, space"),
+        ([*model, "--export", str(space)], ValueError, "holds model"),
+        ([*model, "--host", "192.0.2.1"], OSError, r"192\.0\.2\.1 on port"),
     ):
         with pytest.raises(error, match=message):
             demo_program.main(words)
     assert (space / "model" / "config.json").is_file(), "somebody's model"
-    (space / "app.py").write_text(APP)
-    with pytest.raises(ValueError, match="which is written anew"):
-        demo_program.main(["--checkpoint", str(space / "model"), "--export", str(space)])
-
-    def read():
-        return read_examples(examples, find_sources({"audio": SOUND, "image": PICTURE}, {}))
-
-    with pytest.raises(ValueError, match=r"one has no file of an input; name them audio\.\*, image\.\*"):
-        read()
-    shutil.copy(media / "b.png", examples / "one" / "image.png")
-    shutil.copy(media / "b.png", examples / "one" / "notes.png")
-    assert read() == {"one": [None, str(examples / "one" / "image.png")]}
-    (examples / "one" / "image.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"one has image\.jpg and image\.png; leave one"):
-        read()
-    (examples / "one" / "image.jpg").unlink()
-    (examples / "one" / "audio.wav").symlink_to(media / "a.wav")
-    with pytest.raises(ValueError, match=r"audio\.wav is a link out of .*examples: put the file itself there"):
-        read()
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="Address already in use"):
         demo_program.main([*model[:2], "--port", str(taken.getsockname()[1])])
-    (tmp_path / "gradio-5.9.1.dist-info").mkdir()
-    (tmp_path / "gradio-5.9.1.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: gradio\nVersion: 5.9.1\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError, match=r'gradio 6\.24 or later, not 5\.9\.1: pip install "gradio>=6\.24"'):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "5.9.1")
+    with pytest.raises(ImportError, match=r'6\.24 .*5\.9\.1: pip install "gradio>=6\.24"'):
         demo_program.main(model)
-    monkeypatch.setitem(sys.modules, "gradio", None)  # as where it is not installed
-    with pytest.raises(ImportError, match=r'pip install "modeling-lfm\[demo\]"'):
-        demo_program.main(model)
+
+
+def test_wrong_examples_are_told(media, tmp_path):
+    sources = find_sources({"audio": SOUND, "image": PICTURE}, {})
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(ValueError, match="holds no examples"):
+        find_examples(tmp_path, sources)
+    one = tmp_path / "one"
+    one.mkdir()
+    with pytest.raises(ValueError, match=r"one .*audio\.\*, image\.\*"):
+        find_examples(tmp_path, sources)
+    shutil.copy(media / "b.png", one / "image.png")
+    shutil.copy(media / "b.png", one / "notes.png")
+    assert find_examples(tmp_path, sources) == {"one": {"image": one / "image.png"}}
+    (one / "image.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"one has image\.jpg and image\.png"):
+        find_examples(tmp_path, sources)
+    (one / "image.jpg").unlink()
+    (one / "audio.wav").symlink_to(media / "a.wav")
+    with pytest.raises(ValueError, match=r"audio\.wav is a link"):
+        find_examples(tmp_path, sources)
 
 
 def test_without_gradio_the_program_ends_with_a_sentence(checkpoint):
@@ -82,5 +79,108 @@ def test_without_gradio_the_program_ends_with_a_sentence(checkpoint):
     command = [sys.executable, "-c", code, str(ROOT / "scripts" / "demo.py"), "--checkpoint", str(checkpoint)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: the page needs gradio")
+    assert 'pip install "modeling-lfm[demo]"' in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def space(checkpoint, examples, tmp_path_factory):
+    """Folder of the model as a Space, written twice."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    folder = tmp_path_factory.mktemp("spaces") / "space"
+    (folder / ".git").mkdir(parents=True)  # as a clone of a Space has it
+    words = ["--checkpoint", str(checkpoint), "--export", str(folder), "--title", TITLE, "--examples", str(examples)]
+    demo_program.main(words)
+    (folder / "model" / "old.txt").write_text("goes with the first")
+    demo_program.main(words)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served_space(space):
+    """The [`Served`] page of the Space, from a process of its own."""
+    port = free_port()
+    env = {**os.environ, "GRADIO_SERVER_PORT": str(port)}
+    with subprocess.Popen([sys.executable, space / "app.py"], env=env, stdout=subprocess.PIPE, text=True) as app:
+        try:
+            assert f"on http://127.0.0.1:{port}/" in app.stdout.readline()
+            page = Served(f"http://127.0.0.1:{port}/")
+            page.process, page.uploads = app, None
+            yield page
+        finally:
+            app.send_signal(signal.SIGINT)
+
+
+def test_a_space_is_three_files_and_the_model(space, checkpoint):
+    assert sorted(path.name for path in space.iterdir()) == sorted(
+        [".git", "README.md", "app.py", "requirements.txt", "examples", "model"]
+    )
+    head = yaml.safe_load((space / "README.md").read_text().split("---")[1])
+    assert (head["title"], head["sdk"], head["app_file"]) == (TITLE, "gradio", "app.py")
+    assert head["sdk_version"] == importlib.metadata.version("gradio")
+    assert re.fullmatch(r"modeling-lfm\[demo\]==[0-9.]+\n", (space / "requirements.txt").read_text())
+    files = {str(path.relative_to(space)) for path in space.rglob("*") if path.is_file()}
+    assert {"model/model.safetensors", "model/processor_config.json", "examples/first/image.png"} <= files
+    assert not any(re.search("optimizer|notes|old", name) for name in files)
+    assert not any(str(checkpoint.parent).encode() in (space / name).read_bytes() for name in files)
+    with pytest.raises(ValueError, match="which is written anew"):
+        demo_program.main(["--checkpoint", str(space / "model"), "--export", str(space)])
+
+
+def test_a_person_at_a_browser(served_space, reader, media, tmp_path):
+    sound, picture = str(media / "a.wav"), str(media / "b.png")
+
+    def words(**given):
+        best = max(direct(reader, **given).items(), key=lambda entry: entry[1])
+        names = " and ".join(name for name in ("audio", "image") if name in given)
+        return f"{best[0]} ({100 * best[1]:.1f} %), from {names}."
+
+    with browsing(tmp_path / "profile") as browser:
+        browser.resize(1280)
+        browser.open(served_space.address)
+
+        def said():
+            return browser.script("return document.querySelector('#words textarea')?.value || ''")
+
+        browser.upload("#input-audio input[type=file]", sound)
+        browser.wait(lambda: said() == words(audio=sound))
+        browser.upload("#input-image input[type=file]", picture)
+        browser.wait(lambda: said() == words(audio=sound, image=picture))
+        browser.click("#input-audio button[aria-label=Clear]")
+        browser.wait(lambda: said() == words(image=picture))
+        browser.upload("#input-audio input[type=file]", media / "garbage.wav")
+        browser.wait(lambda: "garbage.wav" in said())
+        assert words(image=picture) in said()
+        browser.click("#input-audio button[aria-label=Clear]")
+        browser.wait(lambda: "garbage" not in said())
+        browser.click("#input-image button[aria-label='Remove Image']")
+        browser.click("#input-audio button[aria-label='Record audio']")
+        browser.press("Record")
+        browser.wait(lambda: browser.text("#input-audio time") or "0:01" in browser.text("#input-audio"))
+        browser.press("Stop")
+        browser.wait(lambda: "from audio." in said())
+
+        browser.resize(390)
+        browser.open(f"{served_space.address}?__theme=dark")
+        browser.press("first")
+        browser.wait(lambda: said() == words(image=picture))
+        assert browser.script("return document.documentElement.scrollWidth") <= 390, "nothing is cut off"
+        asked = {address for address in browser.requests() if not address.startswith(("data:", "blob:"))}
+        assert len(asked) > 10
+        assert all(address.startswith(served_space.address) for address in asked)
+
+
+def test_a_space_keeps_its_machine_to_itself_and_cleans_up(served_space, reader, media, tmp_path):
+    assert TITLE.encode() in served_space.get("/")[2]
+    picture = served_space.keep(media / "b.png")
+    found = served_space.numbers(None, picture)["scores"][0]["score"]
+    assert found == pytest.approx(max(direct(reader, image=str(media / "b.png")).values()), abs=1e-5)
+    served_space.uploads = Path(picture["path"]).parent.parent
+    assert served_space.uploads.name.startswith("lfm-demo-")
+    outside = tmp_path / "outside.png"
+    outside.write_bytes((media / "b.png").read_bytes() + b"end")
+    check_nothing_is_read(served_space, outside)
+    check_other_sites_get_nothing(served_space)
+    served_space.process.send_signal(signal.SIGTERM)
+    served_space.process.wait(timeout=60)
+    assert not served_space.uploads.exists(), "uploads go when the program ends"
