@@ -14,7 +14,7 @@ SMALLEST = 65536  # bytes that an upload counts at least, so that tiny ones cann
 # What the page asks for. Whatever else Gradio answers is refused: among others it fetches addresses for a page.
 ASKED = re.compile(
     r"/(|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|(static|assets|svelte)/.*"
-    r"|gradio_api/(info|config|app_id|startup-events|upload|upload_progress|cancel|reset|queue/(join|data)"
+    r"|gradio_api/(info|config|app_id|startup-events|upload|upload_progress|cancel|reset|run/predict|queue/(join|data)"
     r"|(heartbeat|call)/.*|file=(?![A-Za-z][A-Za-z0-9+.-]*:).*)/?)"
 )
 # Scripts, fonts and pictures come from this server alone.

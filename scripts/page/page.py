@@ -6,18 +6,20 @@ from pathlib import Path
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "0"
 
 import gradio as gr
-import pandas as pd
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from modeling_lfm.scripts.page.guard import POLICY, Guard, take_stored_files
 from modeling_lfm.scripts.page.inputs import MAX_TEXT, find_examples
+from modeling_lfm.scripts.page.reader import draw_shares
 
 KEPT = 3600  # seconds that an upload is kept
 LOCAL = ["127.0.0.1", "localhost"]
 WAITING = 32  # questions that wait for their turn; more are told to come back
-CSS = '[aria-label="Trim video to selection"] { display: none; }'  # it needs a program from another server
+# The first rule shows small pictures; trimming a video needs a program from another server.
+CSS = ".image-frame img { min-height: 112px; object-fit: contain; }"
+CSS += '[aria-label="Trim video to selection"] { display: none; }'
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 
 
@@ -99,14 +101,11 @@ def make_outputs(reader):
         outputs.append(gr.Label(label="fused", num_top_classes=5, min_width=200))
         if len(reader.names) > 1:
             outputs += [gr.Label(label=f"{name} alone", num_top_classes=5, min_width=200) for name in reader.names]
-    order = ["no input", *reader.names, "fused"]
-    titles = {"x_title": "", "y_title": "percentage points"}
-    bars = {"x": "input", "y": "adds", "sort": order, "height": 240, "buttons": [], **titles}
-    outputs.append(gr.BarPlot(label="What each input adds to the probability of the label (Shapley values)", **bars))
+    outputs.append(gr.Plot(show_label=False, format="png"))
     texts = {name for source in reader.sources if source.kind == "text" for name in source.modalities}
     for name in reader.names:
         label = f"Where the model looks: {name}"
-        outputs.append(gr.HighlightedText(label=label) if name in texts else gr.Plot(label=label, format="png"))
+        outputs.append(gr.HighlightedText(label=label) if name in texts else gr.Plot(show_label=False, format="png"))
     with gr.Accordion("The numbers, as JSON", open=False):
         outputs.append(gr.JSON(show_label=False))
     return outputs
@@ -126,11 +125,7 @@ def tell(reader, values):
     shown = {"words": "\n".join([*words, *problems]), "fused": _by_label(answer)}
     if len(reader.names) > 1:
         shown |= {f"{name} alone": _by_label(alone.get(name)) for name in reader.names}
-    shown["shares"] = None
-    if answer:
-        shares = answer["shapley"]
-        steps = {"no input": shares["baseline"], **shares["modalities"], "fused": answer["scores"][0]["score"]}
-        shown["shares"] = pd.DataFrame({"input": list(steps), "adds": [100 * step for step in steps.values()]})
+    shown["shares"] = draw_shares(answer) if answer else None
     shown |= {f"look {name}": reader.look(batch, name) if name in alone else None for name in reader.names}
     return {**shown, "numbers": {**answer, "problems": problems}}
 

@@ -1,5 +1,6 @@
 """What the page of demo.py tells of one sample: predictions, what each modality adds, and where the model looks."""
 
+from math import isfinite
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,9 +9,9 @@ from modeling_lfm import MultimodalClassificationPipeline
 from modeling_lfm.media_lfm import load_audio
 from modeling_lfm.scripts.page.inputs import MAX_TEXT, find_sources
 from modeling_lfm.trainer.analysis.contributions import coalition_values, shapley_values
-from modeling_lfm.trainer.analysis.maps import draw_view, measure_maps, plan_maps
+from modeling_lfm.trainer.analysis.maps import draw_view, measure_maps, plan_maps, view_input
 from modeling_lfm.trainer.analysis.observations import coalition_logits
-from modeling_lfm.trainer.analysis.views import view_input
+from modeling_lfm.trainer.plots import COLOURS, INK
 
 MAX_SOUND = 300  # seconds of sound, of which a model without a `duration` would read hours
 
@@ -79,6 +80,8 @@ class Reader:
             ValueError: the model answers with numbers that are not finite.
         """
         answer = self.pipeline.postprocess(self.pipeline.forward(batch), top_k=None)
+        if not all(isfinite(entry["score"]) for entry in answer["scores"]):
+            raise ValueError("the model answers with numbers that are not finite: its training diverged.")
         best, config = answer["scores"][0]["label"], self.model.config
         number = next(number for number, label in config.id2label.items() if label == best)
         logits = coalition_logits(self.model, batch).double().cpu().numpy()
@@ -100,7 +103,7 @@ class Reader:
             return self._shade(batch[f"{name}_input_ids"][0], batch[f"{name}_attention_mask"][0], found)
         view = view_input(self.processor.kinds[name], batch[f"{name}_values"][0])
         wide = view.extent is None and view.pixels.shape[1] > 2 * view.pixels.shape[0]  # frames of a clip
-        panels = {"what the model is given": None}
+        panels = {f"{name}, as the model is given it": None}
         if kind:
             panels |= {"Grad-CAM: what speaks for the class" if kind == "grad_cam" else "attention": found}
         figure = Figure(figsize=(7, 2 * len(panels) + 0.4) if wide else (7, 2.9), dpi=110, layout="constrained")
@@ -121,3 +124,20 @@ class Reader:
             return [(token, None) for token in tokens]
         most = max([share for share, word in zip(shares, words, strict=False) if word], default=1) or 1
         return [(t, float(s / most) if word else None) for t, s, word in zip(tokens, shares, words, strict=False)]
+
+
+def draw_shares(answer):
+    """What leads from no input to the fused prediction of an answer, as a `matplotlib.figure.Figure`."""
+    label, shares = answer["shapley"]["of"], answer["shapley"]["modalities"]
+    steps = {"no input": answer["shapley"]["baseline"], **shares, "fused": answer["scores"][0]["score"]}
+    figure = Figure(figsize=(5, 0.8 + 0.32 * len(steps)), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    colours = ["#8A8A8F", *(COLOURS[place % len(COLOURS)] for place in range(len(shares))), INK]
+    bars = axes.barh(list(steps), [100 * step for step in steps.values()], color=colours)
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    title = f"What each input adds to {label[:40]} (Shapley values, percentage points)"
+    axes.set_title(title, fontsize=9, parse_math=False)
+    return figure

@@ -6,7 +6,7 @@ import torch
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.scripts.page.inputs import find_sources
-from modeling_lfm.scripts.page.reader import MAX_SOUND, Reader
+from modeling_lfm.scripts.page.reader import MAX_SOUND, Reader, draw_shares
 
 from ...data.media import wav_bytes, write_video
 from ...modeling.towers import TOWERS, make_tokenizer
@@ -36,6 +36,8 @@ def test_each_part_of_the_inputs_is_predicted_as_the_model_does(reader, media):
         assert list(shares["modalities"]) == list(given)
         total = shares["baseline"] + sum(shares["modalities"].values())
         assert total == pytest.approx(max(scores(found).values()), abs=1e-6), "from nothing to the prediction"
+        bars = [bar.get_width() / 100 for bar in draw_shares(found).axes[0].patches]
+        assert bars == pytest.approx([1 / 3, *shares["modalities"].values(), total])
         for name in given:
             panels = reader.look(batch, name).axes
             assert len(panels) == 2, "what the model is given, and a map over it"
@@ -132,5 +134,5 @@ def test_a_model_that_diverged_says_so(media, tmp_path, monkeypatch):
     torch.nn.init.constant_(next(model.parameters()), torch.nan)
     shown = tell(Reader(model, LfmProcessor({"audio": SOUND})), {"audio": str(media / "a.wav")})
     assert list(shown["numbers"]) == ["problems"]
-    assert "audio" in shown["words"]
+    assert shown["numbers"]["problems"] == [shown["words"]]
     assert shown["fused"] is None

@@ -111,6 +111,11 @@ def test_several_ask_at_once_and_each_gets_the_own_answer(served, media):
     first = [served.numbers(*files) for files in asked[:2]]
     with ThreadPoolExecutor(len(asked)) as pool:
         assert list(pool.map(lambda files: served.numbers(*files), asked)) == first * 2
+    functions = json.loads(served.get("/config")[2])["dependencies"]
+    number = next(entry["id"] for entry in functions if entry["api_name"] == "predict")
+    for name in ({}, {"fn_index": number}):
+        data = json.dumps({"data": [None, None, False], **name}).encode()
+        assert served.post("gradio_api/run/predict", data)[0] == 404, "all wait for their turn"
 
 
 def test_garbage_is_told_in_a_sentence(served, media):
@@ -145,8 +150,8 @@ def test_answers_allow_the_browser_no_other_servers(served):
     assert not re.search(r"https?://|\*", policy)
     assert "x-content-type-options: nosniff" in head
     assert b"fonts.googleapis.com" not in body
-    for path in ("runs", "vibe-code", "openapi.json", "run/predict", "api/predict"):
-        assert served.post(f"gradio_api/{path}", json.dumps({"data": [None, None, False]}).encode())[0] == 404, path
+    for path in ("runs", "vibe-code", "openapi.json", "api/predict"):
+        assert served.get(f"/gradio_api/{path}")[0] == 404, path
     page = served.upload(("page.html", b"<script>alert(1)</script>"))[1]
     assert "attachment" in served.get(f"/gradio_api/file={page}")[1], "nor run what was uploaded"
 
