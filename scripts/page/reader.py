@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from modeling_lfm import MultimodalClassificationPipeline
-from modeling_lfm.media_lfm import load_audio
+from modeling_lfm.audio_lfm import load_audio
 from modeling_lfm.scripts.page.inputs import MAX_TEXT, find_sources
 from modeling_lfm.trainer.analysis.contributions import coalition_values, shapley_values
 from modeling_lfm.trainer.analysis.maps import draw_view, measure_maps, plan_maps, view_input
