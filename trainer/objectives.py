@@ -18,8 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from modeling_lfm.registry_lfm import Registry
+
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
-MATCHING_LOSSES = ("js", "infonce", "unimodal")
+MATCHING_LOSSES = Registry("matching_loss")
+"""L_MM by name: functions of (outputs, labels) and the keyword arguments of `matching_loss`, that return a scalar."""
 TOTALS = ("ratio", "convex")
 MAX_RATIO = 50.0
 """Upper bound of alpha / (1 - alpha) in the ratio total; reached at alpha = 50 / 51."""
@@ -142,6 +145,26 @@ def unimodal_cross_entropy(
     return torch.stack([classification_loss(m, labels, problem_type) for m in modality_logits]).mean()
 
 
+@MATCHING_LOSSES.register("js")
+def match_predictions(outputs: Any, labels: Tensor, *, problem_type: str, **settings: Any) -> Tensor:
+    """`jensen_shannon` of the modalities' logits."""
+    return jensen_shannon(outputs.modality_logits, problem_type)
+
+
+@MATCHING_LOSSES.register("infonce")
+def match_features(
+    outputs: Any, labels: Tensor, *, temperature: float, gather: bool, even: bool, **settings: Any
+) -> Tensor:
+    """`info_nce` of the features."""
+    return info_nce(outputs.features, temperature, gather, even)
+
+
+@MATCHING_LOSSES.register("unimodal")
+def train_each_modality(outputs: Any, labels: Tensor, *, problem_type: str, **settings: Any) -> Tensor:
+    """`unimodal_cross_entropy` of the modalities' logits."""
+    return unimodal_cross_entropy(outputs.modality_logits, labels, problem_type)
+
+
 def matching_loss(
     name: str,
     outputs: Any,
@@ -155,23 +178,30 @@ def matching_loss(
     """L_MM of a model's outputs, by name.
 
     Args:
-        name: `"js"` (predicted distributions), `"infonce"` (features) or `"unimodal"` (the control).
+        name: one of `MATCHING_LOSSES`: `"js"` (predicted distributions), `"infonce"` (features), `"unimodal"` (the
+            control), or what was registered.
         outputs: has `logits` `(B, K)`, `modality_logits` and `features`, tuples of `(B, K)` and `(B, d)`.
-        labels: see `classification_loss`; only `"unimodal"` reads them.
+        labels: see `classification_loss`; of the three only `"unimodal"` reads them.
         temperature, gather, even: see `info_nce`; the other two need none of them.
 
     Returns:
         scalar, float32. With a single modality there is nothing to match: a zero that `backward` accepts.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.trainer.objectives import MATCHING_LOSSES
+        >>> @MATCHING_LOSSES.register("squares")
+        ... def squares(outputs, labels, **settings):
+        ...     first, *others = outputs.features
+        ...     return sum((first - other).square().mean() for other in others) / len(others)
+
+        ```
     """
-    if name not in MATCHING_LOSSES:
-        raise ValueError(f"matching_loss must be one of {', '.join(MATCHING_LOSSES)}, got {name!r}.")
+    loss = MATCHING_LOSSES.find(name)
     if len(outputs.modality_logits) < 2:
         return full_precision(outputs.logits).sum() * 0.0
-    if name == "js":
-        return jensen_shannon(outputs.modality_logits, problem_type)
-    if name == "infonce":
-        return info_nce(outputs.features, temperature, gather, even)
-    return unimodal_cross_entropy(outputs.modality_logits, labels, problem_type)
+    return loss(outputs, labels, temperature=temperature, problem_type=problem_type, gather=gather, even=even)
 
 
 def total_loss(loss_cls: Tensor, loss_mm: Tensor, alpha: float, total: str = "ratio") -> Tensor:

@@ -3,7 +3,7 @@
 import textwrap
 from dataclasses import MISSING, fields
 
-WIDTHS = {"title": 12, "venue": 18, "fusion": 14, "modalities": 10, "extra passes a step": 28, "formula": 58}
+WIDTHS = {"title": 14, "venue": 18, "fusion": 14, "modalities": 10, "extra passes a step": 28, "formula": 58}
 INDENT = 14
 
 
@@ -16,7 +16,7 @@ def format_methods():
     lines.append("-" * max(len(line) for line in lines))
     for spec in specs:
         cells = {
-            "title": spec.title,
+            "title": spec.label,
             "venue": spec.venue,
             "fusion": ", ".join(spec.fusions) if spec.fusions else "any",
             "modalities": _count(spec),

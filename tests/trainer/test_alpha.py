@@ -134,7 +134,7 @@ def test_state_of_another_rule_is_refused():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cosine", {}, "alpha must be one of constant, stepwise.*'cosine'"),
+        ("cosine", {}, "unknown alpha 'cosine'; .*constant, stepwise"),
         ("constant", {"value": 1.5}, r"alpha_value.*\[0, 1\].*1.5"),
         ("constant", {"value": math.nan}, r"alpha_value.*\[0, 1\]"),
         ("stepwise", {"value": -0.1}, r"alpha_value.*\[0, 1\]"),

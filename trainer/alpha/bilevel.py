@@ -33,12 +33,12 @@ class BilevelProblem:
         """Find out how alpha should move before `epoch`.
 
         Args:
-            schedule ([`LearnedAlpha`] or [`LookaheadAlpha`])
+            schedule ([`AlphaSchedule`]): an adaptive one, such as [`LearnedAlpha`] or [`LookaheadAlpha`].
 
         Returns:
             the arguments of `schedule.update` (`tuple`), and what to log (`dict`).
         """
-        if self.settings.alpha == "lookahead":
+        if hasattr(schedule, "candidates"):
             losses = self.lookahead(schedule.candidates(), epoch)
             return losses, {"hypergradient": losses[0] - losses[1], "hypergradient_outer_loss": sum(losses) / 2}
         result = self.hypergradient(schedule.value(epoch), epoch)

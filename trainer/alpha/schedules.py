@@ -2,25 +2,50 @@
 
 Every class has `value(epoch)` and a JSON-able `state_dict()` that `load_state_dict` takes back bit for bit. The
 two adaptive ones, `LearnedAlpha` and `LookaheadAlpha`, also have an `update`, called once an epoch. `make_alpha`
-builds each by name. Source: "Facilitating Multimodal Classification via Dynamically Learning Modality Gap"
-(NeurIPS 2024), its heuristic and its learned strategy, and the stepwise and polynomial ones of its ablation.
+builds each by name; `ALPHAS.register` adds one. Source: "Facilitating Multimodal Classification via Dynamically
+Learning Modality Gap" (NeurIPS 2024), its heuristic and its learned strategy, and the stepwise and polynomial ones of
+its ablation.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from modeling_lfm.registry_lfm import Registry
+
+ALPHAS = Registry("alpha")
+"""The rules by name: subclasses of `AlphaSchedule`."""
 ALPHA_RULES = ("cosine", "raw", "sign")
 DEFAULT_STEPS = {"cosine": 3.0, "raw": 0.01, "sign": 1.0}
 """`step` of `LearnedAlpha` by rule, when none is given."""
 
 
 class AlphaSchedule:
-    """An alpha that is known in advance for every epoch, and the interface of all rules."""
+    """An alpha that is known in advance for every epoch, and the interface of all rules.
 
-    name: str
+    A constructor takes those arguments of `make_alpha` that it names.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.trainer.alpha.schedules import ALPHAS, AlphaSchedule, make_alpha
+        >>> @ALPHAS.register("halving")
+        ... class HalvingAlpha(AlphaSchedule):
+        ...     def __init__(self, start=0.8):
+        ...         self.start = start
+        ...     def value(self, epoch):
+        ...         return self.start / 2 ** (epoch - 1)
+        >>> make_alpha("halving", num_epochs=5).value(3)
+        0.2
+
+        ```
+    """
+
+    name: str = ""
     adaptive = False
-    """Whether `update` is to be called once an epoch."""
+    """Whether `update` is to be called once an epoch: with a `HypergradientResult`, or where there are `candidates`
+    with the outer losses that these reached."""
 
     def value(self, epoch: int) -> float:
         """alpha of the `epoch`, counted from 1."""
@@ -49,6 +74,7 @@ class AlphaSchedule:
             setattr(self, key, state[key])
 
 
+@ALPHAS.register("constant")
 class ConstantAlpha(AlphaSchedule):
     """`alpha_value` in every epoch; 0 trains the fusion alone."""
 
@@ -62,19 +88,21 @@ class ConstantAlpha(AlphaSchedule):
         return self.constant
 
 
+@ALPHAS.register("stepwise")
 class StepwiseAlpha(AlphaSchedule):
-    """The paper's h(p): `p` (`alpha_value`) in the first half of the epochs, 1 - p in the second."""
+    """The paper's h(p): p, the `value` (`alpha_value`), in the first half of the epochs, 1 - p in the second."""
 
     name = "stepwise"
 
-    def __init__(self, num_epochs: int, p: float):
-        self.half, self.p = num_epochs / 2, _unit("stepwise", "value (alpha_value)", p)
+    def __init__(self, num_epochs: int, value: float):
+        self.half, self.p = num_epochs / 2, _unit("stepwise", "value (alpha_value)", value)
 
     def value(self, epoch: int) -> float:
         _check_epoch(epoch)
         return self.p if epoch <= self.half else 1 - self.p
 
 
+@ALPHAS.register("heuristic")
 class HeuristicAlpha(AlphaSchedule):
     """The paper's 1 - exp(-1 / t): 0.632, 0.393, ..., 0.095 at t = 10, whatever the number of epochs."""
 
@@ -85,6 +113,7 @@ class HeuristicAlpha(AlphaSchedule):
         return 1 - math.exp(-1 / epoch)
 
 
+@ALPHAS.register("polynomial")
 class PolynomialAlpha(AlphaSchedule):
     """A polynomial in t, clipped to [0, 1]: 1.5e-4 t^3 - 6.5e-3 t^2 + 3.2e-2 t + 1 in the paper.
 
@@ -94,7 +123,7 @@ class PolynomialAlpha(AlphaSchedule):
 
     name = "polynomial"
 
-    def __init__(self, coefficients: Sequence[float]):
+    def __init__(self, coefficients: Sequence[float] = (1.5e-4, -6.5e-3, 3.2e-2, 1.0)):
         self.coefficients = tuple(float(c) for c in coefficients)
         if not self.coefficients or not all(math.isfinite(c) for c in self.coefficients):
             raise ValueError(
@@ -110,6 +139,7 @@ class PolynomialAlpha(AlphaSchedule):
         return min(max(result, 0.0), 1.0)
 
 
+@ALPHAS.register("linear")
 class LinearAlpha(AlphaSchedule):
     """From `start` in the first epoch down to 0 in the last."""
 
@@ -123,6 +153,7 @@ class LinearAlpha(AlphaSchedule):
         return self.start * max(1 - (epoch - 1) / self.intervals, 0.0)
 
 
+@ALPHAS.register("learned")
 class LearnedAlpha(AlphaSchedule):
     """Descends the hypergradient h = dJ / d alpha of the outer loss J, one step an epoch.
 
@@ -179,6 +210,7 @@ class LearnedAlpha(AlphaSchedule):
         return {"name": self.name, "alpha": self.alpha, "updates": self.updates}
 
 
+@ALPHAS.register("lookahead")
 class LookaheadAlpha(AlphaSchedule):
     """Learns x = logit(alpha) from the outer losses of two copies trained a few steps, with alpha up and down.
 
@@ -238,21 +270,6 @@ class LookaheadAlpha(AlphaSchedule):
         }
 
 
-ALPHAS = {
-    cls.name: cls
-    for cls in (
-        ConstantAlpha,
-        StepwiseAlpha,
-        HeuristicAlpha,
-        PolynomialAlpha,
-        LinearAlpha,
-        LearnedAlpha,
-        LookaheadAlpha,
-    )
-}
-"""The rules by name."""
-
-
 def make_alpha(
     name: str,
     *,
@@ -261,7 +278,7 @@ def make_alpha(
     start: float | None = None,
     step: float | None = None,
     rule: str = "cosine",
-    coefficients: Sequence[float] = (1.5e-4, -6.5e-3, 3.2e-2, 1.0),
+    coefficients: Sequence[float] | None = None,
 ) -> AlphaSchedule:
     """The rule called `name`, one of `ALPHAS`; arguments that it does not use are ignored.
 
@@ -271,27 +288,20 @@ def make_alpha(
         start: first alpha of `linear`, `learned` (both 0.95) and `lookahead` (0.9).
         step: of `learned` (by rule, see there) and `lookahead` (6).
         rule: of `learned`.
-        coefficients: of `polynomial`, highest power first.
+        coefficients: of `polynomial`, highest power first; the paper's if not given.
 
     Raises:
         ValueError: an unknown name, or a value out of its range; it says which and what is allowed.
     """
-    if name not in ALPHAS:
-        raise ValueError(f"alpha must be one of {', '.join(ALPHAS)}, got {name!r}.")
+    rule_class = ALPHAS.find(name)
     if not num_epochs >= 1 or math.isinf(num_epochs):
         raise ValueError(f"num_epochs must be at least 1, got {num_epochs}.")
-    begin = {} if start is None else {"start": start}
-    stride = {} if step is None else {"step": step}
-    builders = {
-        "constant": lambda: ConstantAlpha(value),
-        "stepwise": lambda: StepwiseAlpha(num_epochs, value),
-        "heuristic": HeuristicAlpha,
-        "polynomial": lambda: PolynomialAlpha(coefficients),
-        "linear": lambda: LinearAlpha(num_epochs, **begin),
-        "learned": lambda: LearnedAlpha(num_epochs, rule=rule, **begin, **stride),
-        "lookahead": lambda: LookaheadAlpha(num_epochs, **begin, **stride),
-    }
-    return builders[name]()
+    given = {"num_epochs": num_epochs, "value": value, "start": start, "step": step, "rule": rule}
+    given["coefficients"] = coefficients
+    taken = inspect.signature(rule_class).parameters
+    schedule = rule_class(**{key: value for key, value in given.items() if key in taken and value is not None})
+    schedule.name = name
+    return schedule
 
 
 def _unit(name: str, key: str, value: float) -> float:

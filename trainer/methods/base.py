@@ -1,12 +1,13 @@
 """What a method is: its settings, what it says of itself, and the hooks by which it changes the training of a model."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin, get_type_hints
 
 import torch
+
+from modeling_lfm.registry_lfm import Registry, suggest
 
 from ..objectives import classification_loss
 
@@ -21,8 +22,8 @@ class MethodSpec:
     """What a method says of itself.
 
     Args:
-        name: by which it is chosen, such as `"ogm"`.
-        title: as in tables, such as `"OGM-GE"`.
+        name: by which it is chosen, such as `"film"`.
+        title: what it is called in the literature, such as `"FiLM"`.
         paper: title of the paper.
         venue: where and when it appeared, such as `"CVPR 2022"`.
         formula: what it computes, in one line.
@@ -38,7 +39,7 @@ class MethodSpec:
         batch_statistics: whether its loss depends on statistics of the batch, so that accumulating the gradients of
             small batches differs from one big batch.
         modality_dropout: whether it can train a model with `modality_dropout`.
-        row: name of its row in Table 1 of the LFM paper, or None.
+        row: what Table 1 of the LFM paper calls it, such as `"Affine"`, or None; it is chosen by this word too.
     """
 
     name: str
@@ -58,6 +59,11 @@ class MethodSpec:
     batch_statistics: bool = False
     modality_dropout: bool = True
     row: str | None = None
+
+    @property
+    def label(self):
+        """`str`: its title, and what the paper's table calls it where that is another word: `FiLM (Affine)`."""
+        return self.title if self.row in (None, self.title) else f"{self.title} ({self.row})"
 
 
 @dataclass(frozen=True)
@@ -245,28 +251,39 @@ class Method:
 
 # -- registry --------------------------------------------------------------------------------------------------
 
-METHODS = {}
+METHODS = Registry("method")
 
 
 def register(cls):
-    """Class decorator: makes a [`Method`] known under its name.
+    """Class decorator: makes a [`Method`] known under the name of its spec.
 
     Raises:
         ValueError: the name is taken.
     """
-    name = cls.spec.name
+    return METHODS.register(cls.spec.name, cls)
+
+
+def find_method(name):
+    """The class of a method by its name, such as `film`, or by what a table calls it, such as `Affine` or `FiLM`.
+
+    Raises:
+        ValueError: an unknown name; the message names the nearest.
+    """
     if name in METHODS:
-        raise ValueError(f"a method named {name!r} is registered already ({METHODS[name].__module__}).")
-    METHODS[name] = cls
-    return cls
+        return METHODS[name]
+    shown = {label: cls for cls in METHODS.values() for label in (cls.spec.row, cls.spec.title) if label is not None}
+    for label, cls in shown.items():
+        if str(name).casefold() == label.casefold():
+            return cls
+    raise ValueError(f"unknown method {name!r}; {suggest(name, [*METHODS, *shown])}")
 
 
 def make_method(given):
     """A method from what a user wrote.
 
     Args:
-        given (`str`, `dict` or [`Method`]): its name, or a mapping with `name` (`"lfm"` if not given) and any of its
-            hyper-parameters, such as `{"name": "ogm", "alpha": 0.8}`.
+        given (`str`, `dict` or [`Method`]): its name (see [`find_method`]), or a mapping with `name` (`"lfm"` if not
+            given) and any of its hyper-parameters, such as `{"name": "ogm", "alpha": 0.8}`.
 
     Raises:
         ValueError: an unknown name or hyper-parameter (with the nearest known one), or a wrong value.
@@ -274,28 +291,19 @@ def make_method(given):
     if isinstance(given, Method):
         return given
     settings = {"name": given} if isinstance(given, str) else dict(given)
-    name = settings.pop("name", "lfm")
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}{_nearest(name, METHODS)}; known are {', '.join(sorted(METHODS))}.")
-    cls = METHODS[name]
+    cls = find_method(settings.pop("name", "lfm"))
+    name = cls.spec.name
     hints = get_type_hints(cls.Settings)
     known = [f.name for f in fields(cls.Settings)]
     for key, value in settings.items():
         if key not in known:
-            raise ValueError(
-                f"method {name} has no setting {key!r}{_nearest(key, known)}; it has {', '.join(known) or 'none'}."
-            )
+            raise ValueError(f"method {name} has no setting {key!r}; {suggest(key, known)}")
         settings[key] = _typed(f"method.{key}", value, hints[key])
     required = [f.name for f in fields(cls.Settings) if f.default is MISSING and f.default_factory is MISSING]
     for key in required:
         if key not in settings:
             raise ValueError(f"method {name} needs the setting {key!r}: --method.{key}.")
     return cls(cls.Settings(**settings))
-
-
-def _nearest(word, known):
-    near = difflib.get_close_matches(str(word), list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _typed(name, value, hint):

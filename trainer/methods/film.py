@@ -15,7 +15,10 @@ BIBTEX = """\
 
 @register
 class Film(Method):
-    """CE(F), F = W (gamma(z_1) * z_2 + beta(z_1)) + b; see `FilmFusion`."""
+    """CE(F), F = W (gamma(z_1) * z_2 + beta(z_1)) + b; see `FilmFusion`.
+
+    `Affine` in the table of the LFM paper.
+    """
 
     spec = MethodSpec(
         name="film",

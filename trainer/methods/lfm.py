@@ -5,9 +5,14 @@ from dataclasses import dataclass
 import torch
 from accelerate.utils import broadcast_object_list
 
+from modeling_lfm.registry_lfm import suggest
+
 from ..alpha.bilevel import BilevelProblem
-from ..alpha.schedules import make_alpha
-from ..objectives import matching_loss, total_loss
+from ..alpha.hypergradient import PRODUCTS
+from ..alpha.linear_solvers import SOLVERS
+from ..alpha.outer_loss import OUTER_LOSSES
+from ..alpha.schedules import ALPHA_RULES, ALPHAS, make_alpha
+from ..objectives import MATCHING_LOSSES, TOTALS, matching_loss, total_loss
 from .base import Method, MethodSpec, register
 
 BIBTEX = """\
@@ -21,14 +26,14 @@ BIBTEX = """\
 """
 
 CHOICES = {
-    "matching_loss": ("js", "infonce", "unimodal"),
-    "total": ("ratio", "convex"),
-    "alpha": ("learned", "lookahead", "constant", "linear", "stepwise", "heuristic", "polynomial"),
-    "alpha_rule": ("cosine", "raw", "sign"),
-    "alpha_solver": ("cg", "neumann", "identity"),
-    "alpha_product": ("double_backward", "central_difference"),
+    "matching_loss": MATCHING_LOSSES,
+    "total": TOTALS,
+    "alpha": ALPHAS,
+    "alpha_rule": ALPHA_RULES,
+    "alpha_solver": SOLVERS,
+    "alpha_product": PRODUCTS,
     "alpha_parameters": ("head", "all"),
-    "alpha_outer": ("calibrated", "plain"),
+    "alpha_outer": OUTER_LOSSES,
 }
 
 
@@ -86,9 +91,8 @@ class LfmSettings:
     def __post_init__(self):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"method.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}."
-                )
+                value = getattr(self, name)
+                raise ValueError(f"method.{name}={value!r} is unknown; {suggest(value, choices)}")
         for name in ("alpha_value", "alpha_start"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
@@ -109,6 +113,8 @@ class LfmSettings:
 @register
 class Lfm(Method):
     """L_Total of L_CLS, the cross-entropy of the fused logits, and L_MM, mixed by alpha(t), t = 1, 2, ... in epochs.
+
+    `LFM-LB` in the table of the LFM paper.
 
     Source: Yang et al., "Facilitating Multimodal Classification via Dynamically Learning Modality Gap", NeurIPS 2024,
     equation 1 (`total="convex"`), section 3; the ratio, the scale-free step and the calibrated outer loss are ours.
@@ -143,7 +149,7 @@ class Lfm(Method):
         s, found = self.settings, None
         if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
             found = "FSDP1: set fsdp_version: 2"
-        elif trainer.is_fsdp_enabled and (s.alpha == "lookahead" or s.alpha_parameters == "all"):
+        elif trainer.is_fsdp_enabled and (hasattr(ALPHAS[s.alpha], "candidates") or s.alpha_parameters == "all"):
             found = "FSDP with lookahead or alpha_parameters=all: choose alpha=learned, alpha_parameters=head"
         elif trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
             found = "DeepSpeed ZeRO-3: choose stage 2, or FSDP2"
@@ -152,7 +158,7 @@ class Lfm(Method):
 
     @property
     def needs_holdout(self):
-        return self.settings.alpha in ("learned", "lookahead")
+        return ALPHAS[self.settings.alpha].adaptive
 
     def on_train_begin(self):
         self.alpha, self.schedule = None, self.make_schedule(self.trainer.state.num_train_epochs)
@@ -160,7 +166,6 @@ class Lfm(Method):
     def make_schedule(self, num_epochs):
         """The alpha of the settings over `num_epochs` epochs (see [`make_alpha`])."""
         s = self.settings
-        coefficients = s.polynomial_coefficients
         return make_alpha(
             s.alpha,
             num_epochs=num_epochs,
@@ -168,7 +173,7 @@ class Lfm(Method):
             start=s.alpha_start,
             step=s.alpha_step,
             rule=s.alpha_rule,
-            **({} if coefficients is None else {"coefficients": coefficients}),
+            coefficients=s.polynomial_coefficients,
         )
 
     def on_epoch_begin(self, epoch):

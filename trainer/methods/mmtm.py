@@ -14,7 +14,10 @@ BIBTEX = """\
 
 @register
 class Mmtm(Method):
-    """CE(F), F the mean of the streams' logits; map_m <- g_m * map_m inside the towers. See `MmtmExchange`."""
+    """CE(F), F the mean of the streams' logits; map_m <- g_m * map_m inside the towers. See `MmtmExchange`.
+
+    `Channel` in the table of the LFM paper.
+    """
 
     spec = MethodSpec(
         name="mmtm",

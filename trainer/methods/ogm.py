@@ -50,6 +50,8 @@ class Ogm(Method):
     gives to the true class. With two modalities rho_1 = s_1 / s_2, as in the paper (equations 6 to 10). For three the
     released codes disagree; here each modality above the mean of the others is slowed down (our derivation).
 
+    `OGM` in the table of the LFM paper.
+
     Source: Peng et al., "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022, and its released
     code (`main.py`). The noise, drawn alike on every process, has the deviation of the gradient before modulation.
     """

@@ -47,6 +47,8 @@ class Weight(Method):
 
     q_m are the predicted probabilities: softmax f_m, or sigmoid f_m for multi-label problems, as in the source.
 
+    `Weight` in the table of the LFM paper.
+
     Source: Yang et al., "Comprehensive Semi-Supervised Multi-Modal Learning", IJCAI 2019, and its released code
     (`code/Model/Train.py`), for labelled samples: its term on unlabelled pairs has no place here. The mean over pairs
     of more than two modalities is our derivation.

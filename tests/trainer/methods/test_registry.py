@@ -26,7 +26,7 @@ def make_spec(name, **kwargs):
 
 def test_a_taken_name_is_refused():
     before = dict(METHODS)
-    with pytest.raises(ValueError, match=r"'concat' is registered already \(modeling_lfm\.trainer\.methods\.concat\)"):
+    with pytest.raises(ValueError, match=r"'concat' exists already \(concat\.Concat\)"):
 
         @register
         class Another(Method):
@@ -38,12 +38,12 @@ def test_a_taken_name_is_refused():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("ogmm", r"unknown method 'ogmm' \(did you mean 'ogm'\?\); known are "),
-        ("g-blend", r"did you mean 'g_blend'\?"),
-        ("zzz", r"unknown method 'zzz'; known are .*concat, .*unimodal_1"),
-        ({"name": "ogm", "alhpa": 1.0}, r"ogm has no setting 'alhpa' \(did you mean 'alpha'\?\); it has alpha, noise"),
-        ({"alhpa": "constant"}, r"lfm has no setting 'alhpa' \(did you mean 'alpha'"),
-        ({"name": "sum", "alpha": 1.0}, r"sum has no setting 'alpha'; it has none"),
+        ("ogmm", r"unknown method 'ogmm'; did you mean 'ogm'"),
+        ("g-blent", r"did you mean 'g_blend'\?"),
+        ("zzz", r"unknown method 'zzz'; .*concat, .*unimodal_1, .*Affine"),
+        ({"name": "ogm", "alhpa": 1.0}, r"ogm has no setting 'alhpa'; did you mean 'alpha'"),
+        ({"alhpa": "constant"}, r"lfm has no setting 'alhpa'; did you mean 'alpha'"),
+        ({"name": "sum", "alpha": 1.0}, r"sum has no setting 'alpha'; .*none"),
         ({"name": "ogm", "alpha": "much"}, r"method\.alpha='much' should be of type float"),
         ({"name": "ogm", "alpha": True}, r"method\.alpha=True should be of type float"),
         ({"name": "ogm", "noise": 1}, r"method\.noise=1 should be of type bool"),
