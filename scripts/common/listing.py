@@ -21,7 +21,7 @@ def format_methods():
             "fusion": ", ".join(spec.fusions) if spec.fusions else "any",
             "modalities": _count(spec),
             "extra passes a step": spec.extra_passes,
-            "formula": spec.formula,
+            "formula": spec.formula + (f" ({spec.note})" if spec.note else ""),
         }
         lines += _row(spec.name, cells)
     lines += ["", "settings (--method.SETTING VALUE) and their defaults", ""]

@@ -27,16 +27,21 @@ class AgmSettings:
         alpha: strength of the modulation (1 by default in the released code; 1.5 for CREMA-D, told by the author).
         cap: upper bound of tau_m - r_m, so kappa_m is at most exp(alpha cap); if not given 10 for two modalities and
             7 for more, as published for three.
+        clip_above: in steps where a gradient of the head's weight is larger than this, the norm of the whole gradient
+            is clipped to 1 (5 for UR-Funny); not at all if None. `max_grad_norm` of the training arguments is apart.
     """
 
     alpha: float = 1.0
     cap: float | None = None
+    clip_above: float | None = 1.0
 
     def __post_init__(self):
         if self.alpha < 0:
             raise ValueError(f"method.alpha={self.alpha} must not be negative.")
         if self.cap is not None and not self.cap > 0:
             raise ValueError(f"method.cap={self.cap} must be positive.")
+        if self.clip_above is not None and not self.clip_above > 0:
+            raise ValueError(f"method.clip_above={self.clip_above} must be positive.")
 
 
 @register
@@ -54,9 +59,8 @@ class Agm(Method):
 
     Source: Li et al., "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation", ICCV 2023, and its
     released code (`model/CREMAD_net.py`, `run/CREMAD_main.py`, `run/URFunny_main.py`), which modulates up to an epoch
-    of choice; here to the end, as for CREMA-D. That code clips the gradient's norm to 1 in steps where a gradient of
-    the head's weight exceeds 1 (5 for UR-Funny); here `max_grad_norm` of the training arguments clips every step.
-    M > 3 is our derivation, from the same Shapley values.
+    of choice; here to the end, as for CREMA-D. The gradient is clipped as in that code (`clip_above`). M > 3 is our
+    derivation, from the same Shapley values.
     """
 
     spec = MethodSpec(
@@ -122,8 +126,18 @@ class Agm(Method):
         return torch.exp(self.settings.alpha * (usual - ratios).clamp(max=cap))
 
     def on_gradients(self):
+        self.clip()
         means = self.mean_scores + (self.scores - self.mean_scores) / (self.steps + 1)
         self.start(means, self.steps + 1)
+
+    def clip(self):
+        """Clip the norm of the gradient to 1 if one of the head's weights has a gradient above `clip_above`."""
+        scaler = self.trainer.accelerator.scaler
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        weights = [p.grad for p in self.model.fusion.parameters() if p.dim() > 1 and p.grad is not None]
+        limit = self.settings.clip_above
+        if limit is not None and any(gradient.abs().max() > limit * scale for gradient in weights):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), scale)
 
     def state_dict(self):
         return {"mean_scores": self.mean_scores, "steps": self.steps}

@@ -40,6 +40,7 @@ class MethodSpec:
             small batches differs from one big batch.
         modality_dropout: whether it can train a model with `modality_dropout`.
         row: what Table 1 of the LFM paper calls it, such as `"Affine"`, or None; it is chosen by this word too.
+        note: what a reader of its row must know: where it does not do what its name says, or follows code, not paper.
     """
 
     name: str
@@ -59,6 +60,7 @@ class MethodSpec:
     batch_statistics: bool = False
     modality_dropout: bool = True
     row: str | None = None
+    note: str = ""
 
     @property
     def label(self):

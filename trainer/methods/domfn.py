@@ -51,7 +51,8 @@ class Domfn(Method):
     """Mean over samples of sum_m CE(q_m), and for a sample that is fused of CE(q) + sum_m (CE(q_m)^2 / 2 - eta pen_m).
 
     q_m = sigmoid(W_m z_m + b_m) and q = sigmoid(MLP [z_1; ...; z_M]); pen_m = max_k (q_m - mean_j q_j)_k^2. A sample is
-    fused if pen_m / tau < gamma for every m. Then q predicts, else the q_m that is highest in some class.
+    fused if pen_m / tau < gamma for every m. Then q predicts, else the q_m that is highest in some class. With two
+    modalities pen_m is at most 1/4, so that the published gamma and tau fuse every sample: nothing is ever routed.
 
     Source: Yang et al., "DOMFN: A Divergence-Orientated Multi-Modal Fusion Network for Resume Assessment", ACM MM 2022,
     and its released code (`models/encoder.py`, `engines/mosi_trainer.py`), which trains on one sample at a time and,
@@ -69,6 +70,7 @@ class Domfn(Method):
         formula="sum_m CE(q_m); where modalities agree also CE(q) + sum_m CE(q_m)^2 / 2 - eta max_k (q_m - mean q)_k^2",
         fusions=("domfn",),
         row="DOMFN",
+        note="with two modalities the published settings fuse every sample",
     )
     Settings = DomfnSettings
 

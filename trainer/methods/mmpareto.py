@@ -16,7 +16,7 @@ BIBTEX = """\
 }
 """
 
-LEAST_WEIGHT = 0.001
+LEAST_WEIGHT = 0.001  # of what the other gradient is zero beside, as in the authors' solver
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class MmPareto(Method):
     With g the gradient of CE(F) and g_m that of CE(f_m) with respect to all weights of the encoder (tower and
     projection), w = 1/2 if their cosine is positive, else that of the combination of least norm,
 
-        w = (||g_m||^2 - g g_m) / ||g - g_m||^2, between 0.001 and 0.999.
+        w = (||g_m||^2 - g g_m) / ||g - g_m||^2,
+
+    or, where one of the two gradients is zero, 0.999 for it, so that the other one's direction is left.
 
     Each tensor's gradient becomes gamma max(1, n / ||h||) h, h = 2 w g + 2 (1 - w) g_m, n the norm of the tensor's
     gradient of the whole loss. Heads, and all that belongs to no encoder, keep the gradient of the whole loss.
@@ -137,5 +139,7 @@ def fused_weight(fused, unimodal):
     product = dot(fused, unimodal)
     squares = dot(fused, fused), dot(unimodal, unimodal)
     distance = (squares[0] + squares[1] - 2 * product).clamp(min=torch.finfo(product.dtype).tiny)
-    least = ((squares[1] - product) / distance).clamp(LEAST_WEIGHT, 1 - LEAST_WEIGHT)
+    least = ((squares[1] - product) / distance).clamp(0, 1)
+    least = torch.where(squares[1] <= product, LEAST_WEIGHT, least)  # on conflict: only if it is zero
+    least = torch.where(squares[0] <= product, 1 - LEAST_WEIGHT, least)
     return torch.where(product > 0, 0.5, least)

@@ -59,8 +59,9 @@ class Pmr(Method):
     its samples add nothing to CE(sim_m) and tell no modality from another, and no sample can be taken for it.
 
     Source: Fan et al., "PMR: Prototypical Modal Rebalance for Multimodal Learning", CVPR 2023, and its released code
-    (`main_Prototype_grad.py`), which also replaces the prototypes before the second epoch, instead of moving them. The
-    paper's entropy term for early epochs is not in the code, and not here.
+    (`main_Prototype_grad.py`), which also replaces the prototypes before the second epoch, instead of moving them. It
+    follows the code: the paper's clipped continuous weight of each modality is there a choice of one or the other, and
+    its entropy term for early epochs is not there, and not here.
     """
 
     spec = MethodSpec(
@@ -73,6 +74,7 @@ class Pmr(Method):
         extra_passes="none; a forward pass over a tenth of the training set an epoch",
         batch_statistics=True,
         row="PMR",
+        note="after the released code: one modality or the other, no entropy term",
     )
     Settings = PmrSettings
 

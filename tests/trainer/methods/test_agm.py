@@ -89,6 +89,18 @@ def test_the_modality_that_leads_more_than_usual_slows_down():
     assert method.coefficients(torch.tensor([1.5, 2.5])).tolist() == pytest.approx([1, 1])
 
 
+@pytest.mark.parametrize(("loudness", "clip_above", "clipped"), [(1, 1.0, False), (400, 1.0, True), (400, None, False)])
+def test_large_gradients_of_the_head_are_clipped_as_the_authors_do(loudness, clip_above, clipped, tmp_path):
+    trainer = toy_trainer(tmp_path, NORMALISED, method={"name": "agm", "clip_above": clip_above}, **ONE_STEP)
+    trainer.model.lfm.projections["audio"].weight.data *= loudness
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+    trainer.train()
+    step = torch.cat([p.detach().flatten() for p in trainer.model.parameters()]) - before
+    assert (step.norm() <= 0.1 * 1.0001) == clipped or loudness == 1
+    if clipped:
+        assert step.norm() == pytest.approx(0.1, rel=1e-3)
+
+
 @pytest.mark.parametrize(("cap", "means", "bound"), [(None, [0, 9], 10), (None, [0, 9, 9], 7), (0.5, [0, 9], 0.5)])
 def test_coefficients_are_capped(cap, means, bound):
     method = make_method({"name": "agm", "cap": cap, "alpha": 2.0})

@@ -10,7 +10,7 @@ from modeling_lfm import LfmForMultimodalClassification
 from modeling_lfm.trainer.methods import make_method
 
 from ..toy import SMOOTH, method_towers, resnet, toy_model, toy_trainer
-from .steps import stack
+from .steps import ONE_STEP, stack
 
 SGD = {
     "size": 16,
@@ -149,3 +149,13 @@ def test_a_frozen_tower_is_no_hindrance(tmp_path):
     moved = {key for key, value in trainer.model.state_dict().items() if not torch.equal(value, before[key])}
     assert not any(key.startswith("lfm.towers.audio") for key in moved)
     assert "lfm.projections.audio.weight" in moved
+
+
+@pytest.mark.parametrize(("max_grad_norm", "moves"), [(0.0, True), (1e-6, False)])
+def test_steps_within_a_batch_are_clipped_as_the_others(max_grad_norm, moves, tmp_path):
+    settings = {**ONE_STEP, "max_grad_norm": max_grad_norm}
+    trainer = toy_trainer(tmp_path, SMOOTH, method="mla", **settings)
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.train()
+    moved = max((one - other).abs().max().item() for one, other in zip(trainer.model.parameters(), before, strict=True))
+    assert (moved > 1e-5) == moves

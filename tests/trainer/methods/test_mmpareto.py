@@ -37,7 +37,7 @@ def least_norm_weight(one, other):
         for w in (0.0, 0.5, 1.0)
     )
     curvature = 2 * (low - 2 * middle + high)
-    return min(max((low - high) / (2 * curvature) + 0.5, 0.001), 0.999)
+    return (low - high) / (2 * curvature) + 0.5
 
 
 def reference(model, batch, magnification=1.5):
@@ -107,9 +107,28 @@ def test_weights_of_known_gradients():
     assert weight([1.0, 0.0], [-1.0, 0.0]) == pytest.approx(0.5)
     assert weight([1.0, 0.0], [-3.0, 0.0]) == pytest.approx(0.75)
     assert weight([1.0, 0.0], [0.0, 1.0]) == pytest.approx(0.5)
-    assert weight([1.0, 0.0], [-1e-9, 0.0]) == pytest.approx(0.001)
-    assert weight([-1e-9, 0.0], [1.0, 0.0]) == pytest.approx(0.999)
-    assert weight([0.0, 0.0], [0.0, 0.0]) == pytest.approx(0.001)
+    assert weight([1.0, 0.0], [-1e-9, 0.0]) == pytest.approx(1e-9)
+    assert weight([-1e-9, 0.0], [1.0, 0.0]) == pytest.approx(1)
+    assert weight([1.0, 0.0], [0.0, 0.0]) == pytest.approx(0.001)
+    assert weight([0.0, 0.0], [1.0, 0.0]) == pytest.approx(0.999)
+
+
+@pytest.mark.parametrize("ratio", [30, 3000])
+def test_under_conflict_the_combination_opposes_neither_loss(ratio):
+    """However much longer one gradient is; with a weight of at least 0.001 many would oppose the shorter one."""
+    opposed = 0
+    for seed in range(60):
+        long, short = torch.randn(2, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        long, short = ratio * long / long.norm(), short / short.norm()
+        if long @ short > 0:
+            long = -long
+        for one, other in ((long, short), (short, long)):
+            weight = fused_weight([one.float()], [other.float()]).double()
+            combined = weight * one + (1 - weight) * other
+            assert F.cosine_similarity(combined, long, dim=0) > -1e-3
+            assert F.cosine_similarity(combined, short, dim=0) > -1e-3
+        opposed += bool((0.001 * long + 0.999 * short) @ short < -1e-5)
+    assert (opposed > 20) == (ratio == 3000)
 
 
 def test_gradients_that_cancel_stay_zero(tmp_path):
