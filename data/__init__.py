@@ -25,7 +25,7 @@ _EXPORTS = {
     "BenchmarkConfig": "benchmark",
     "LfmDataCollator": ".trainer.collator",
     "is_prepared": "prepared",
-    "label_names": "labels",
+    "label_names": "preparation",
     "load_prepared": "prepared",
     "prepare_dataset": "preparation",
     "read_prepared": "preparation",
@@ -67,7 +67,7 @@ def load_benchmark(
         split (`str`, *optional*): build only this one.
         cache_dir (`str`, *optional*): of the Arrow files; that of `datasets` if not given.
         strict (`bool`): make missing media an error, for the paper's six too.
-        missing_shown (`int`): names of missing samples that the warning shows.
+        missing_shown (`int`, *optional*): names of missing samples that the warning shows; None: no warning.
         options: of the benchmark, see its configuration class.
 
     Returns:

@@ -149,7 +149,7 @@ def build(cls, data_dir, split, cache_dir, options, strict=False, missing_shown=
     Args:
         cls, data_dir, split, cache_dir, options: see [`make_builder`].
         strict (`bool`): whether missing media are an error; otherwise they are left out, and reported as a warning.
-        missing_shown (`int`): names of missing samples in that warning.
+        missing_shown (`int`, *optional*): names of missing samples in that warning; None: no warning.
 
     Returns:
         `datasets.DatasetDict`, or the `datasets.Dataset` of `split`.
@@ -165,9 +165,9 @@ def build(cls, data_dir, split, cache_dir, options, strict=False, missing_shown=
         builder.report.save(saved)
     elif saved.is_file():
         builder.report = DownloadReport.load(saved)
-    if builder.report is not None:
-        if strict:
-            builder.report.require_complete(missing_shown)
+    if builder.report is not None and strict:
+        builder.report.require_complete(missing_shown or 0)
+    if builder.report is not None and missing_shown is not None:
         logger.log(logging.INFO if builder.report.complete else logging.WARNING, builder.report.text(missing_shown))
     return builder.as_dataset(split)
 

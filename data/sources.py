@@ -30,6 +30,7 @@ class Source:
         urls (`dict[str, str]`): from an annotation file to an address that serves it.
         notes (`tuple[str]`): what differs from the paper, and other things to know.
         hub (`tuple[str]`): data sets of the Hub that hold these very samples, or a part of them.
+        hub_licence (`str`): what the Hub calls the licence.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Source:
     urls: dict[str, str]
     notes: tuple[str, ...] = ()
     hub: tuple[str, ...] = ()
+    hub_licence: str = "unknown"
 
     @property
     def layout_line(self):
@@ -61,6 +63,7 @@ SOURCES = {
             "git-lfs pointers); mirror: https://gitlab.com/cs-cooper-lab/crema-d-mirror",
             "Split: train.csv and test.csv of https://github.com/GeWu-Lab/OGM-GE_CVPR2022, folder data/CREMAD",
         ),
+        hub_licence="odbl",
         licence="Open Database License 1.0; contents: Database Contents License 1.0",
         layout=(
             "train.csv and test.csv (clip,EMOTION), there or in annotations/",
@@ -83,6 +86,7 @@ SOURCES = {
             "Split: my_train.txt and my_test.txt of https://github.com/GeWu-Lab/OGM-GE_CVPR2022, folder "
             "data/KineticSound",
         ),
+        hub_licence="other",
         licence="CC BY 4.0 for the annotation of Kinetics; the videos remain their uploaders' (YouTube's terms)",
         layout=("my_train.txt and my_test.txt (clip,seconds,class), there or in annotations/", "the clips"),
         citation="Arandjelovic and Zisserman, Look, Listen and Learn, ICCV 2017; Kay et al., The Kinetics Human Action "
@@ -104,6 +108,7 @@ SOURCES = {
             "Annotation: vggsound.csv of https://www.robots.ox.ac.uk/~vgg/data/vggsound/, or train.csv and test.csv of "
             "https://github.com/hche11/VGGSound, folder data",
         ),
+        hub_licence="other",
         licence="CC BY 4.0 for the annotation; the videos remain their uploaders' (YouTube's terms)",
         layout=(
             "vggsound.csv (id,start,label,split), or train.csv and test.csv ({id}_{start:06d}.mp4,label), there or in "
@@ -212,6 +217,7 @@ SOURCES = {
         classes=0,
         counts={},
         where=("Nowhere: it is synthesised.",),
+        hub_licence="apache-2.0",
         licence="voices: Apache-2.0, as this project; handwritten digits: UCI's (CC BY 4.0), through scikit-learn",
         layout=("nothing",),
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository",

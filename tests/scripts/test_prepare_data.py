@@ -14,6 +14,8 @@ import time
 import datasets
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -21,6 +23,8 @@ from safetensors.torch import load_file
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import LfmDataCollator, load_benchmark, load_prepared
+from modeling_lfm.data.prepared import OWN, read_footer
+from modeling_lfm.data.shards import locked
 from modeling_lfm.data.sources import SOURCES
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import prepare_data
@@ -103,6 +107,13 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def flip(path):
+    """One bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 READER = """
 import sys, datasets, numpy as np
 data = datasets.load_dataset(sys.argv[1], cache_dir=sys.argv[2])
@@ -123,7 +134,7 @@ def test_datasets_reads_it_without_our_code(prepared, files, tmp_path):
         "(4, 3, 24, 32)",
     ]
     card = (prepared / "README.md").read_text()
-    for part in ("license: odbl", "| train | 36 | 36 | 6,698 |", "float32, 1 x 65 x 31", "Open Database License"):
+    for part in ("license: odbl", "| train | 32 |", '"float32").reshape([1, 65, 31])', "Open Database License"):
         assert part in card
     assert str(files) not in "".join(path.read_text() for path in prepared.glob("*.*")), "paths of this machine"
     assert json.loads((prepared / "report.json").read_text())["counts"]["test"]["published"] == 744
@@ -199,13 +210,20 @@ def test_killed_and_resumed_gives_the_same_bytes(whom, words, prepared, tmp_path
 
 
 def test_damaged_and_strange_shards_are_written_again(words, prepared, tmp_path):
-    shutil.copytree(prepared, tmp_path / "copy")
-    first, second, third = sorted((tmp_path / "copy" / "data").iterdir())[:3]
+    folder = tmp_path / "copy"
+    shutil.copytree(prepared, folder)
+    first, second, third, fourth = sorted((folder / "data").iterdir())[:4]
     first.write_bytes(first.read_bytes()[:-10])
     datasets.Dataset.from_dict({"a": [1]}).to_parquet(second)
+    shutil.copy(sorted((folder / "data").iterdir())[-1], third)
     (third.parent / f".{third.name}.77.part").write_bytes(b"half")
-    prepare(words, tmp_path / "copy")
-    assert contents(tmp_path / "copy") == contents(prepared)
+    prepare(words, folder)
+    assert contents(folder) == contents(prepared)
+    flip(fourth)
+    prepare(words, folder)
+    assert contents(folder) != contents(prepared), "finished shards are not read again"
+    prepare(words, folder, "--verify")
+    assert contents(folder) == contents(prepared)
 
 
 def test_broken_clips_are_named_and_left_out(words, files, tmp_path, capsys):
@@ -253,7 +271,7 @@ def test_bad_input_is_told_before_anything_is_computed(words, config, tmp_path, 
     wrong_config = tmp_path / "wrong.yaml"
     wrong_config.write_text("benchmark: sarcasm")
     for more, message in [
-        (["--benchmark", "imagenet"], "unknown benchmark 'imagenet'; choose one of av_mnist, crema_d"),
+        (["--benchmark", "imagenet"], "unknown benchmark 'imagenet'"),
         (["--data_dir", tmp_path / "nowhere"], f"no folder at {tmp_path / 'nowhere'}"),
         (["--data_dir", tmp_path / "full"], "no train.csv in"),
         (["--output", tmp_path / "full"], "holds something else, such as thesis.txt"),
@@ -277,8 +295,7 @@ def test_no_permission_to_write(tmp_path):
     """In a process of another user: root may write everywhere."""
     code = """
 import os, pathlib
-import modeling_lfm.data.prepared  # what is not readable for others is read before
-from modeling_lfm.scripts.prepare_data import check_output
+from modeling_lfm.data.shards import check_output  # what is not readable for others is read before
 os.setuid(65534)
 check_output(pathlib.Path("/usr/prepared/crema_d"))
 """
@@ -304,7 +321,7 @@ def test_a_disk_that_fills_up_loses_nothing(words, prepared, tmp_path, capsys):
 
 
 def test_one_at_a_time(words, prepared, capsys):
-    with prepare_data.locked(prepared):
+    with locked(prepared):
         assert "another preparation is writing to" in fails(capsys, words, "--output", prepared)
 
 
@@ -353,6 +370,102 @@ def test_training_from_the_shards_equals_training_from_the_files(config, files, 
     words = ["--checkpoint", tmp_path / "shards", "--data_dir", prepared, "--output", out, "--use_cpu"]
     eval_program.main([str(word) for word in words])
     assert json.loads(out.read_text())["loss"] == pytest.approx(results[1]["test_loss"], abs=1e-5)
+
+
+SHARD = "data/train-00001-of-00011.parquet"
+
+
+def rewrite(folder, change=lambda table: table, tell=lambda own: own):
+    """Write the samples of a shard anew, and what it tells of itself."""
+    table, own = pq.read_table(folder / SHARD), json.loads(pq.read_metadata(folder / SHARD).metadata[OWN])
+    table = change(table)
+    pq.write_table(
+        table.replace_schema_metadata({**table.schema.metadata, OWN: json.dumps(tell(own)).encode()}), folder / SHARD
+    )
+
+
+def shift_labels(table):
+    labels = [(label + 1) % 6 for label in table["labels"].to_pylist()]
+    return table.set_column(table.column_names.index("labels"), table.schema.field("labels"), [labels])
+
+
+def reverse_names(table):
+    features = datasets.Features.from_arrow_schema(table.schema)
+    features["labels"].names = features["labels"].names[::-1]
+    return table.replace_schema_metadata(features.arrow_schema.metadata)
+
+
+def reverse_manifest(folder):
+    path = folder / "preparation.json"
+    manifest = json.loads(path.read_text())
+    manifest["schema"]["labels"]["names"].reverse()
+    path.write_text(json.dumps(manifest))
+
+
+DAMAGES = {
+    "a shard of another split": lambda folder: shutil.copy(folder / "data/test-00000-of-00004.parquet", folder / SHARD),
+    "another shard of the split": lambda f: shutil.copy(f / SHARD.replace("00001-", "00002-"), f / SHARD),
+    "another preparation": lambda folder: rewrite(folder, tell=lambda own: {**own, "identity": "0" * 16}),
+    "some of the rows": lambda folder: rewrite(folder, lambda table: table.slice(0, 1)),
+    "shifted labels": lambda folder: rewrite(folder, shift_labels),
+    "reversed names": lambda folder: rewrite(folder, reverse_names),
+    "reversed names in the manifest": reverse_manifest,
+    "a flipped bit": lambda folder: flip(folder / SHARD),
+    "half of it": lambda folder: (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:999]),
+    "no Parquet": lambda folder: (folder / SHARD).write_bytes(b"PAR1" * 9),
+    "somebody else's": lambda folder: pq.write_table(pq.read_table(folder / SHARD).select(["labels"]), folder / SHARD),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_shards_that_are_not_what_was_written_are_refused(damage, prepared, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(prepared, folder)
+    processor = LfmProcessor.from_pretrained(folder / "processor")
+    load_prepared(folder, processor, split="train", cache_dir=str(tmp_path / "cache"))
+    DAMAGES[damage](folder)
+    name = "train-00000-of-00011" if "manifest" in damage else "train-00001-of-00011"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=name):
+            load_prepared(folder, processor, split="train", cache_dir=str(tmp_path / "cache"))
+    if "manifest" not in damage:
+        load_prepared(folder, processor, split="test", cache_dir=str(tmp_path / "cache"))
+
+
+def test_checksums_are_computed_once_and_when_asked_for(prepared, tmp_path):
+    folder, cache = tmp_path / "copy", str(tmp_path / "cache")
+    shutil.copytree(prepared, folder)
+    processor = LfmProcessor.from_pretrained(folder / "processor")
+    load_prepared(folder, processor, cache_dir=cache)
+    state = (folder / SHARD).stat()
+    flip(folder / SHARD)
+    os.utime(folder / SHARD, ns=(state.st_atime_ns, state.st_mtime_ns))  # as nobody but an attacker or a disk does it
+    load_prepared(folder, processor, cache_dir=cache)
+    with pytest.raises(ValueError, match="train-00001-of-00011"):
+        load_prepared(folder, processor, cache_dir=cache, verify=True)
+    with pytest.raises(ValueError, match="train-00001-of-00011"):
+        load_prepared(folder, processor, cache_dir=str(tmp_path / "other"))
+
+
+def test_a_shard_that_unpacks_to_gigabytes_is_not_read(tmp_path):
+    bomb = tmp_path / "bomb.parquet"
+    schema = pa.schema({"labels": pa.int64()})
+    pq.write_table(pa.table({"labels": np.zeros(2**22, np.int64)}, schema=schema), bomb, compression="zstd")
+    assert bomb.stat().st_size < 2**20
+    footer = read_footer(bomb)
+    with pytest.raises(ValueError, match=r"bomb\.parquet is damaged \(a part of it unpacks to"):
+        read_footer(bomb, largest=footer.row_group(0).total_byte_size - 1)
+    bomb.write_bytes(b"PAR1" + (2**31 - 1).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(ValueError, match=r"bomb\.parquet"):
+        read_footer(bomb)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"format": 3}', '{"format": 4, "shards": 3}', "[" * 9999])
+def test_a_damaged_manifest_is_named(text, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "copy")
+    (tmp_path / "copy" / "preparation.json").write_text(text)
+    with pytest.raises(ValueError, match=r"preparation\.json"):
+        load_prepared(tmp_path / "copy", LfmProcessor.from_pretrained(prepared / "processor"))
 
 
 def test_training_refuses_shards_of_other_settings(config, prepared, tmp_path, capsys):
