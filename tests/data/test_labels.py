@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from modeling_lfm.data import label_names
-from modeling_lfm.data.labels import label_encoder
+from modeling_lfm.data.preparation import label_encoder
 
 CLASSES = datasets.ClassLabel(names=["dog", "cat"])
 
