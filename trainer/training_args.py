@@ -1,5 +1,6 @@
 """Settings of LFM training, on top of those of `transformers.TrainingArguments`."""
 
+import json
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -17,7 +18,7 @@ class LfmTrainingArguments(TrainingArguments):
     and `report_to` is `"none"`.
     """
 
-    method: str | dict = field(
+    method: dict | str | None = field(
         default="lfm",
         metadata={
             "help": "How the model is trained: the name of a method (--list_methods shows all), or a mapping with its "
@@ -49,7 +50,7 @@ class LfmTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: inputs are named after modalities."}
     )
-    report_to: str | list[str] | None = field(
+    report_to: None | str | list[str] = field(
         default="none",
         metadata={
             "help": "Where to send logs: tensorboard, trackio (both stay on this machine) or others; none by default."
@@ -57,6 +58,10 @@ class LfmTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if isinstance(self.method, str) and self.method.startswith("{"):  # from the command line, as transformers' own
+            self.method = json.loads(self.method)
+        if self.method is None:
+            self.method = "lfm"
         make_method(self.method)
         if self.holdout < 0:
             raise ValueError(f"holdout={self.holdout} must not be negative.")

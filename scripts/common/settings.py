@@ -1,24 +1,38 @@
 """Settings of the programs: dataclasses, filled from a YAML file and from overrides on the command line."""
 
-import difflib
+import importlib
 import re
 import sys
-import textwrap
-import types
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Union, get_args, get_origin, get_type_hints
+from traceback import extract_tb
+from typing import get_args, get_type_hints
 
 import yaml
+from transformers import HfArgumentParser
+
+from modeling_lfm.registry_lfm import suggest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+MAX_BYTES, MAX_VALUES = 2**20, 10_000  # of a YAML file, and of what its aliases make of it
+
+
+class Mapping(dict):
+    """The type of a setting that is a mapping; on the command line it is YAML, such as `{a: 1}`."""
+
+    def __new__(cls, text):
+        value = parse_value(text)
+        if not isinstance(value, dict):
+            raise ValueError(f"{text!r} is not a mapping")
+        return value
 
 
 @dataclass
 class ModelArguments:
     """What is trained."""
 
-    modalities: dict = field(
+    modalities: Mapping = field(
         metadata={
             "help": "Ordered mapping from the name of a modality to its tower, such as audio: {tower: timm, name: "
             "resnet18, in_chans: 1}. One modality trains a unimodal model. See LfmConfig."
@@ -27,7 +41,7 @@ class ModelArguments:
     fusion: str | None = field(
         default=None, metadata={"help": "How the modalities are combined; what the method wants if not given."}
     )
-    fusion_args: dict = field(
+    fusion_args: Mapping = field(
         default_factory=dict, metadata={"help": "Settings of the fusion, such as ratio: 4. See LfmConfig."}
     )
     hidden_size: int = field(default=512, metadata={"help": "Width to which each tower's output is projected."})
@@ -51,10 +65,10 @@ class DataArguments:
     benchmark: str = field(
         metadata={
             "help": "Name of the data set: demo, av_mnist, mvsa_single, crema_d, kinetics_sounds, vggsound, sarcasm, "
-            "twitter2015, nvgesture."
+            "twitter2015, nvgesture, or one of a plugin."
         },
     )
-    processor: dict = field(
+    processor: Mapping = field(
         metadata={
             "help": "Mapping from a modality to how its raw input becomes a tensor, such as image: {type: image, "
             "size: [224, 224]}. See LfmProcessor."
@@ -63,10 +77,10 @@ class DataArguments:
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder of the data set's files, or one that prepare_data.py wrote."}
     )
-    benchmark_options: dict = field(
+    benchmark_options: Mapping = field(
         default_factory=dict, metadata={"help": "Options of the benchmark, such as audio_snr_db: 5."}
     )
-    columns: dict = field(
+    columns: Mapping = field(
         default_factory=dict,
         metadata={"help": "Mapping from a modality to its column in the data set, where the names differ."},
     )
@@ -74,6 +88,9 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many samples at most."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on so many samples at most."})
     max_test_samples: int | None = field(default=None, metadata={"help": "Test on so many samples at most."})
+
+
+# -- YAML ------------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,45 +110,41 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse_value(text):
-    """One value of the command line, read as YAML: 5, 1e-3, true, null, [1, 2], {a: b}, or a word."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        return text
-
-
-def list_configs():
-    """Names of the configurations of train.py that come with the package (`list`)."""
-    return sorted(file.stem for file in CONFIGS.glob("*.yaml") if file.stem != "published")
-
-
-def read_config(path):
-    """Settings of a YAML file.
-
-    Args:
-        path (`str`): the file, or the name of one that comes with the package, such as `demo`.
-
-    Returns:
-        `dict`
+def read_yaml(text):
+    """The value of a YAML text, in which every alias is a copy of its own.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; not a mapping; not YAML (the message names the line).
+        ValueError, yaml.YAMLError: not YAML; a key twice; aliases in a ring, or that make more than `MAX_VALUES`.
     """
-    file = Path(path)
-    if not file.is_file() and file.name == str(path) and (CONFIGS / f"{file.stem}.yaml").is_file():
-        file = CONFIGS / f"{file.stem}.yaml"
-    if not file.is_file():
-        raise FileNotFoundError(f"no configuration at {path}; give a YAML file, or one of {', '.join(list_configs())}.")
     try:
-        settings = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{file}{where}: not YAML ({getattr(error, 'problem', None) or error}).") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} must be a mapping of settings, such as 'benchmark: demo'.")
-    return _unshare(settings)
+        node = yaml.compose(text, _Loader)
+        if node is None:
+            return None
+        _count_values(node, {})
+        return _unshare(_Loader("").construct_document(node))
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _count_values(node, counts):
+    """Number of values of `node`, each alias counted as what it repeats; `counts` keeps those of other nodes."""
+    if id(node) in counts:
+        if counts[id(node)] is None:
+            raise ValueError(f"line {node.start_mark.line + 1}: an alias (*) stands for what it is a part of")
+        return counts[id(node)]
+    counts[id(node)] = None  # until it is known: its parts are being counted
+    total, keys = 1, set()
+    for part in [] if isinstance(node, yaml.ScalarNode) else node.value:
+        key, value = part if isinstance(node, yaml.MappingNode) else (None, part)
+        if isinstance(key, yaml.ScalarNode) and key.value in keys:
+            raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
+        if isinstance(key, yaml.ScalarNode):
+            keys.add(key.value)
+        total += _count_values(value, counts)
+        if total > MAX_VALUES:
+            raise ValueError(f"line {node.start_mark.line + 1}: with aliases (*) it has over {MAX_VALUES} values")
+    counts[id(node)] = total
+    return total
 
 
 def _unshare(value):
@@ -141,8 +154,53 @@ def _unshare(value):
     return [_unshare(item) for item in value] if isinstance(value, list) else value
 
 
+def parse_value(text):
+    """One value of the command line, read as YAML: 5, 1e-3, true, null, [1, 2], {a: b}, or a word."""
+    try:
+        return read_yaml(text)
+    except (yaml.YAMLError, ValueError):
+        return text
+
+
+def list_configs():
+    """Names of the configurations of train.py that come with the package (`list`)."""
+    return sorted(file.stem for file in CONFIGS.glob("*.yaml") if file.stem != "published")
+
+
+def read_config(path):
+    """Settings (`dict`) of a YAML file.
+
+    Args:
+        path (`str`): the file, or the name of one that comes with the package, such as `demo`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; too big; not a mapping; not YAML (the message names the line).
+    """
+    file = Path(path)
+    if not file.is_file() and file.name == str(path) and (CONFIGS / f"{file.stem}.yaml").is_file():
+        file = CONFIGS / f"{file.stem}.yaml"
+    if not file.is_file():
+        raise FileNotFoundError(f"no configuration at {path}; give a YAML file, or one of {', '.join(list_configs())}.")
+    if file.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{file} has more than {MAX_BYTES} bytes: this is no configuration.")
+    try:
+        settings = read_yaml(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 (byte {error.start}): save it as such.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{file}{where}: not YAML ({getattr(error, 'problem', None) or error}).") from error
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ValueError(f"{file} must be a mapping of settings, such as 'benchmark: demo'.")
+    return settings
+
+
+# -- the command line ------------------------------------------------------------------------------------------
+
+
 def parse_command_line(argv):
-    """Split a command line into positional words and `--key value` settings.
+    """Split a command line into positional words and `--key value` settings; files of `--plugin` are imported.
 
     `--key=value`, `--key` alone (true), several values (a list) and dots (`--modalities.audio.name resnet34`) work.
 
@@ -150,18 +208,37 @@ def parse_command_line(argv):
         `(list[str], dict[str, list[str]])`: the positional words, and each key's raw values.
     """
     words, overrides = [], {}
-    current = None
+    current = words
     for token in argv:
         if re.match(r"--[A-Za-z]", token):
             key, equals, value = token[2:].partition("=")
             current = overrides[key.replace("-", "_")] = [value] if equals else []
-            if equals:
-                current = None
-        elif current is None:
-            words.append(token)
+            current = words if equals else current
         else:
             current.append(token)
+    for path in overrides.pop("plugin", ()):
+        load_plugin(path)
     return words, overrides
+
+
+def load_plugin(path):
+    """Import a Python file, which registers towers, fusions, inputs, methods, benchmarks of its own.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none; it fails; another module has its name. The message names it.
+    """
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"--plugin {path}: no such file.")
+    sys.path.append(str(file.parent))  # where processes that are started from this one look, too
+    try:
+        module = importlib.import_module(file.stem)
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
+        where = f", line {lines[-1]}" if lines else ""
+        raise ValueError(f"--plugin {path}{where}: {type(error).__name__}: {error}") from error
+    if getattr(module, "__file__", None) != str(file):
+        raise ValueError(f"--plugin {path}: another module is called {file.stem}; rename the file.")
 
 
 def apply_overrides(settings, overrides):
@@ -201,83 +278,130 @@ def read_settings(argv):
     return settings
 
 
-def build(settings, *classes):
-    """Fill dataclasses from one flat mapping.
+class SettingsParser(HfArgumentParser):
+    """`HfArgumentParser` for mappings of settings: what a YAML file holds is read as words of the command line are.
 
-    Args:
-        settings (`dict`): every key is a field of one of `classes`.
-        classes: dataclass types.
+    Errors are a `ValueError` that names the setting.
 
-    Returns:
-        one object a class.
+    Example:
 
-    Raises:
-        ValueError: a key that no class has (with the nearest that one has), a value of a wrong type, a missing one.
+        ```python
+        >>> from modeling_lfm.scripts.common.settings import ModelArguments, SettingsParser
+        >>> parser = SettingsParser(ModelArguments)
+        >>> parser.parse_dict({"modalities": "{a: {tower: timm, name: resnet18}}", "hidden_size": "64"})[0].hidden_size
+        64
+
+        ```
     """
-    known = {f.name: cls for cls in classes for f in fields(cls) if f.init}
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"unknown setting {key!r}" + _suggest(key, known, settings))
-    return [_fill(cls, settings) for cls in classes]
+
+    def __init__(self, dataclass_types):
+        self.needed = []
+        super().__init__(dataclass_types, formatter_class=RawDescriptionHelpFormatter, add_help=False, usage="")
+        self.fields = {f.name: f for cls in self.dataclass_types for f in fields(cls) if f.init}
+        hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
+        self.kinds = {name: get_args(hints[name]) or (hints[name],) for name in self.fields}
+
+    def add_argument(self, *names, **kwargs):
+        """As in argparse; a setting has one name, and those that are needed may come from a file."""
+        if kwargs.get("action") == "store_false":  # --no_x beside --x
+            return None
+        name = names[0].removeprefix("--")
+        if kwargs.pop("required", False):
+            self.needed.append(name)
+            kwargs["help"] = f"(required) {kwargs.get('help', '')}"
+        elif kwargs.get("default") not in (None, [], {}, ""):
+            kwargs["help"] = f"{kwargs.get('help', '')} (default: %(default)s)"
+        if name == "report_to":  # one or several
+            kwargs["nargs"] = "+"
+        return super().add_argument(names[0], **kwargs, metavar="VALUE")
+
+    def error(self, message):
+        raise ValueError(message)
+
+    def parse_dict(self, args, allow_extra_keys=False):
+        """Fill the dataclasses.
+
+        Args:
+            args (`dict`): values, or words of the command line, by the names of fields.
+            allow_extra_keys (`bool`): ignore keys that no dataclass has.
+
+        Raises:
+            ValueError: an unknown key (with the nearest known one), a value of a wrong type, a missing one.
+        """
+        words, values = [], {}
+        for key, value in args.items():
+            if key not in self.fields:
+                if allow_extra_keys:
+                    continue
+                raise ValueError(f"unknown setting {key!r}; {self._suggest(key, args)}")
+            takes_mapping = any(issubclass(getattr(kind, "__origin__", kind), dict) for kind in self.kinds[key])
+            if isinstance(value, str) and takes_mapping and value.startswith("{"):
+                value = Mapping(value)
+            if value is None or (self.fields[key].default is None and value in ("null", "none", "None")):
+                if type(None) not in self.kinds[key]:
+                    raise ValueError(f"{key} is empty: give it a value, or leave it out.")
+                values[key] = None
+            elif (isinstance(value, dict) and takes_mapping) or value == []:
+                values[key] = value
+            else:
+                words += self._as_words(key, value)
+        for key in self.needed:
+            if args.get(key) is None:
+                raise ValueError(f"the setting {key!r} is missing: {self.fields[key].metadata.get('help', '')}")
+        self.set_defaults(**values)
+        return self.parse_args_into_dataclasses(words, look_for_args_file=False)
+
+    def _as_words(self, key, value):
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, (dict, list)) for part in parts):
+            raise ValueError(f"{key}={value!r} should be of type {' or '.join(map(_type_name, self.kinds[key]))}.")
+        words = [str(part).lower() if isinstance(part, bool) else str(part) for part in parts]
+        return [f"--{key}={words[0]}"] if len(words) == 1 else [f"--{key}", *words]
+
+    def _suggest(self, key, settings):
+        """What an unknown setting may have meant: one of the method's, or the nearest known."""
+        if "method" in self.fields:
+            from modeling_lfm.trainer.methods import make_method
+
+            method = make_method(parse_value(settings.get("method", "lfm")))
+            if key in (f.name for f in fields(method.Settings)):
+                return f"did you mean --method.{key}? It is a setting of the method {method.spec.name}."
+        hint = suggest(key, self.fields)
+        return hint if hint.startswith("did") else "--help lists those that there are."
 
 
-def _suggest(key, known, settings):
-    """What an unknown setting may have meant: one of the method's, or the nearest known."""
-    if "method" in known:
-        from modeling_lfm.trainer.methods import make_method
-
-        method = make_method(_typed("method", settings.get("method", "lfm"), str | dict))
-        if key in (f.name for f in fields(method.Settings)):
-            return f"; did you mean --method.{key}? It is a setting of the method {method.spec.name}."
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
+def _type_name(kind):
+    return getattr(kind, "__name__", str(kind))
 
 
-def _fill(cls, settings):
-    hints = get_type_hints(cls)
-    values = {}
-    for f in fields(cls):
-        if f.init and f.name in settings:
-            values[f.name] = _typed(f.name, settings[f.name], hints[f.name])
-        if f.init and f.default is MISSING and f.default_factory is MISSING and values.get(f.name) is None:
-            raise ValueError(f"the setting {f.name!r} is missing: {f.metadata.get('help', '')}")
-    return cls(**values)
+def build(settings, *classes):
+    """One object of each of the dataclasses `classes`, see [`SettingsParser.parse_dict`]."""
+    return SettingsParser(classes).parse_dict(settings)
 
 
-def _typed(name, value, hint):
-    """`value` as the type that the field `name` announces; words of the command line are read accordingly."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    plain = {get_origin(option) or option for option in options}
-    if not plain <= {str, int, float, bool, dict, list, type(None)}:
-        return value  # an enumeration, which its dataclass checks
-    if list in plain and not isinstance(value, tuple(plain)):
-        value = [value]
-    if isinstance(value, list) and list[str] not in options:
-        value = [parse_value(item) if isinstance(item, str) else item for item in value]
-    if isinstance(value, str) and (str not in plain or value == "null" or (dict in plain and value.startswith("{"))):
-        value = None if value in ("none", "None") else parse_value(value)
-    if str in plain and isinstance(value, (int, float)) and type(value) not in plain:
-        value = str(value).lower() if isinstance(value, bool) else str(value)
-    accepted = tuple(plain | ({int} if float in plain else set()))
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in plain):
-        wanted = " or ".join(sorted(t.__name__ for t in plain if t is not type(None)))
-        raise ValueError(f"{name}={value!r} should be of type {wanted}.")
-    return value
-
-
-def describe(cls):
-    """Help text of a dataclass: its fields, their defaults and what they mean."""
-    lines = []
-    for f in fields(cls):
-        required = f.default is MISSING and f.default_factory is MISSING
-        default = "" if required or f.default in (None, MISSING) else f" (default: {f.default})"
-        text = " ".join(str(f.metadata.get("help", "")).split()) + default
-        lines.append(f"  --{f.name}" + (" (required)" if required else ""))
-        lines += textwrap.wrap(text, width=100, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
+def describe(*classes):
+    """Help text of dataclasses: their settings, the defaults and what they mean."""
+    return SettingsParser(classes).format_help().partition("options:\n")[2].rstrip()
 
 
 def show_help(text):
     """Print a help text and end the program."""
     print(text.strip())
     sys.exit(0)
+
+
+def read_arguments(argv, text, settings_class):
+    """The settings of a program that has no CONFIG.
+
+    Args:
+        argv (`list[str]`, *optional*): the words after the program's name; those of this process if not given.
+        text (`str`): how it is used, which `--help` prints with all settings.
+        settings_class: a dataclass.
+
+    Returns:
+        an object of it. After `--help` it does not return.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        show_help(f"{text.strip()}\n\nsettings:\n{describe(settings_class)}")
+    return build(read_settings(argv), settings_class)[0]
