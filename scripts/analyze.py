@@ -8,7 +8,6 @@ from pathlib import Path
 from modeling_lfm.scripts.common import compare, runs
 from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
-from modeling_lfm.scripts.eval import check_labels, complete
 
 HELP = """
 Draw what trained models do: figures as PNG and SVG, their numbers as JSON, and report.html, one page with all of it.
@@ -87,7 +86,7 @@ class AnalyzeArguments:
     label_fitting: str | None = field(
         default=None, metadata={"help": "What reproduce.py --table figure_1 wrote, a file of JSON lines."}
     )
-    samples: list = field(
+    samples: list[int] = field(
         default_factory=list,
         metadata={
             "help": f"Numbers of the samples in maps, from 0; {compare.NUM_SHOWN} of different classes if not given."
@@ -189,7 +188,7 @@ def analyze(args):
     folders = compare.name_checkpoints([*args.checkpoints, *([args.checkpoint] if args.checkpoint else [])])
     args.checkpoint = list(folders.values())[-1]
     models, processor = compare.load_models(folders)
-    args = complete(args)
+    args = runs.complete(args)
     logs = compare.find_logs(folders, args.runs)
     figures, left_out = plan_figures(args, models, logs)
     initial = None
@@ -199,7 +198,7 @@ def analyze(args):
     dataset = None
     if set(figures) - {"alpha", "label_fitting"}:
         raw = runs.load_data(args, processor, args.split)
-        check_labels(next(iter(models.values())).config, raw, f"{args.benchmark} ({args.split})")
+        runs.check_labels(next(iter(models.values())).config, raw, f"{args.benchmark} ({args.split})")
         dataset = runs.prepare(raw, args, processor, args.max_samples)
     seen = compare.Seen(args, models, processor, dataset, initial, logs)
     sections = []

@@ -1,15 +1,4 @@
-"""Evaluate a trained model on one split of a benchmark, and write the metrics as JSON."""
-
-import sys
-import tempfile
-from dataclasses import dataclass, field
-
-from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common import settings as arguments
-from modeling_lfm.scripts.common.console import run, write_json
-
-HELP = """
-Evaluate a trained model.
+"""Evaluate a trained model on one split of a benchmark, and write the metrics as JSON.
 
 usage: python scripts/eval.py --checkpoint DIR [--setting value ...]
        accelerate launch scripts/eval.py --checkpoint DIR [--setting value ...]
@@ -24,13 +13,17 @@ examples:
   python scripts/eval.py --checkpoint outputs/av_mnist --data_dir data/av_mnist --benchmark_options.audio_snr_db 0
   python scripts/eval.py --checkpoint outputs/av_mnist --data_dir data/av_mnist --drop audio
 
-settings:
-{settings}
-
 The JSON holds, all between 0 and 1: accuracy, map (mean average precision), f1 (macro), gap (of the modalities'
 accuracies), for each modality MODALITY_accuracy, MODALITY_map, MODALITY_f1, and without_MODALITY_accuracy, ... of the
 fused prediction where it is absent; further loss and samples. With --drop all of it is without those modalities.
 """
+
+import tempfile
+from dataclasses import dataclass, field
+
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common.console import run, write_json
+from modeling_lfm.scripts.common.settings import read_arguments
 
 
 @dataclass
@@ -62,26 +55,6 @@ class EvalArguments:
     use_cpu: bool = field(default=False, metadata={"help": "Use no accelerator even where there is one."})
 
 
-def complete(args):
-    """Fill in what was not given from what the run remembers: the data set and its options."""
-    remembered = runs.recall(args.checkpoint)
-    if args.benchmark is None and remembered["benchmark"] is None:
-        raise ValueError(f"{args.checkpoint} does not remember its data set; give --benchmark.")
-    if args.benchmark in (None, remembered["benchmark"]):
-        args.benchmark = remembered["benchmark"]
-        args.benchmark_options = {**remembered["benchmark_options"], **args.benchmark_options}
-        args.columns = {**remembered["columns"], **args.columns}
-    return args
-
-
-def check_labels(config, dataset, what):
-    """Raise a `ValueError` when the classes of a data set are not those of the model."""
-    names = runs.read_class_names(dataset)
-    known = [config.id2label[i] for i in range(config.num_labels)]
-    if names != known:
-        raise ValueError(f"the classes of {what} are {names}, but the model knows {known}.")
-
-
 def evaluate(args):
     """Metrics of a model on one split.
 
@@ -94,9 +67,8 @@ def evaluate(args):
     if args.split not in ("train", "validation", "test"):
         raise ValueError(f"split={args.split!r} is unknown; choose train, validation or test.")
     model, processor = runs.load_run(args.checkpoint)
-    args = complete(args)
+    args = runs.complete(args)
 
-    from modeling_lfm.data import LfmDataCollator
     from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -106,12 +78,11 @@ def evaluate(args):
             bf16_full_eval=args.bf16,
             use_cpu=args.use_cpu,
         )
-        collator = LfmDataCollator(processor)
-        trainer = LfmTrainer(model=model, args=training_args, data_collator=collator, processing_class=processor)
+        trainer = LfmTrainer(model=model, args=training_args, processing_class=processor)
         trainer.check_absent(args.drop)
         with training_args.main_process_first(desc="preparing the data"):
             raw = runs.load_data(args, processor, args.split)
-            check_labels(model.config, raw, f"{args.benchmark} ({args.split})")
+            runs.check_labels(model.config, raw, f"{args.benchmark} ({args.split})")
             dataset = runs.prepare(raw, args, processor, args.max_samples)
         if args.drop:
             metrics = trainer.predict_without(args.drop, dataset, metric_key_prefix="eval").metrics
@@ -124,10 +95,7 @@ def evaluate(args):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        arguments.show_help(HELP.format(settings=arguments.describe(EvalArguments)))
-    (args,) = arguments.build(arguments.read_settings(argv), EvalArguments)
+    args = read_arguments(argv, __doc__, EvalArguments)
     write_json(evaluate(args), args.output)
 
 

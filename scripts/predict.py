@@ -1,17 +1,4 @@
-"""Predict the labels of one sample from its files, with the probabilities of the fused model and of each modality."""
-
-import difflib
-import re
-import sys
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-
-from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common import settings as arguments
-from modeling_lfm.scripts.common.console import run, write_json
-
-HELP = """
-Predict one sample with a trained model, and print JSON.
+"""Predict one sample with a trained model, and print JSON.
 
 usage: python scripts/predict.py --checkpoint DIR --input MODALITY=VALUE [MODALITY=VALUE ...] [--setting value ...]
        python scripts/predict.py --checkpoint DIR --MODALITY VALUE [--MODALITY VALUE ...] [--setting value ...]
@@ -29,12 +16,18 @@ examples:
   python scripts/predict.py --checkpoint outputs/crema_d --audio 1001_DFA_ANG_XX.flv --video 1001_DFA_ANG_XX.flv
   python scripts/predict.py --checkpoint outputs/nvgesture --rgb sk_color.avi:146:226 --depth sk_depth.avi:146:226
 
-settings:
-{settings}
-
 The JSON holds the label (multi-label: the labels) of the fused prediction and every label's probability, the largest
 first, and under 'modalities' the same from each modality that was given, alone.
 """
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from modeling_lfm.registry_lfm import suggest
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common.console import run, write_json
+from modeling_lfm.scripts.common.settings import read_arguments
 
 CLIPS = ("video", "flow")  # types of input of which a part can be given
 
@@ -90,9 +83,8 @@ def read_inputs(pairs, modalities, columns=None):
         if not equals:
             raise ValueError(f"--input {pair!r} should be MODALITY=VALUE, such as {next(iter(modalities))}=...")
         if name not in modalities:
-            near = difflib.get_close_matches(name, [*modalities, *(f.name for f in fields(PredictArguments))], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the model reads {', '.join(modalities)}."
-            raise ValueError(f"unknown modality {name!r}; {hint}")
+            known = [*modalities, *(f.name for f in fields(PredictArguments))]
+            raise ValueError(f"unknown modality {name!r}; {suggest(name, known)}")
         inputs[name] = _read_input(name, value, modalities[name]["type"])
     by_column = {columns.get(name, name): value for name, value in inputs.items()}
     for name in modalities:
@@ -123,13 +115,6 @@ def _read_input(name, value, kind):
     return Path(file).read_text(encoding="utf-8", errors="replace").strip() if kind == "text" else file
 
 
-def to_report(answer):
-    """What the pipeline answers (`dict`) as a report: its scores are probabilities."""
-    report = {key: answer[key] for key in ("label", "labels") if key in answer}
-    ranked = [{"label": entry["label"], "probability": entry["score"]} for entry in answer["scores"]]
-    return {**report, "probabilities": ranked}
-
-
 def predict(args):
     """Predict one sample.
 
@@ -147,17 +132,12 @@ def predict(args):
     from modeling_lfm import MultimodalClassificationPipeline
 
     answer = MultimodalClassificationPipeline(model, processor)(inputs, top_k=args.top_k)
-    alone = {name: to_report(part) for name, part in answer["modalities"].items()}
-    return {**to_report(answer), "modalities": alone}
+    alone = {name: runs.to_report(part) for name, part in answer["modalities"].items()}
+    return {**runs.to_report(answer), "modalities": alone}
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        arguments.show_help(HELP.format(settings=arguments.describe(PredictArguments)))
-    settings = arguments.read_settings(argv)
-    take_inputs(settings)
-    (args,) = arguments.build(settings, PredictArguments)
+    args = read_arguments(argv, __doc__, PredictArguments, take_inputs)
     write_json(predict(args), args.output)
 
 

@@ -129,7 +129,7 @@ def write(output, args, report):
     """Everything of the prepared folder `output` (`Path`) that is not there yet; `report` learns of broken samples."""
     from modeling_lfm.data import load_benchmark
     from modeling_lfm.data.shards import Preparation
-    from modeling_lfm.scripts.train import make_processor
+    from modeling_lfm.scripts.common.training import make_processor
 
     processor = make_processor([name for name in args.modalities if name in args.processor], args, args)
     columns = runs.pick_columns(processor.modalities, args.columns)

@@ -1,17 +1,4 @@
-"""The main job on the built-in data: trains plain fusion and LFM, and prints what LFM changes."""
-
-import json
-import shutil
-import sys
-import time
-from pathlib import Path
-
-from modeling_lfm.scripts.common import settings as arguments
-from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
-from modeling_lfm.scripts.train import fit, parse_arguments, set_up
-
-HELP = """
-Train three models on the built-in data set `demo` and compare them on its test split.
+"""Train three models on the built-in data set `demo` and compare them on its test split.
 
 usage: bash scripts/quickstart.sh [--setting value ...]
        python scripts/quickstart.py [--setting value ...]
@@ -21,6 +8,16 @@ alpha. `demo` pairs handwritten digits (scikit-learn's) with synthetic voices; t
 heard in training. Settings are those of train.py, such as --num_train_epochs 4, --seed 1 or
 --output_dir outputs/quickstart; those of the method, such as --method.matching_loss infonce, are for LFM.
 """
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from modeling_lfm.scripts.common import settings
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common.training import fit, parse_arguments, set_up
 
 RUNS = {
     "concat": {"method": "concat"},
@@ -43,13 +40,13 @@ def train_all(overrides, output_dir):
     from modeling_lfm.trainer.callbacks import LfmProgressCallback
 
     done = {}
-    for name, settings in RUNS.items():
+    for name, own in RUNS.items():
         folder = output_dir / name
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         say(f"\n{TITLES[name]}")
-        forced = {**settings, "do_predict": True, "disable_tqdm": True, "output_dir": folder}
-        given = {k: v for k, v in overrides.items() if settings["method"] == "lfm" or not k.startswith("method.")}
+        forced = {**own, "do_predict": True, "disable_tqdm": True, "output_dir": folder}
+        given = {k: v for k, v in overrides.items() if own["method"] == "lfm" or not k.startswith("method.")}
         given |= {key: [str(value)] for key, value in forced.items()}
         words = [word for key, values in given.items() for word in (f"--{key}", *values)]
         _, data_args, _ = built = parse_arguments(["demo", *words])
@@ -96,10 +93,12 @@ def table(done, modalities):
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        arguments.show_help(HELP)
+        settings.show_help(__doc__)
     started = time.monotonic()
-    settings = arguments.read_settings(argv)
-    output_dir = Path(settings.get("output_dir", "outputs/quickstart"))
+    words, overrides = settings.parse_command_line(argv)
+    if words:
+        raise ValueError(f"{' '.join(words)} is not a setting; --help tells more.")
+    output_dir = Path(overrides.get("output_dir", ["outputs/quickstart"])[0])
 
     import torch
 
@@ -107,7 +106,7 @@ def main(argv=None):
 
     torch.set_num_threads(1)  # towers this small gain nothing from more, and lose much where cores are busy
     hide_progress_bars()
-    done = train_all(arguments.parse_command_line(argv)[1], output_dir)
+    done = train_all(overrides, output_dir)
     modalities = next(iter(done.values()))[0].model.config.modality_names
     histories = {TITLES[name]: trainer.state.log_history for name, (trainer, _) in done.items()}
     alphas = {title: alpha_by_epoch(history) for title, history in histories.items()}

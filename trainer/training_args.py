@@ -50,7 +50,7 @@ class LfmTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: inputs are named after modalities."}
     )
-    report_to: None | str | list[str] = field(
+    report_to: list[str] | str | None = field(
         default="none",
         metadata={
             "help": "Where to send logs: tensorboard, trackio (both stay on this machine) or others; none by default."

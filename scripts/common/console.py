@@ -1,8 +1,12 @@
 """What the programs share on the console: messages from the main process only, and errors without tracebacks."""
 
+import errno
 import json
+import math
 import os
+import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -38,40 +42,65 @@ def hide_progress_bars():
 
 
 def write_json(result, path=None):
-    """Print `result` as JSON on the main process and, where `path` is given, write it there."""
-    text = json.dumps(result, indent=2, ensure_ascii=False)
+    """Print `result` as JSON on the main process and, where `path` is given, write it there; NaN becomes null."""
+    text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False)
     if path is not None and is_main_process():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text + "\n", encoding="utf-8")
     say(text)
 
 
-def run(main):
-    """Run `main()`; bad input ends the program with status 2 and its message on stderr, without a traceback.
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    Bad input is a `ValueError` or an `OSError` (a missing or damaged file), and likewise an `ImportError`, of a package
-    that the program needs and that is not installed. LFM_TRACEBACK=1 shows where it came from.
+
+@contextmanager
+def naming_full_disk(folder):
+    """An error inside that a full disk caused becomes an `OSError` that names `folder`, to which was written."""
+    try:
+        yield
+    except Exception as error:
+        told = "no space left" in str(error).lower()  # as safetensors and pyarrow wrap it; torch says nothing of it
+        full = Path(folder).is_dir() and shutil.disk_usage(folder).free < 2**16
+        if told or full or getattr(error, "errno", None) == errno.ENOSPC:
+            text = f"no space left on the disk of {folder}: make room, then start again (a run that was training goes "
+            raise OSError(errno.ENOSPC, text + "on with --resume_from_checkpoint true).") from error
+        raise
+
+
+def run(main):
+    """Run `main()`; an error ends the program with status 2 and a sentence on stderr, without a traceback.
+
+    Of a `ValueError`, an `OSError` or an `ImportError`, which tell of wrong settings, files and missing packages, it is
+    the message; of others also the kind. LFM_DEBUG=1 shows where it came from.
     """
     try:
         main()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (ValueError, OSError, ImportError) as error:
-        _fail(error)
-    except Exception as error:
-        # datasets wraps what went wrong in building a benchmark.
-        if type(error).__name__ != "DatasetGenerationError" or not isinstance(error.__cause__, (ValueError, OSError)):
-            raise
-        _fail(error.__cause__)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("LFM_DEBUG") == "1":
+            raise
+        if is_main_process():
+            print(f"error: {explain(error)}", file=sys.stderr, flush=True)
+        sys.exit(2)
 
 
-def _fail(error):
-    if os.environ.get("LFM_TRACEBACK") == "1":
-        raise error
-    if is_main_process():
-        text = "\n".join(line.rstrip() for line in str(error).splitlines() if line.strip())
-        print(f"error: {text or type(error).__name__}", file=sys.stderr, flush=True)
-    sys.exit(2)
+def explain(error):
+    """What an error says to the user of a program (`str`)."""
+    if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__  # datasets wraps what went wrong in building a benchmark
+    text = "\n".join(line.rstrip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}; make room."
+    plain = isinstance(error, (ValueError, OSError, ImportError)) and not isinstance(error, UnicodeError)
+    if plain and text:
+        return text
+    return f"{type(error).__name__}{': ' * bool(text)}{text} (LFM_DEBUG=1 shows where)"

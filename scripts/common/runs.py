@@ -23,11 +23,11 @@ def remember(folder, data_args, trainer, splits):
         data_args (`DataArguments`), trainer (`LfmTrainer`)
         splits (`dict`): the data sets by split.
     """
-    settings = {key: getattr(data_args, key) for key in REMEMBERED_KEYS}
+    source = {key: getattr(data_args, key) for key in REMEMBERED_KEYS}
     modalities = trainer.model.config.modality_names
-    settings["columns"] = {name: column for name, column in data_args.columns.items() if name in modalities}
+    source["columns"] = {name: column for name, column in data_args.columns.items() if name in modalities}
     data = {**describe_source(data_args.benchmark), **count_samples(splits)}
-    write_record(folder, **settings, data=data, run=describe_run(trainer))
+    write_record(folder, **source, data=data, run=describe_run(trainer))
 
 
 def count_samples(splits):
@@ -67,12 +67,31 @@ def recall(checkpoint):
 
     Returns:
         `dict` with `benchmark`, `benchmark_options` and `columns`, and more for a model card.
+
+    Raises:
+        ValueError: the file is damaged, or a value in it has a wrong type; the message names both.
     """
     folder = Path(checkpoint).resolve()
     for file in (folder / RUN_RECORD, folder.parent / RUN_RECORD):
         if file.is_file():
-            return json.loads(file.read_text(encoding="utf-8"))
+            record = read_json(file)
+            for key, kind in (("benchmark", (str, type(None))), ("benchmark_options", dict), ("columns", dict)):
+                if not isinstance(record.setdefault(key, {} if kind is dict else None), kind):
+                    raise ValueError(f"{file}: {key}={record[key]!r} has a wrong type; mend the file or remove it.")
+            return record
     return {"benchmark": None, "benchmark_options": {}, "columns": {}}
+
+
+def complete(args):
+    """Fill in what `args` (with `checkpoint` and the fields of `REMEMBERED_KEYS`) lacks from what the run remembers."""
+    remembered = recall(args.checkpoint)
+    if args.benchmark is None and remembered["benchmark"] is None:
+        raise ValueError(f"{args.checkpoint} does not remember its data set; give --benchmark.")
+    if args.benchmark in (None, remembered["benchmark"]):
+        args.benchmark = remembered["benchmark"]
+        args.benchmark_options = {**remembered["benchmark_options"], **args.benchmark_options}
+        args.columns = {**remembered["columns"], **args.columns}
+    return args
 
 
 def load_run(checkpoint):
@@ -86,26 +105,51 @@ def load_run(checkpoint):
 
     Raises:
         FileNotFoundError: there is no model, or no processor beside it.
+        ValueError: a file is damaged; the message names it.
     """
     folder = Path(checkpoint)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no model (no config.json); give the folder that train.py wrote.")
-    if folder.is_dir() and not (folder / "processor_config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no processor (no processor_config.json); copy it from the folder that train.py wrote."
-        )
+    for what, name in (("model", "config.json"), ("processor", "processor_config.json")):
+        if folder.is_dir() and not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {what} (no {name}); give the folder that train.py wrote.")
 
     from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 
     try:
         model = LfmForMultimodalClassification.from_pretrained(checkpoint)
         return model.eval(), LfmProcessor.from_pretrained(checkpoint)
-    except OSError as error:
-        if folder.is_dir():
+    except Exception as error:
+        if not folder.is_dir() and isinstance(error, OSError):
+            raise FileNotFoundError(
+                f"no model at {checkpoint}: it is neither a folder nor a model that can be fetched from the Hub."
+            ) from error
+        check_files(folder)
+        if isinstance(error, (ValueError, OSError, ImportError)) and str(folder) in str(error):
             raise
-        raise FileNotFoundError(
-            f"no model at {checkpoint}: it is neither a folder nor a model that can be fetched from the Hub."
-        ) from error
+        raise ValueError(f"the model in {checkpoint} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def check_files(folder):
+    """Raise a `ValueError` that names a damaged file of a model's folder, if one is: cut weights, JSON that is none."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.json")):
+        read_json(file)
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            safe_open(file, "pt")
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error}): copy it again.") from error
+
+
+def read_json(file):
+    """The object (`dict`) in a JSON file; a `ValueError` names the file where it holds none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged: it should hold a JSON object.")
+    return content
 
 
 def pick_columns(modalities, columns):
@@ -165,3 +209,18 @@ def draw_samples(dataset, limit):
     if limit < 1:
         raise ValueError(f"a limit of {limit} samples leaves nothing; it must be positive.")
     return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[:limit]))
+
+
+def check_labels(config, dataset, what):
+    """Raise a `ValueError` when the classes of a data set are not those of the model."""
+    names = read_class_names(dataset)
+    known = [config.id2label[i] for i in range(config.num_labels)]
+    if names != known:
+        raise ValueError(f"the classes of {what} are {names}, but the model knows {known}.")
+
+
+def to_report(answer):
+    """What the pipeline answers (`dict`) as a report: its scores are probabilities."""
+    report = {key: answer[key] for key in ("label", "labels") if key in answer}
+    ranked = [{"label": entry["label"], "probability": entry["score"]} for entry in answer["scores"]]
+    return {**report, "probabilities": ranked}

@@ -4,10 +4,12 @@ import importlib
 import re
 import sys
 from argparse import RawDescriptionHelpFormatter
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from traceback import extract_tb
-from typing import get_args, get_type_hints
+from types import UnionType
+from typing import Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -278,6 +280,9 @@ def read_settings(argv):
     return settings
 
 
+_format = partial(RawDescriptionHelpFormatter, width=120, max_help_position=32)
+
+
 class SettingsParser(HfArgumentParser):
     """`HfArgumentParser` for mappings of settings: what a YAML file holds is read as words of the command line are.
 
@@ -296,10 +301,11 @@ class SettingsParser(HfArgumentParser):
 
     def __init__(self, dataclass_types):
         self.needed = []
-        super().__init__(dataclass_types, formatter_class=RawDescriptionHelpFormatter, add_help=False, usage="")
+        super().__init__(dataclass_types, formatter_class=_format, add_help=False, usage="")
         self.fields = {f.name: f for cls in self.dataclass_types for f in fields(cls) if f.init}
         hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
-        self.kinds = {name: get_args(hints[name]) or (hints[name],) for name in self.fields}
+        unions = {name: get_origin(hints[name]) in (Union, UnionType) for name in self.fields}
+        self.kinds = {name: get_args(hints[name]) if unions[name] else (hints[name],) for name in self.fields}
 
     def add_argument(self, *names, **kwargs):
         """As in argparse; a setting has one name, and those that are needed may come from a file."""
@@ -334,7 +340,7 @@ class SettingsParser(HfArgumentParser):
                 if allow_extra_keys:
                     continue
                 raise ValueError(f"unknown setting {key!r}; {self._suggest(key, args)}")
-            takes_mapping = any(issubclass(getattr(kind, "__origin__", kind), dict) for kind in self.kinds[key])
+            takes_mapping = any(issubclass(get_origin(kind) or kind, dict) for kind in self.kinds[key])
             if isinstance(value, str) and takes_mapping and value.startswith("{"):
                 value = Mapping(value)
             if value is None or (self.fields[key].default is None and value in ("null", "none", "None")):
@@ -353,7 +359,8 @@ class SettingsParser(HfArgumentParser):
 
     def _as_words(self, key, value):
         parts = value if isinstance(value, list) else [value]
-        if any(isinstance(part, (dict, list)) for part in parts):
+        takes_several = any((get_origin(kind) or kind) is list for kind in self.kinds[key])
+        if any(isinstance(part, (dict, list)) for part in parts) or (len(parts) > 1 and not takes_several):
             raise ValueError(f"{key}={value!r} should be of type {' or '.join(map(_type_name, self.kinds[key]))}.")
         words = [str(part).lower() if isinstance(part, bool) else str(part) for part in parts]
         return [f"--{key}={words[0]}"] if len(words) == 1 else [f"--{key}", *words]
@@ -390,13 +397,14 @@ def show_help(text):
     sys.exit(0)
 
 
-def read_arguments(argv, text, settings_class):
+def read_arguments(argv, text, settings_class, change=None):
     """The settings of a program that has no CONFIG.
 
     Args:
         argv (`list[str]`, *optional*): the words after the program's name; those of this process if not given.
         text (`str`): how it is used, which `--help` prints with all settings.
         settings_class: a dataclass.
+        change (*optional*): a function that changes the mapping of settings in place before they are checked.
 
     Returns:
         an object of it. After `--help` it does not return.
@@ -404,4 +412,7 @@ def read_arguments(argv, text, settings_class):
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         show_help(f"{text.strip()}\n\nsettings:\n{describe(settings_class)}")
-    return build(read_settings(argv), settings_class)[0]
+    settings = read_settings(argv)
+    if change is not None:
+        change(settings)
+    return build(settings, settings_class)[0]

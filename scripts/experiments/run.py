@@ -48,7 +48,7 @@ def run_one(config, threads):
     from transformers.utils import logging
 
     from modeling_lfm.scripts.common.console import hide_progress_bars
-    from modeling_lfm.scripts.train import set_up
+    from modeling_lfm.scripts.common.training import set_up
     from modeling_lfm.trainer import LfmTrainingArguments
     from modeling_lfm.trainer.callbacks import LfmProgressCallback
 

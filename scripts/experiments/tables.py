@@ -212,7 +212,7 @@ def _build(config):
 def _try_model(model_args, data_args, training_args, seen):
     """Make the model of a run, with no weights fetched; `seen` keeps what was found of equal ones."""
     from modeling_lfm import LfmForMultimodalClassification
-    from modeling_lfm.scripts.train import make_config
+    from modeling_lfm.scripts.common.training import make_config
     from modeling_lfm.towers_lfm import resolve_tower_configs
 
     config = make_config(model_args, training_args)

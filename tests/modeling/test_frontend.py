@@ -9,7 +9,7 @@ import torch
 
 from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.frontend_lfm import LogSpectrogram
-from modeling_lfm.scripts.train import give_frontends
+from modeling_lfm.scripts.common.training import give_frontends
 from tests.data.media import tone
 
 from ..trainer.toy import resnet, toy_model

@@ -99,10 +99,10 @@ def test_values_get_the_types_of_their_fields():
     [
         ("lerning_rate", 1, "unknown setting 'lerning_rate'; did you mean 'learning_rate'"),
         ("zzzzzz", 1, "unknown setting 'zzzzzz'"),
-        ("seed", "x", "seed='x' should be of type int"),
-        ("seed", True, "seed=True should be of type int"),
-        ("learning_rate", "fast", "learning_rate='fast' should be of type float"),
-        ("bf16", "maybe", "bf16='maybe' should be of type bool"),
+        ("seed", "x", "--seed.*'x'"),
+        ("seed", True, "--seed.*true"),
+        ("learning_rate", "fast", "--learning_rate.*fast"),
+        ("bf16", "maybe", "--bf16.*maybe"),
         ("method", "omg", r"unknown method 'omg' \(did you mean 'ogm'\?\)"),
         ("method", ["lfm", "ogm"], "method=.* should be of type dict or str"),
         ("method", {"alpha": "lerned"}, "method.alpha='lerned' is unknown"),
@@ -110,7 +110,7 @@ def test_values_get_the_types_of_their_fields():
         ("method", {"name": "ogm", "alpah": 1}, r"method ogm has no setting 'alpah' \(did you mean 'alpha'\?\)"),
         ("alpha", 0.8, "unknown setting 'alpha'; did you mean --method.alpha"),
         ("alpha_holdout", 0.2, "unknown setting 'alpha_holdout'; did you mean 'holdout'"),
-        ("eval_strategy", "sometimes", "not a valid IntervalStrategy"),
+        ("eval_strategy", "sometimes", "--eval_strategy.*sometimes.*epoch"),
     ],
 )
 def test_wrong_settings_are_errors_that_name_the_key(tmp_path, key, value, message):
@@ -189,5 +189,6 @@ def test_configs_that_come_along_are_valid(name, tmp_path):
 
 def test_help_says_what_each_setting_means():
     text = describe(ModelArguments)
-    assert "--modalities (required)" in text
-    assert "(default: 512)" in text
+    assert "(required) Ordered mapping" in text
+    assert "--hidden_size" in text
+    assert "512" in text

@@ -1,17 +1,17 @@
 """What is imported for a word of help: not what takes seconds to import."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
-from modeling_lfm.scripts.speed.programs import list_programs
-
 from .conftest import ROOT
 
 PROGRAMS = sorted(f.stem for f in (ROOT / "scripts").glob("*.py") if "\ndef main(" in f.read_text(encoding="utf-8"))
-SLOW = ("torch", "transformers", "datasets", "timm", "sklearn", "scipy", "matplotlib", "accelerate")
+SLOW = ("torch", "datasets", "timm", "sklearn", "scipy", "matplotlib", "accelerate")
+IMPORT = re.compile(r"^\s*(?:from|import) [^\n]*", re.MULTILINE)
 WATCH = """
 import runpy, sys
 path, module = sys.argv[1:]
@@ -49,4 +49,10 @@ def test_help_imports_nothing_slow_and_tells_how(name):
 
 def test_all_programs_are_seen():
     assert {"train", "eval", "predict", "prepare_data", "reproduce", "quickstart", "benchmark"} <= set(PROGRAMS)
-    assert list_programs() == PROGRAMS
+
+
+def test_no_program_imports_another():
+    names = "|".join(PROGRAMS)
+    for file in (ROOT / "scripts").glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(rf"scripts(\.| import )({names})\b", "".join(IMPORT.findall(text))), file.name

@@ -1,0 +1,221 @@
+"""From settings to model, processor, data and trainer, and the training itself."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from modeling_lfm.registry_lfm import suggest
+from modeling_lfm.scripts.common import runs, settings
+from modeling_lfm.scripts.common.console import hide_progress_bars, is_main_process, naming_full_disk
+
+MEASURES = ("accuracy", "map", "f1")
+
+
+def parse_arguments(argv):
+    """Settings of a run from a command line.
+
+    Args:
+        argv (`list[str]`): the words after the program's name, `CONFIG --setting value ...`.
+
+    Returns:
+        [`ModelArguments`], [`DataArguments`], `LfmTrainingArguments`
+
+    Raises:
+        ValueError, FileNotFoundError: an unknown setting, a wrong value, a missing file.
+    """
+    words, overrides = settings.parse_command_line(argv)
+    if len(words) != 1:
+        raise ValueError(f"one CONFIG is expected, got {' '.join(words) or 'none'}; --help tells more.")
+    given = settings.read_config(words[0])
+    settings.apply_overrides(given, overrides)
+    benchmark = given.get("benchmark", "run")
+    given.setdefault("output_dir", f"outputs/{benchmark}")
+    given.setdefault("project", str(benchmark))  # under which trackio shows runs together
+
+    from modeling_lfm.trainer import LfmTrainingArguments
+
+    return settings.build(given, settings.ModelArguments, settings.DataArguments, LfmTrainingArguments)
+
+
+def find_checkpoint(training_args):
+    """The checkpoint from which to resume (`str`), or None for a new run.
+
+    Raises:
+        FileNotFoundError: there is nothing to resume from. ValueError: a new run would mix with an earlier one.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    folder, wanted = training_args.output_dir, training_args.resume_from_checkpoint
+    last = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    if wanted is None or str(wanted).lower() == "false":
+        if last is not None:
+            raise ValueError(
+                f"{folder} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, or choose "
+                "another --output_dir."
+            )
+        return None
+    if str(wanted).lower() == "true":
+        if last is None:
+            raise FileNotFoundError(f"no checkpoint to resume from in {folder}.")
+        return last
+    if not Path(wanted).is_dir():
+        raise FileNotFoundError(f"no checkpoint to resume from at {wanted}.")
+    return wanted
+
+
+def make_config(model_args, training_args):
+    """The `LfmConfig` that the method wants, with what `model_args` gives in its place.
+
+    Raises:
+        ValueError: the method cannot train such a model.
+    """
+    from modeling_lfm import LfmConfig
+    from modeling_lfm.trainer.methods import make_method
+
+    method = make_method(training_args.method)
+    wanted = method.config_settings(model_args.modalities)
+    if model_args.fusion not in (None, wanted["fusion"]):
+        wanted |= {"fusion": model_args.fusion, "fusion_args": {}}
+    wanted["fusion_args"] = {**wanted["fusion_args"], **model_args.fusion_args}
+    config = LfmConfig(**wanted, hidden_size=model_args.hidden_size, modality_dropout=model_args.modality_dropout)
+    method.check(config)
+    return config
+
+
+def make_processor(modalities, model_args, data_args):
+    """The `LfmProcessor` of `modalities`, those of the model in their order, with the tokenizer of the text tower."""
+    from transformers import AutoTokenizer
+
+    from modeling_lfm import LfmProcessor
+
+    missing = [name for name in modalities if name not in data_args.processor]
+    if missing:
+        raise ValueError(f"processor has no entry for the modalities {', '.join(missing)}.")
+    entries = {name: data_args.processor[name] for name in modalities}
+    texts = [name for name, entry in entries.items() if entry.get("type") == "text"]
+    tokenizer = None
+    if texts:
+        source = model_args.tokenizer or model_args.modalities[texts[0]].get("name")
+        if source is None:
+            raise ValueError(f"the text modality {texts[0]!r} needs a tokenizer: set 'tokenizer'.")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"no tokenizer at {source}: it is neither a folder nor a model that can be fetched from the Hub; set "
+                f"'tokenizer', or 'name' of the tower of {texts[0]!r}."
+            ) from error
+    return LfmProcessor(modalities=entries, tokenizer=tokenizer)
+
+
+def give_frontends(config, processor):
+    """Let the towers (of `LfmConfig`, changed in place) compute the spectrograms that the processor leaves to them."""
+    for name, frontend in processor.frontends().items():
+        spec = config.modalities[name]
+        if spec["tower"] != "timm":
+            raise ValueError(f"processor.{name}: in_model needs a timm tower, and {name} has {spec['tower']!r}.")
+        spec["frontend"] = frontend
+
+
+def set_up(model_args, data_args, training_args):
+    """Everything before the first step: data, model and trainer.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), training_args (`LfmTrainingArguments`)
+
+    Returns:
+        `LfmTrainer`, and the prepared splits (`dict` of `datasets.Dataset`; `test` only with `do_predict`).
+    """
+    from transformers import set_seed
+
+    from modeling_lfm import LfmForMultimodalClassification
+    from modeling_lfm.data import AugmentedDataset
+    from modeling_lfm.trainer import LfmTrainer
+    from modeling_lfm.trainer.fitting import check_parts
+    from modeling_lfm.trainer.methods import make_method
+
+    config = make_config(model_args, training_args)
+    check_metric(training_args, config.modality_names)
+    processor = make_processor(config.modality_names, model_args, data_args)
+    give_frontends(config, processor)
+    unused = set(model_args.modalities) - set(config.modality_names)
+    columns = {name: column for name, column in data_args.columns.items() if name not in unused}
+    data_args = replace(data_args, columns=columns)
+    with training_args.main_process_first(desc="reading the data"):
+        raw = runs.load_data(data_args, processor)
+        check_splits(raw, data_args.benchmark, training_args)
+    names = runs.read_class_names(raw["train"])
+    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    make_method(training_args.method).check(config)
+    set_seed(training_args.seed)
+    model = LfmForMultimodalClassification.from_towers(config)  # what is wrong with it is told before data is prepared
+    with training_args.main_process_first(desc="preparing the data"):
+        splits = prepare_splits(raw, processor, data_args, training_args.do_predict)
+    train_dataset = splits["train"]
+    if processor.varies:
+        train_dataset = AugmentedDataset(train_dataset, processor, training_args.seed)
+    trainer = LfmTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=splits.get("validation"),
+        processing_class=processor,
+    )
+    check_parts(trainer)
+    return trainer, splits
+
+
+def check_metric(training_args, modalities):
+    """Raise a `ValueError` if no evaluation will give `metric_for_best_model`."""
+    wanted = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
+    known = ["loss", "gap", *(f"{part}{key}" for part in ("", *(f"{n}_" for n in modalities)) for key in MEASURES)]
+    if wanted not in known:
+        raise ValueError(f"metric_for_best_model={wanted!r} is never measured; {suggest(wanted, known)}")
+
+
+def check_splits(raw, benchmark, training_args):
+    """Raise a `ValueError` when a split that this run needs is not there."""
+    hints = {"validation": "; set eval_strategy: no and load_best_model_at_end: false"}
+    needed = {"train": True, "validation": training_args.eval_strategy != "no", "test": training_args.do_predict}
+    for split, is_needed in needed.items():
+        if is_needed and split not in raw:
+            raise ValueError(f"{benchmark} has no {split} split with these options{hints.get(split, '')}.")
+
+
+def prepare_splits(raw, processor, data_args, with_test):
+    """The splits (`dict`) as the model's tensors, each cut to the limit of `data_args`."""
+    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
+    if with_test:
+        limits["test"] = data_args.max_test_samples
+    return {
+        split: runs.prepare(raw[split], data_args, processor, limit) for split, limit in limits.items() if split in raw
+    }
+
+
+def fit(trainer, splits, data_args, checkpoint=None):
+    """Train what [`set_up`] made, and write the run into its `output_dir`; the metrics of all splits (`dict`)."""
+    with naming_full_disk(trainer.args.output_dir):
+        return _fit(trainer, splits, data_args, checkpoint)
+
+
+def _fit(trainer, splits, data_args, checkpoint):
+    folder = trainer.args.output_dir
+    if is_main_process():
+        if checkpoint is None:
+            runs.forget_results(folder)
+        runs.remember(folder, data_args, trainer, splits)
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    hide_progress_bars()  # what follows is quick
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("train", metrics)
+    for name, split in (("eval", "validation"), ("test", "test")):
+        if split in splits:
+            found = trainer.predict(splits[split], metric_key_prefix=name).metrics  # evaluate() would log it once more
+            found |= trainer.measure_absence(splits[split], metric_key_prefix=name)
+            trainer.save_metrics(name, found)
+            metrics = metrics | found
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    else:
+        trainer.create_model_card()
+    return metrics

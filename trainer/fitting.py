@@ -1,0 +1,111 @@
+"""What does not fit together, told before the first step: a batch of two samples goes through every tower."""
+
+import torch
+from torch import nn
+
+from .holdout import read_labels
+from .trainer import unchanged_random_state
+
+POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+
+
+@torch.no_grad()
+def check_parts(trainer):
+    """Raise a `ValueError` if the model, the processor and the training set of an [`LfmTrainer`] do not fit together.
+
+    Looks at the tokens, the classes, the shape of each modality's input, and a last batch of one sample under batch
+    normalisation. Weights, statistics and the random state stay as they are. Data sets without a length are left alone.
+
+    Raises:
+        ValueError: names the modality or the setting, and what to change.
+    """
+    model, dataset = trainer.model, trainer.train_dataset
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
+        return
+    for name, tower in model.lfm.towers.items():
+        if tower.input_names[0] == "input_ids" and trainer.processor is not None:
+            _check_text(name, tower.encoder, trainer.processor)
+    _check_classes(model.config, read_labels(getattr(dataset, "dataset", dataset)))
+    with unchanged_random_state(trainer.args.device):
+        samples = [dataset[index] for index in range(min(2, len(dataset)))]
+        _check_inputs(model, _collate(trainer, samples))
+        size, rest = trainer.args.train_batch_size, len(dataset) % trainer.args.train_batch_size
+        if rest == 1 and trainer.args.world_size == 1 and not trainer.args.dataloader_drop_last:
+            _check_single(model, _collate(trainer, samples[:1]), len(dataset), size)
+
+
+def _collate(trainer, samples):
+    device = next(trainer.model.parameters()).device
+    batch = trainer.data_collator(samples)
+    return {key: value.to(device) for key, value in batch.items() if key not in ("labels", "sample_ids")}
+
+
+def _check_text(name, encoder, processor):
+    """Whether the tokens that `processor` can make have a row each in the embeddings of `encoder`."""
+    length, tokens = processor.kinds[name].max_length, len(processor.tokenizer)
+    rows = encoder.get_input_embeddings().num_embeddings
+    if tokens > rows:
+        raise ValueError(
+            f"modality {name!r}: the tokenizer has {tokens} tokens, the tower embeds {rows}: take the tokenizer of the "
+            "tower, without added tokens, or a tower with a larger vocab_size."
+        )
+    for place, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and place.rpartition(".")[2] in POSITIONS:
+            known = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            if length > known:
+                raise ValueError(
+                    f"modality {name!r}: max_length={length} tokens, but the tower has {known} positions: set "
+                    f"processor.{name}.max_length to {known} at most."
+                )
+
+
+def _check_classes(config, labels):
+    number = config.num_labels
+    if config.is_multi_label:
+        wrong = labels.ndim != 2 or labels.shape[1] != number
+        found = f"of shape {labels.shape}"
+    else:
+        wrong = labels.ndim != 1 or labels.min() < 0 or labels.max() >= number
+        found = f"from {labels.min()} to {labels.max()}" if labels.ndim == 1 else f"of shape {labels.shape}"
+    if wrong:
+        raise ValueError(f"labels are {found}, but the model has {number} classes ({config.problem_type}).")
+
+
+def _check_inputs(model, batch):
+    """Run each tower in evaluation mode."""
+    training = model.training
+    model.eval()
+    for name, tower in model.lfm.towers.items():
+        tensors = [batch[key] for key in (f"{name}_{part}" for part in tower.input_names) if key in batch]
+        if getattr(tower, "frontend", None) is None:
+            tensors = [tensor.to(tower.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+        try:
+            if tensors:  # what is missing from the data is told by the model
+                tower(*tensors)
+        except Exception as error:
+            shapes, kind = [tuple(tensor.shape) for tensor in tensors], model.config.modalities[name].get("name", "")
+            raise ValueError(
+                f"modality {name!r}: inputs of shape {shapes[0]} do not fit the tower {kind}: {error}. Change "
+                f"processor.{name} (size, num_channels) or modalities.{name} (in_chans, model_args)."
+            ) from error
+    model.train(training)
+
+
+def _check_single(model, batch, samples, size):
+    """Train on one sample, as the last batch of an epoch would, and put the statistics back."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    training = model.training
+    model.train()
+    try:
+        model(**batch)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"{samples} training samples in batches of {size} leave a last batch of one, which batch normalisation "
+            "cannot take: set dataloader_drop_last: true, or another per_device_train_batch_size."
+        ) from error
+    finally:
+        model.train(training)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
