@@ -115,6 +115,13 @@ def _read_input(name, value, kind):
     return Path(file).read_text(encoding="utf-8", errors="replace").strip() if kind == "text" else file
 
 
+def to_report(answer):
+    """What the pipeline answers (`dict`) as a report: its scores are probabilities."""
+    report = {key: answer[key] for key in ("label", "labels") if key in answer}
+    ranked = [{"label": entry["label"], "probability": entry["score"]} for entry in answer["scores"]]
+    return {**report, "probabilities": ranked}
+
+
 def predict(args):
     """Predict one sample.
 
@@ -132,8 +139,8 @@ def predict(args):
     from modeling_lfm import MultimodalClassificationPipeline
 
     answer = MultimodalClassificationPipeline(model, processor)(inputs, top_k=args.top_k)
-    alone = {name: runs.to_report(part) for name, part in answer["modalities"].items()}
-    return {**runs.to_report(answer), "modalities": alone}
+    alone = {name: to_report(part) for name, part in answer["modalities"].items()}
+    return {**to_report(answer), "modalities": alone}
 
 
 def main(argv=None):

@@ -90,7 +90,8 @@ def format_methods():
     for spec in list_methods():
         number = f"{spec.min_modalities}+" if spec.max_modalities is None else f"up to {spec.max_modalities}"
         fusions = " or ".join(spec.fusions or ["any"])
-        lines = [f"{spec.title}, {spec.venue}; fusion: {fusions}; modalities: {number}", spec.formula]
+        note = f" ({spec.note})" if spec.note else ""
+        lines = [f"{spec.label}, {spec.venue}; fusion: {fusions}; modalities: {number}", f"{spec.formula}{note}"]
         lines.append(f"extra passes a step: {spec.extra_passes}")
         lines.append("settings: " + ("  ".join(map(_default, fields(METHODS[spec.name].Settings))) or "none"))
         wrap = textwrap.TextWrapper(100, initial_indent=" " * 14, subsequent_indent=" " * 16, break_on_hyphens=False)

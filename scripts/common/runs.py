@@ -217,10 +217,3 @@ def check_labels(config, dataset, what):
     known = [config.id2label[i] for i in range(config.num_labels)]
     if names != known:
         raise ValueError(f"the classes of {what} are {names}, but the model knows {known}.")
-
-
-def to_report(answer):
-    """What the pipeline answers (`dict`) as a report: its scores are probabilities."""
-    report = {key: answer[key] for key in ("label", "labels") if key in answer}
-    ranked = [{"label": entry["label"], "probability": entry["score"]} for entry in answer["scores"]]
-    return {**report, "probabilities": ranked}

@@ -358,7 +358,7 @@ def test_the_list_of_methods_tells_what_each_is_and_its_settings(capsys):
     blocks = printed.split("\n\n")
     for spec in list_methods():
         (block,) = [" ".join(block.split()) for block in blocks if block.split()[0] == spec.name]
-        for part in (spec.title, spec.venue, *(spec.fusions or ["any"]), spec.formula, spec.extra_passes):
+        for part in (spec.label, spec.note, spec.venue, *(spec.fusions or ["any"]), spec.formula, spec.extra_passes):
             assert " ".join(part.split()) in block
         known = fields(METHODS[spec.name].Settings)
         assert all(f" {f.name}=" in block for f in known) if known else block.endswith("settings: none")
