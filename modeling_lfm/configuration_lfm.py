@@ -1,9 +1,11 @@
 """Configuration of LFM models: which modalities there are, which tower reads each, and how they are fused."""
 
+import inspect
 import re
 from copy import deepcopy
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.utils import logging
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
 from .frontend_lfm import LogSpectrogram  # noqa: F401
@@ -12,8 +14,9 @@ from .fusions_lfm import SumFusion  # noqa: F401  (they register themselves)
 from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .registry_lfm import suggest
 from .towers_lfm import TOWERS
-from .weights_lfm import load_safely  # noqa: F401
+from .weights_lfm import check_implementation, check_nested
 
+logger = logging.get_logger(__name__)
 PIPELINES = {  # where `transformers.pipeline` finds the code of a task, and the class by which it loads the model
     "multimodal-classification": {
         "impl": "pipeline_lfm.MultimodalClassificationPipeline",
@@ -21,6 +24,11 @@ PIPELINES = {  # where `transformers.pipeline` finds the code of a task, and the
         "type": "multimodal",
     }
 }
+# What transformers reads or adds besides, in this and in older releases.
+_OTHERS = """num_labels attn_implementation _attn_implementation experts_implementation auto_map torch_dtype
+    name_or_path use_cache _commit_hash transformers_weights tie_word_embeddings use_return_dict torchscript
+    pruned_heads prefix task_specific_params tokenizer_class finetuning_task bos_token_id eos_token_id pad_token_id
+    sep_token_id decoder_start_token_id is_decoder add_cross_attention cross_attention_hidden_size"""
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 
@@ -106,9 +114,19 @@ class LfmConfig(PreTrainedConfig):
         weights = kwargs.get("transformers_weights")  # a file that transformers would read in place of the usual one
         if weights is not None and ".safetensors" not in weights:
             raise ValueError(f"transformers_weights={weights!r} must name a file in safetensors.")
+        for key in set(kwargs) - _KNOWN:
+            if "transformers_version" not in kwargs:  # written by hand
+                raise ValueError(f"LfmConfig has no setting {key!r}; {suggest(key, sorted(_KNOWN))}")
+            logger.warning(f"{key!r} is no setting of LfmConfig and is not kept.")
+            del kwargs[key]
         # AutoModel.from_config chooses by it, also before anything was saved.
         kwargs["architectures"] = kwargs.get("architectures") or ["LfmForMultimodalClassification"]
         super().__init__(problem_type=problem_type, **kwargs)
+
+    @classmethod
+    def settings(cls):
+        """The names (`set[str]`) of its own settings."""
+        return set(inspect.signature(cls).parameters) - {"kwargs"}
 
     @property
     def custom_pipelines(self):
@@ -155,6 +173,7 @@ class LfmConfig(PreTrainedConfig):
 
     @_attn_implementation.setter
     def _attn_implementation(self, value):
+        check_implementation(value)
         self._attn_implementation_internal = value.get("") if isinstance(value, dict) else value
         for name, config in self._tower_configs.items():
             own = value.get(name) if isinstance(value, dict) else value
@@ -171,13 +190,16 @@ class LfmConfig(PreTrainedConfig):
         return output
 
 
+_KNOWN = {*_OTHERS.split(), *PreTrainedConfig().to_dict(), *inspect.signature(LfmConfig.__init__).parameters} - {
+    "kwargs"
+}
 LfmConfig.register_for_auto_class()  # saved with its code, as the models are
 if not __name__.startswith("transformers_modules."):
     AutoConfig.register(LfmConfig.model_type, LfmConfig)
 
 
 def _without_run_time_keys(nested):
-    for key in ("transformers_version", "_name_or_path", "name_or_path"):
+    for key in ("transformers_version", "_name_or_path", "name_or_path", "auto_map"):
         nested.pop(key, None)
     return nested
 
@@ -195,6 +217,8 @@ def _check_modality(name, spec):
         for key in set(spec) - set(known):
             raise ValueError(f"unknown key {key!r} of the tower {spec['tower']!r}; {suggest(key, known)}")
         kind.check(spec)
+        if kind.nested and isinstance(spec.get("config"), dict):
+            check_nested(spec["config"])
     except ValueError as error:
         raise ValueError(f"modality {name!r}: {error}") from error
 
@@ -213,7 +237,7 @@ def build_tower_config(spec):
         spec["config"] = config.to_dict()
         return config
     model_type = TOWERS[spec["tower"]].model_type or config.get("model_type")
-    config = {key: value for key, value in config.items() if key != "model_type"}
+    config = {key: value for key, value in config.items() if key not in ("model_type", "auto_map", "_name_or_path")}
     if model_type is None:
         if "name" not in spec:
             raise ValueError(f"the tower's config needs 'model_type' (such as 'bert'), got keys {sorted(config)}.")

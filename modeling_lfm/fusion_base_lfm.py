@@ -15,6 +15,28 @@ def full_precision(tensor):
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def check_finite(logits, names, present=None):
+    """Refuse an answer that is not a number.
+
+    Args:
+        logits (`torch.Tensor` `(B, 1 + M, K)`): fused, and of each modality.
+        names (iterable of M `str`): the modalities.
+        present (`torch.BoolTensor` `(B, M)`, *optional*): those that are there; what the others say is not looked at.
+
+    Raises:
+        ValueError: NaN or infinite ones; the message names the modality.
+    """
+    wrong = ~logits.isfinite().all(-1)
+    if present is not None:
+        wrong = torch.cat((wrong[:, :1], wrong[:, 1:] & present), 1)
+    if wrong.any():
+        found = [name for name, bad in zip(names, wrong[:, 1:].any(0).tolist(), strict=True) if bad]
+        raise ValueError(
+            f"the model's answer is NaN or infinite ({', '.join(found) or 'only the fused prediction'}): its weights, "
+            "the input, or mean and std of the processor are no numbers, or far too large. Replace what is damaged."
+        )
+
+
 class Fusion(nn.Module):
     """One way to combine modalities.
 

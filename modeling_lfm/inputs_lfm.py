@@ -91,6 +91,8 @@ class Spectrogram(InputKind):
         check_positive(self, "sampling_rate", "n_fft", "hop_length", "floor", "std")
         for key in ("sampling_rate", "n_fft", "hop_length"):
             check_whole(self, key)
+        if isinstance(self.mean, bool) or not isinstance(self.mean, (int, float)) or not math.isfinite(self.mean):
+            raise ValueError(f"mean={self.mean!r} must be a number")
         if self.in_model and self.duration is None:
             raise ValueError("in_model needs a duration, so that the waveforms of a batch have one length")
         if self.duration is not None:
@@ -184,7 +186,8 @@ class Picture(InputKind):
                 value = default if self.num_channels == 3 else [0.5]
             value = [float(part) for part in (value if isinstance(value, (list, tuple)) else [value])]
             value = value * self.num_channels if len(value) == 1 else value
-            if len(value) != self.num_channels or (key == "std" and min(value) <= 0):
+            wrong = not all(map(math.isfinite, value)) or (key == "std" and min(value) <= 0)
+            if len(value) != self.num_channels or wrong:
                 raise ValueError(f"{key}={value} must be {self.num_channels} numbers (std above 0)")
             setattr(self, key, value)
 
@@ -252,7 +255,7 @@ def stack_rows(rows, change=None):
 def check_positive(kind, *keys):
     for key in keys:
         value = getattr(kind, key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise ValueError(f"{key}={value!r} must be a number above 0")
 
 

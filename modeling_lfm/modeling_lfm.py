@@ -1,10 +1,11 @@
 """LFM models: towers, projections to a common width, a fusion and its classifier."""
 
+import os
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
@@ -16,8 +17,10 @@ from .fusions_lfm import SumFusion  # noqa: F401
 from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import save_plugins, suggest
-from .towers_lfm import make_tower, resolve_tower_configs
-from .weights_lfm import load_safely
+from .towers_lfm import make_tower, resolve_tower_configs, sketch
+from .weights_lfm import check_missing, check_shapes, load_safely
+
+_PLACES = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 @dataclass
@@ -54,12 +57,27 @@ class LfmPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """As in transformers, but from safetensors only.
+        """As in transformers, but from safetensors only, and all weights must be there.
 
         Raises:
-            ValueError: the weights are pickled.
+            ValueError: the weights are pickled, damaged, missing, or of another model than `config.json` describes.
         """
-        return load_safely(super().from_pretrained, pretrained_model_name_or_path, *model_args, **kwargs)
+        name, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        config = kwargs.get("config")
+        if name is not None and not isinstance(config, PreTrainedConfig):
+            places = {key: kwargs[key] for key in (*_PLACES, *LfmConfig.settings()) if key in kwargs}
+            config = cls.config_class.from_pretrained(config or name, **places)
+        if name is not None and not hasattr(config, "quantization_config"):
+            drawn = sketch(lambda: cls(config))
+            folder = os.path.normpath(os.path.join(name, kwargs.get("subfolder") or ""))
+            if os.path.isdir(folder):
+                check_shapes(folder, drawn, kwargs.get("variant"), kwargs.get("ignore_mismatched_sizes", False))
+        load = super().from_pretrained
+        model, info = load_safely(load, name, *model_args, output_loading_info=True, **kwargs)
+        if name is not None:
+            headless = (getattr(config, "architectures", None) or [""])[0] == "LfmModel"
+            check_missing(name, [key for key in info["missing_keys"] if not headless or key.startswith("lfm.")])
+        return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers; the code of the model is saved beside its weights, and no path of its towers."""
@@ -132,7 +150,7 @@ class LfmModel(LfmPreTrainedModel):
                 self.towers[name].eval()
         return self
 
-    def encode(self, **inputs):
+    def run_towers(self, **inputs):
         """Inputs to the towers' vectors: a tuple of M tensors (B, num_features of the tower).
 
         Those of an absent modality mean nothing; zeros where it is absent from the whole batch.
@@ -190,14 +208,14 @@ class LfmModel(LfmPreTrainedModel):
             raise ValueError(f"sample {number} of the batch has no modality; each needs one at least.")
         return present
 
-    def encode_modality(self, name, **inputs):
+    def feature_of(self, name, **inputs):
         """The feature (B, hidden_size) of one modality; the inputs of others are not read.
 
         Raises:
             ValueError: its input is missing, or the fusion lets the towers talk to each other (`mmtm`).
         """
         if self.exchange is not None:
-            raise ValueError(f"the towers of fusion {self.config.fusion} run together: call encode.")
+            raise ValueError(f"the towers of fusion {self.config.fusion} run together: call run_towers.")
         return self.projections[name](self.towers[name](*self._tower_inputs(name, inputs)))
 
     def _tower_inputs(self, name, inputs):
@@ -221,7 +239,7 @@ class LfmModel(LfmPreTrainedModel):
     def forward(self, return_dict=None, **inputs):
         """Returns an [`LfmOutput`] with `features`."""
         present = self.read_presence(inputs)
-        output = LfmOutput(features=blank_absent(self.project(self.encode(**inputs)), present))
+        output = LfmOutput(features=blank_absent(self.project(self.run_towers(**inputs)), present))
         return output.to_tuple() if return_dict is False else output
 
 
@@ -257,6 +275,7 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
             the towers that were fetched, for a model card; it is not saved.
         """
         resolve_tower_configs(config)
+        sketch(lambda: cls(config))  # sizes that no memory holds are refused
         model = cls(config)
         model.pretrained_towers = {}
         for name, spec in config.modalities.items():
@@ -283,7 +302,7 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
     def classify(self, vectors, labels=None, present=None, seen=None):
-        """The towers' vectors (from `self.lfm.encode`) to an [`LfmOutput`].
+        """The towers' vectors (from `self.lfm.run_towers`) to an [`LfmOutput`].
 
         Args:
             vectors (`tuple` of M tensors `(B, num_features)`)
@@ -337,7 +356,7 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
             [`LfmOutput`]
         """
         present = self.lfm.read_presence(inputs)
-        vectors, seen = self.lfm.encode(**inputs), None
+        vectors, seen = self.lfm.run_towers(**inputs), None
         if self.training and self.config.modality_dropout > 0 and len(vectors) > 1:
             seen = self.hide_modalities(present, vectors[0].shape[0], vectors[0].device)
         output = self.classify(vectors, labels, present, seen)

@@ -11,6 +11,8 @@ from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .download_lfm import TIMEOUT, download, is_url, name_of
+from .fusion_base_lfm import check_finite
+from .registry_lfm import suggest  # noqa: F401  (older releases of transformers fetch what this file imports alone)
 
 TASK = "multimodal-classification"
 TARGETS = ("label", "labels")  # what samples may hold besides, and is not read
@@ -149,6 +151,7 @@ class MultimodalClassificationPipeline(Pipeline):
         multi_label = self.model.config.is_multi_label
         labels = self.model.config.id2label
         logits = outputs["logits"].double()
+        check_finite(logits, self.reader.names, outputs["present"])
         scores = logits.sigmoid() if multi_label else logits.softmax(-1)
         scores, order = (part.tolist() for part in scores.sort(dim=-1, descending=True, stable=True))
 

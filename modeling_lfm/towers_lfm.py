@@ -1,5 +1,7 @@
 """Towers: encoders that turn one modality's tensors into one vector a sample. A tower kind is one class here."""
 
+from contextvars import ContextVar
+
 import timm
 import torch
 import transformers
@@ -8,9 +10,55 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from .frontend_lfm import LogSpectrogram
 from .registry_lfm import Registry
-from .weights_lfm import check_checkpoint, load_safely, timm_weights
+from .weights_lfm import check_checkpoint, check_plain, load_safely, timm_weights
 
 TOWERS = Registry("tower")
+MAX_PARAMETERS = 8_000_000_000  # of a model; 32 GB in float32. A configuration that asks for more is taken for damaged
+# The arguments of timm's models that tell an architecture. Others of `timm.create_model` read files and addresses.
+ARCHITECTURE = frozenset(
+    """aa_layer act_layer attn_drop_rate attn_layer avg_down base_width bottle_ratio cardinality channels class_token
+    conv_bias conv_mlp depth depth_mult depths dim dims drop_block_rate drop_path_rate drop_rate dynamic_img_pad
+    dynamic_img_size embed_dim embed_dims expand_ratio fc_norm final_norm global_pool groups growth_rate head_dim
+    head_init_scale head_norm_first heads img_size init_values kernel_size kernel_sizes layer_scale_init_value layers
+    ls_init_value mlp_ratio mlp_ratios no_embed_class norm_eps norm_layer num_features num_heads num_kv_heads
+    num_reg_tokens output_stride pad_type patch_drop_rate patch_norm patch_size pool_type pos_drop_rate pos_embed
+    pre_norm proj_bias proj_drop_rate qk_norm qkv_bias qkv_fused reg_tokens rope_type scale_attn_norm scale_mlp_norm
+    se_layer se_ratio sr_ratios stem_chs stem_kernel_size stem_size stem_stride stem_type stem_width strict_img_size
+    transformer_depths use_abs_pos_emb use_fc_norm use_pos_embed use_rel_pos_bias weight_init width width_mult widths
+    window_ratio window_size zero_init_last""".split()  # noqa: SIM905
+)
+
+
+_SKETCHING = ContextVar("sketching", default=False)
+
+
+def sketch(make):
+    """What `make()` returns, a module, made on the meta device: its names and shapes, without memory.
+
+    Raises:
+        ValueError: it has more than `MAX_PARAMETERS`, or cannot be made.
+    """
+    total = 0
+
+    def count(module, name, parameter):
+        nonlocal total
+        total += 0 if parameter is None else parameter.numel()
+        if total > MAX_PARAMETERS:
+            raise ValueError(
+                f"the configuration describes a model of more than {MAX_PARAMETERS:,} parameters (beyond them: "
+                f"{name} of {type(module).__name__}, {tuple(parameter.shape)}); make its sizes smaller."
+            )
+
+    hook = nn.modules.module.register_module_parameter_registration_hook(count)
+    token = _SKETCHING.set(True)
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return make()
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"the configuration describes a model that cannot be made: {error}") from error
+    finally:
+        hook.remove()
+        _SKETCHING.reset(token)
 
 
 class Tower(nn.Module):
@@ -78,12 +126,26 @@ class TimmTower(Tower):
                 f"name={spec['name']!r} must be a timm architecture, such as 'resnet18.a1_in1k' for "
                 "'hf-hub:timm/resnet18.a1_in1k'; give weights of your own as 'checkpoint'"
             )
+        arguments = spec.get("model_args", {})
+        if not isinstance(arguments, dict):
+            raise ValueError(f"model_args={arguments!r} must map arguments of the timm model to their values")
+        for key, value in arguments.items():
+            if key not in ARCHITECTURE:
+                raise ValueError(
+                    f"model_args: {key!r} is refused, because it is none of the arguments that tell an architecture "
+                    "(ARCHITECTURE in towers_lfm.py); leave it out"
+                )
+            check_plain(f"model_args: {key}", value)
+        for key in ("in_chans", "num_frames"):
+            value = spec.get(key, 1)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{key}={value!r} must be a positive whole number")
 
     def __init__(self, spec, config):
         super().__init__()
         # from_pretrained builds models on the meta device and empties buffers that are not saved: build for real,
         # and keep those buffers beside their owner, from where LfmPreTrainedModel._init_weights puts them back.
-        loading = torch.get_default_device().type == "meta"
+        loading = torch.get_default_device().type == "meta" and not _SKETCHING.get()
         with torch.device("cpu" if loading else torch.get_default_device()):
             self.encoder = _create_timm(spec)
         for module in self.encoder.modules():
@@ -133,6 +195,8 @@ def _create_timm(spec, weights=None):
             in_chans=spec.get("in_chans", 3),
             **spec.get("model_args", {}),
         )
+    except TypeError as error:
+        raise ValueError(f"timm cannot make {spec['name']!r} with these model_args: {error}.") from error
     except RuntimeError as error:
         if "Invalid pretrained tag" in str(error):
             known = timm.list_pretrained(f"{spec['name'].split('.')[0]}.*")

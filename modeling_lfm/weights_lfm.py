@@ -1,6 +1,12 @@
-"""Weights are read from safetensors: a pickled file can run code when it is read, so pickled ones are refused."""
+"""What a checkpoint may make the loader do: read safetensors of its own folder, and no more.
 
+A pickled file can run code when it is read, and so can what some settings of a configuration name.
+"""
+
+import json
+import math
 import os
+import re
 
 import timm
 from transformers.utils import cached_file
@@ -27,6 +33,7 @@ def load_safely(load, name, *args, **kwargs):
     file = name and _find_pickle(os.path.join(name, kwargs.get("subfolder") or ""), os.fspath(name))
     if file:
         raise ValueError(f"{file}: {ADVICE}.")
+    check_index(os.path.join(name or "", kwargs.get("subfolder") or ""), kwargs.get("variant"))
     kwargs["weights_only"] = True  # whatever files a list of shards may name
     try:
         return load(name, *args, use_safetensors=True, **kwargs)
@@ -47,6 +54,142 @@ def _find_pickle(folder, name):
         if pickled and not any(file.startswith(safe) and ".safetensors" in file for file in files):
             return os.path.join(folder, min(pickled))
     return None
+
+
+def check_index(folder, variant=None):
+    """Raise a ValueError if the list of shards of a local `folder` (`str`) leads elsewhere, or to another format."""
+    file = os.path.join(folder, f"model.safetensors.index{f'.{variant}' if variant else ''}.json")
+    if not os.path.isfile(file):
+        return
+    try:
+        with open(file, encoding="utf-8") as opened:
+            shards = set(json.load(opened)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__}: {error}); fetch it again.") from error
+    # A folder of the Hub's cache has links to the blobs beside it.
+    homes = [os.path.realpath(folder), os.path.realpath(os.path.join(folder, "..", "..", "blobs"))]
+    for shard in shards:
+        plain = isinstance(shard, str) and re.fullmatch(r"[\w.-]+\.safetensors", shard)
+        if not plain or os.path.dirname(os.path.realpath(os.path.join(folder, shard))) not in homes:
+            raise ValueError(f"{file} names {shard!r}, which is no safetensors file of its folder; it is refused.")
+
+
+def read_header(file):
+    """Names and shapes (`dict[str, tuple[int, ...]]`) of the tensors in a safetensors file (`str`).
+
+    Raises:
+        ValueError: it is damaged, or cut off.
+    """
+    size = os.path.getsize(file)
+    try:
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if not 2 <= length <= size - 8:
+                raise ValueError("its header is cut off")
+            header = json.loads(opened.read(length))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if end > size - 8 - length:
+            raise ValueError(f"it ends after {size:,} of {end + 8 + length:,} bytes")
+        return {name: tuple(entry["shape"]) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); fetch it or save it again.") from error
+
+
+def check_shapes(folder, model, variant=None, resized=False):
+    """Compare the weights of a local `folder` (`str`) with a sketch of their model, before memory is taken for them.
+
+    Args:
+        model (`nn.Module`): on the meta device.
+        variant (`str`, *optional*): as of `from_pretrained`.
+        resized (`bool`): allow other shapes.
+
+    Raises:
+        ValueError: a tensor of another shape, or far fewer numbers than the model has.
+    """
+    middle = f".{variant}" if variant else ""
+    file = os.path.join(folder, f"model{middle}.safetensors")
+    index = os.path.join(folder, f"model.safetensors.index{middle}.json")
+    if os.path.isfile(file):
+        found = read_header(file)
+    elif os.path.isfile(index):
+        check_index(folder, variant)
+        with open(index, encoding="utf-8") as opened:
+            shards = set(json.load(opened)["weight_map"].values())
+        found = {name: shape for shard in shards for name, shape in read_header(os.path.join(folder, shard)).items()}
+    else:
+        return  # transformers says what is missing
+    found = {name.removeprefix("lfm."): shape for name, shape in found.items()}
+    wanted = {name.removeprefix("lfm."): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in () if resized else sorted(found.keys() & wanted.keys()):
+        if found[name] != wanted[name]:
+            raise ValueError(
+                f"{folder}: {name} has the shape {found[name]} in the weights, and {wanted[name]} by config.json; they "
+                "are not of one model."
+            )
+    sizes = [sum(map(math.prod, shapes.values())) for shapes in (found, wanted)]
+    if not resized and sizes[0] < sizes[1] - 100_000_000:
+        raise ValueError(
+            f"{folder}: its weights hold {sizes[0]:,} numbers, and the model of config.json has {sizes[1]:,}; they are "
+            "not of one model."
+        )
+
+
+def check_missing(name, missing):
+    """Raise a ValueError if a checkpoint, `name`, lacks tensors (`list[str]`) that its model cannot do without."""
+    missing = sorted(key for key in missing if not key.endswith("fusion.absence"))  # it starts from zeros
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"{name} lacks the weights {', '.join(missing[:3])}{more}; predictions would be random. Fetch or save it "
+            "again; a new model is made with from_towers(config)."
+        )
+
+
+def check_plain(name, value):
+    """Raise a ValueError unless `value`, of a configuration's key `name`, is a number, a word, or lists of such."""
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            check_plain(name, part)
+    elif isinstance(value, str):
+        if not re.fullmatch(r"[\w-]{0,64}", value):
+            raise ValueError(
+                f"{name}={value[:80]!r} is refused: no paths or addresses, names of letters and digits alone"
+            )
+    elif value is not None and not (isinstance(value, (bool, int, float)) and math.isfinite(value)):
+        raise ValueError(f"{name}={str(value)[:80]} is refused: numbers, names, true, false and lists of these alone")
+
+
+# What makes transformers fetch or run what a configuration names: code, kernels, other models, quantisation.
+_TRIGGERS = {
+    "quantization_config",
+    "kernel_config",
+    "use_kernels",
+    "custom_pipelines",
+    "transformers_weights",
+}
+_TRIGGERS |= {"backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"}
+_WRAPPERS = ("timm_wrapper", "timm_backbone")
+
+
+def check_nested(config, path="config"):
+    """Raise a ValueError if a tower's configuration (`dict`) holds what fetches or runs something that it names."""
+    for key, value in config.items():
+        if key in _TRIGGERS and value not in (None, False, {}):
+            raise ValueError(f"{path}: {key!r} is refused in the configuration of a tower; leave it out")
+        if key == "model_type" and value in _WRAPPERS:
+            raise ValueError(f"{path}: model_type={value!r} is refused; give the model of timm as a tower 'timm'")
+        if str(key).lstrip("_") in ("attn_implementation", "experts_implementation"):
+            check_implementation(value, f"{path}: {key}")
+        if isinstance(value, dict):
+            check_nested(value, f"{path}.{key}")
+
+
+def check_implementation(value, name="attn_implementation"):
+    """Raise a ValueError if an implementation (`str`, or a `dict` of them by tower) is code of the Hub."""
+    for word in value.values() if isinstance(value, dict) else (value,):
+        if word is not None and not re.fullmatch(r"\w+", str(word)):
+            raise ValueError(f"{name}={word!r} is refused: it must be one of transformers, such as 'sdpa' or 'eager'")
 
 
 def check_checkpoint(file):

@@ -107,7 +107,7 @@ def test_each_fusion_follows_its_rule(fusion, args, rate):
     with torch.no_grad():
         for row, there in enumerate(SUBSETS):
             output = model(**subset_inputs(inputs, there))
-            vectors = model.lfm.encode(**subset_inputs(inputs, there))
+            vectors = model.lfm.run_towers(**subset_inputs(inputs, there))
             torch.testing.assert_close(output.logits, expected(model, vectors, there), rtol=1e-4, atol=1e-5)
             for m in range(3):
                 assert output.modality_logits[m].isnan().all() == (not there[m])

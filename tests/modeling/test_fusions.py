@@ -145,7 +145,7 @@ def test_mmtm_needs_feature_maps():
     with pytest.raises(ValueError, match="ratio=0 must be a positive integer"):
         toy_model(towers(2), fusion="mmtm", fusion_args={"ratio": 0})
     with pytest.raises(ValueError, match="fusion mmtm run together"):
-        toy_model(towers(2), fusion="mmtm").lfm.encode_modality("audio", **images(2))
+        toy_model(towers(2), fusion="mmtm").lfm.feature_of("audio", **images(2))
     model = LfmForMultimodalClassification(LfmConfig(towers(2), fusion="mmtm", hidden_size=16, num_labels=4))
     with pytest.raises(ValueError, match=r"frames \(B, T, C, H, W\), got \(3, 33, 32\)"):
         model(**{**images(2), "audio_values": torch.zeros(3, 33, 32)})

@@ -169,9 +169,6 @@ def test_no_way_around(here):
     settings = json.loads((here / "model" / "config.json").read_text())
     (here / "model" / "config.json").write_text(json.dumps({**settings, "transformers_weights": "adapter_model.bin"}))
     torch.save(Bomb(), here / "model" / "adapter_model.bin")
-    with pytest.raises(ValueError, match="pickled"):
-        LfmForMultimodalClassification.from_pretrained(here / "model")
-    (here / "model" / "adapter_model.safetensors").touch()
     with pytest.raises(ValueError, match="transformers_weights"):
         LfmForMultimodalClassification.from_pretrained(here / "model")
     settings = json.loads((here / "part" / "model" / "config.json").read_text())
@@ -179,7 +176,7 @@ def test_no_way_around(here):
     (here / "part" / "model" / "config.json").write_text(json.dumps(settings))
     index = here / "part" / "model" / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": {"fusion.head.bias": "pytorch_model.bin"}}))
-    with pytest.raises(Exception, match=r"weights_only|Weights only"):
+    with pytest.raises(ValueError, match=r"index\.json names 'pytorch_model\.bin'"):
         LfmForMultimodalClassification.from_pretrained(here / "part" / "model", weights_only=False)
     index.unlink()
     (here / "part" / "model" / "pytorch_model.bin").unlink()

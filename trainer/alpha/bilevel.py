@@ -86,12 +86,12 @@ class BilevelProblem:
         labels = torch.cat([batch.pop("labels") for batch in batches])
         if head:
             with torch.no_grad():
-                encoded = [self.model.lfm.encode(**batch) for batch in batches]
+                encoded = [self.model.lfm.run_towers(**batch) for batch in batches]
             vectors = tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))
             return lambda: (self.model.classify(vectors), labels)
 
         def run():
-            encoded = [self.model.lfm.encode(**batch) for batch in batches]
+            encoded = [self.model.lfm.run_towers(**batch) for batch in batches]
             return self.model.classify(tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))), labels
 
         return run

@@ -92,7 +92,7 @@ def observe(model, dataset, collator, batch_size=64, device=None, subsets=True):
     found = {"labels": [], "logits": [], "modality_logits": [], "features": [], "coalitions": []}
     for batch in make_batches(dataset, collator, batch_size, device):
         found["labels"].append(batch.pop("labels").cpu().numpy())
-        vectors = model.lfm.encode(**batch)
+        vectors = model.lfm.run_towers(**batch)
         output = model.classify(vectors, present=model.lfm.read_presence(batch))
         found["logits"].append(_numpy(output.logits))
         found["modality_logits"].append([_numpy(part) for part in output.modality_logits])
@@ -133,7 +133,7 @@ def coalition_logits(model, inputs, vectors=None):
     Args:
         model ([`LfmForMultimodalClassification`]): in evaluation mode.
         inputs (`dict`): those of its `forward`, without labels.
-        vectors (`tuple` of M tensors `(B, num_features)`, *optional*): of its towers, where `encode` has run before.
+        vectors (`tuple` of M tensors `(B, num_features)`, *optional*): of its towers, where they have run before.
 
     Raises:
         ValueError: more than 10 modalities, of which there are too many subsets.
@@ -142,7 +142,7 @@ def coalition_logits(model, inputs, vectors=None):
     if len(names) > MAX_MODALITIES:
         raise ValueError(f"{len(names)} modalities have 2**{len(names)} subsets, too many to run all of them.")
     there = model.lfm.read_presence(inputs)
-    vectors = model.lfm.encode(**inputs) if vectors is None else vectors
+    vectors = model.lfm.run_towers(**inputs) if vectors is None else vectors
     if there is None:
         there = torch.ones(len(names), len(vectors[0]), dtype=torch.bool, device=vectors[0].device)
     rows = []

@@ -104,7 +104,7 @@ class Mla(Method):
     def backward_modality(self, name, inputs, labels):
         """Add the gradients of CE(f_m) on a batch, and its features to their mean; returns CE(f_m), detached."""
         with self.trainer.accelerator.autocast():
-            feature = self.model.lfm.encode_modality(name, **inputs)
+            feature = self.model.lfm.feature_of(name, **inputs)
             logits = self.model.fusion.head(feature)
         loss = self.classification_loss(logits, labels)
         self.backward(loss)

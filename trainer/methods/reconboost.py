@@ -110,7 +110,7 @@ class ReconBoost(Method):
         place, logits = stage % number, []
         for name in self.modalities:
             with torch.set_grad_enabled(name == self.modalities[place]), self.trainer.accelerator.autocast():
-                feature = self.model.lfm.encode_modality(name, **inputs)
+                feature = self.model.lfm.feature_of(name, **inputs)
                 logits.append(full_precision(self.model.fusion.head(feature)))
         others = sum(logits[:place] + logits[place + 1 :])
         samples = torch.arange(len(labels), device=labels.device)

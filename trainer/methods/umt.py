@@ -115,7 +115,7 @@ class Umt(Method):
     def losses(self, outputs, labels, inputs):
         loss_cls = self.classification_loss(outputs.logits, labels)
         with torch.no_grad(), self.trainer.accelerator.autocast():
-            targets = [self.teachers[name].lfm.encode_modality(name, **inputs) for name in self.modalities]
+            targets = [self.teachers[name].lfm.feature_of(name, **inputs) for name in self.modalities]
         with no_autocast(outputs.logits):
             pairs = zip(outputs.features, targets, strict=True)
             distance = sum(F.mse_loss(full_precision(z), full_precision(target)) for z, target in pairs)

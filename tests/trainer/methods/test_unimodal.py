@@ -18,7 +18,7 @@ def test_one_step_is_sgd_on_one_modality(number, tmp_path):
     assert trainer.model.config.modality_names == (name,)
     model, batch = twin(trainer)
     labels = batch.pop("labels")
-    feature = model.lfm.encode_modality(name, **batch)
+    feature = model.lfm.feature_of(name, **batch)
     loss = F.cross_entropy(feature @ model.fusion.head.weight.T + model.fusion.head.bias, labels)
     loss.backward()
     trainer.train()
