@@ -90,9 +90,6 @@ class ExportArguments:
     )
     batch_size: int | None = field(default=None, metadata={"help": "The number of samples; any if not given."})
     present: bool = field(default=False, metadata={"help": "Further inputs tell which samples have a modality."})
-    opset: int | None = field(
-        default=None, metadata={"help": "Version of ONNX's operators, from 18; torch's default if not given."}
-    )
     processor: dict = field(
         default_factory=dict,
         metadata={"help": "Settings of the processor to change, such as processor.text.max_length: 64."},
@@ -104,42 +101,20 @@ def describe(exported):
     lines = []
     for title in ("inputs", "outputs"):
         for name, entry in exported.metadata[title].items():
-            shape = ", ".join(map(str, entry["shape"]))
-            lines.append(f"{title[:-1]:8}{name} ({shape}) {entry['dtype']}")
-    kind = f"ONNX, opset {exported.opset}" if exported.opset else "torch.export"
-    sizes = ", ".join(map(str, exported.batches))
-    lines.append(f"largest difference from the model's logits: {exported.difference:.1e} (random batches of {sizes})")
-    return "\n".join([*lines, f"model: {exported.file} ({kind}, {exported.size / 1e6:.1f} MB)"])
+            lines.append(f"{title[:-1]:8}{name} ({', '.join(map(str, entry['shape']))}) {entry['dtype']}")
+    lines.append(f"largest difference from the model's logits, on random inputs: {exported.difference:.1e}")
+    return "\n".join([*lines, f"model: {exported.file} ({exported.size / 1e6:.1f} MB)"])
 
 
 def export(args):
-    """Export a model.
+    """Export a model as [`ExportArguments`] tell; [`Exported`], see `exporting/files.py`."""
+    from modeling_lfm.scripts.exporting import files
 
-    Args:
-        args ([`ExportArguments`])
-
-    Returns:
-        [`Exported`], see `exporting.py`.
-    """
-    from modeling_lfm.scripts.exporting import files as exporting
-
-    file, _ = exporting.choose_output(args.output, args.format)
-    if file.suffix == exporting.SUFFIXES["onnx"]:
-        try:
-            exporting.require_onnx()
-        except ImportError as error:
-            raise ValueError(error) from error
-    model, processor = runs.load_run(args.checkpoint)
-    return exporting.export_model(
-        model,
-        processor,
-        args.output,
-        format=args.format,
-        batch_size=args.batch_size,
-        present=args.present,
-        opset=args.opset,
-        changes=args.processor,
-    )
+    file, _ = files.choose_output(args.output, args.format)
+    if file.suffix == files.SUFFIXES["onnx"]:
+        files.require_onnx()  # before a model is read
+    settings = {"format": args.format, "batch_size": args.batch_size, "present": args.present}
+    return files.export_model(*runs.load_run(args.checkpoint), args.output, changes=args.processor, **settings)
 
 
 def main(argv=None):

@@ -1,4 +1,4 @@
-"""A model as a graph: what `torch.export` needs to trace it, and what goes wrong on the way told in a sentence."""
+"""A model as a graph: inputs of one shape, what `torch.export` needs to trace it, and its failures in a sentence."""
 
 import inspect
 import logging
@@ -6,8 +6,81 @@ import warnings
 from contextlib import contextmanager
 from copy import deepcopy
 
+import numpy as np
 import torch
 from torch import nn
+
+from modeling_lfm import LfmProcessor
+
+
+def fix_shapes(processor, modalities, changes=None):
+    """A processor whose tensors have one shape, whatever comes in: texts are padded to `max_length`.
+
+    Args:
+        processor ([`LfmProcessor`])
+        modalities (`tuple[str]`): those of the model; others are dropped.
+        changes (`dict[str, dict]`, *optional*): settings to change, such as `{"audio": {"duration": 3.0}}`.
+
+    Returns:
+        [`LfmProcessor`]
+
+    Raises:
+        ValueError: a modality that the processor or the model lacks, a wrong setting, or a shape that is still open.
+    """
+    changes = changes or {}
+    for name in modalities:
+        if name not in processor.modalities:
+            raise ValueError(f"the processor has no modality {name!r}; it reads {', '.join(processor.modalities)}.")
+    for name, settings in changes.items():
+        if name not in modalities or not isinstance(settings, dict):
+            raise ValueError(f"processor.{name} should be settings of one of the modalities {', '.join(modalities)}.")
+    settings = {name: {**deepcopy(processor.modalities[name]), **changes.get(name, {})} for name in modalities}
+    texts = [own for own in settings.values() if own["type"] == "text"]
+    for own in texts:
+        own["padding"] = "max_length"
+    fixed = LfmProcessor(settings, processor.tokenizer if texts else None)
+    for name in modalities:
+        if -1 in (fixed.shape(name) or ()):
+            raise ValueError(
+                f"modality {name!r} takes recordings of any length, and an exported model reads one shape: fix it, "
+                f"such as --processor.{name}.duration 3."
+            )
+    return fixed
+
+
+def draw_inputs(processor, size, generator, present=False):
+    """Random inputs of a model, made as the processor makes them from media and texts.
+
+    Args:
+        processor ([`LfmProcessor`]): see [`fix_shapes`].
+        size (`int`): samples, B.
+        generator (`np.random.Generator`)
+        present (`bool`): with `{modality}_present`, random, one of each sample True at least.
+
+    Returns:
+        `dict[str, torch.Tensor]`
+    """
+
+    def draw(name, kind):
+        if kind.shape is None:
+            length = generator.integers(1, kind.max_length + 1)
+            numbers = generator.integers(len(processor.tokenizer), size=length).tolist()
+            return processor.encode(name, processor.tokenizer.decode(numbers, skip_special_tokens=True))
+        if np.issubdtype(kind.dtype, np.integer):
+            limits = np.iinfo(kind.dtype)
+            return torch.from_numpy(generator.integers(limits.min, limits.max, kind.shape, kind.dtype, endpoint=True))
+        return torch.from_numpy(generator.standard_normal(kind.shape, dtype=kind.dtype))
+
+    inputs = {}
+    for name, kind in processor.kinds.items():
+        batch = processor.stack(name, [draw(name, kind) for _ in range(size)])
+        inputs |= {key: value.contiguous() for key, value in batch.items()}
+    if present:
+        names = list(processor.kinds)
+        marks = torch.from_numpy(generator.random((len(names), size)) < 0.5)
+        marks[generator.integers(len(names), size=size), np.arange(size)] = True
+        inputs |= {f"{name}_present": row.clone() for name, row in zip(names, marks, strict=True)}
+    return inputs
 
 
 class Exportable(nn.Module):
@@ -41,45 +114,38 @@ class Exportable(nn.Module):
         self.forward = forward
 
 
-@contextmanager
-def evaluated(model):
-    """A model as it is exported: in evaluation mode, float32, on the CPU; a copy where it is not."""
-    kinds = {(tensor.device.type, tensor.dtype) for tensor in model.parameters()}
-    if kinds != {("cpu", torch.float32)}:
-        model = deepcopy(model).to("cpu", torch.float32)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield model.eval()
-    finally:
-        for module, training in modes:
-            module.training = training
+def evaluated(model, plain=False):
+    """A copy of a model as it is exported: in evaluation mode, float32, on the CPU.
 
-
-@contextmanager
-def plain_attention(model):
-    """timm's attention as two products and a softmax: ONNX cannot hold the fused one of every tower (BEiT, Hiera)."""
-    fused = [module for module in model.modules() if getattr(module, "fused_attn", False) is True]
-    try:
-        for module in fused:
+    Args:
+        model ([`LfmForMultimodalClassification`])
+        plain (`bool`): with timm's attention as two products and a softmax; ONNX cannot hold the fused one of every
+            tower (BEiT, Hiera).
+    """
+    model = deepcopy(model).to("cpu", torch.float32).eval()
+    for module in model.modules() if plain else ():
+        if getattr(module, "fused_attn", False) is True:
             module.fused_attn = False
-        yield
-    finally:
-        for module in fused:
-            module.fused_attn = True
+    return model
 
 
 def ask(exportable, inputs):
     """The model's own outputs.
 
     Raises:
-        ValueError: it cannot read tensors of these shapes.
+        ValueError: it cannot read tensors of these shapes, or answers with numbers that are not finite.
     """
     try:
         with torch.no_grad():
-            return exportable(**inputs)
+            outputs = exportable(**inputs)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in inputs.items())
         raise ValueError(f"the model cannot read what the processor gives, {shapes}: {first_line(error)}") from error
+    missing = any(key.endswith("_present") for key in inputs)  # NaN are the logits of what is absent
+    for key in ["logits"] if missing else outputs:
+        if not outputs[key].isfinite().all():
+            raise ValueError(f"the model answers with {key} that are not finite: its training diverged.")
+    return outputs
 
 
 def trace(exportable, inputs, dynamic=True):
@@ -99,7 +165,7 @@ def trace(exportable, inputs, dynamic=True):
     batch = torch.export.Dim("batch")
     shapes = {name: {0: batch} for name in inputs} if dynamic else None
     try:
-        with without_warnings(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.export.export(exportable, (), inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # of whatever kind the tower's code raises under tracing
         if dynamic and "Constraints violated" in str(error):
@@ -113,21 +179,18 @@ def trace(exportable, inputs, dynamic=True):
 
 
 @contextmanager
-def without_warnings(*names):
-    """No warnings, and none of these loggers: what they skip, the check afterwards judges."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
+def quiet():
+    """No warnings and no log lines: what is skipped, the check afterwards judges."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def first_line(error):
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """The first line (`str`) of what an error says, or its kind."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
