@@ -34,8 +34,8 @@ CHECKED_SIZES = (1, 2, 5)  # and of the batches on which it is then checked
 
 @dataclass
 class Exported:
-    """What was written: a `file` (`Path`) of `size` bytes (with those of a `.data` beside it), which tells `metadata` of
-    itself, see [`describe_model`]; the largest `difference` (`float`) from the model's logits on random inputs."""
+    """What was written: a `file` (`Path`) of `size` bytes (with those of a `.data` beside it) and what it tells of
+    itself, `metadata` (`dict`); the largest `difference` (`float`) from the model's logits on random inputs."""
 
     file: Path
     size: int
