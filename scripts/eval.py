@@ -27,32 +27,17 @@ from modeling_lfm.scripts.common.settings import read_arguments
 
 
 @dataclass
-class EvalArguments:
+class EvalArguments(runs.SplitArguments):
     """What is evaluated on what."""
 
-    checkpoint: str = field(metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."})
-    benchmark: str | None = field(default=None, metadata={"help": "Name of the data set; that of the training."})
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the data set's files, or one that prepare_data.py wrote."}
-    )
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
-    benchmark_options: dict = field(
-        default_factory=dict,
-        metadata={"help": "Options of the data set; the others stay as in training."},
-    )
-    columns: dict = field(
-        default_factory=dict,
-        metadata={"help": "Mapping from a modality to its column in the data set, where the names differ."},
+    checkpoint: str = field(
+        kw_only=True, metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."}
     )
     drop: list[str] = field(
         default_factory=list, metadata={"help": "Modalities to leave out, as if no sample had them."}
     )
     output: str | None = field(default=None, metadata={"help": "The JSON file to write; printed in any case."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Samples in a batch."})
-    max_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many samples at most."})
-    num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
-    use_cpu: bool = field(default=False, metadata={"help": "Use no accelerator even where there is one."})
 
 
 def evaluate(args):
@@ -64,8 +49,6 @@ def evaluate(args):
     Returns:
         `dict[str, float]`: see [`compute_multimodal_metrics`]; further `loss` and `samples`.
     """
-    if args.split not in ("train", "validation", "test"):
-        raise ValueError(f"split={args.split!r} is unknown; choose train, validation or test.")
     model, processor = runs.load_run(args.checkpoint)
     args = runs.complete(args)
 
@@ -81,9 +64,7 @@ def evaluate(args):
         trainer = LfmTrainer(model=model, args=training_args, processing_class=processor)
         trainer.check_absent(args.drop)
         with training_args.main_process_first(desc="preparing the data"):
-            raw = runs.load_data(args, processor, args.split)
-            runs.check_labels(model.config, raw, f"{args.benchmark} ({args.split})")
-            dataset = runs.prepare(raw, args, processor, args.max_samples)
+            dataset = runs.load_split(args, model.config, processor)
         if args.drop:
             metrics = trainer.predict_without(args.drop, dataset, metric_key_prefix="eval").metrics
         else:

@@ -1,6 +1,7 @@
 """A finished run: the data set that is remembered beside its model, and how a program reads both back."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,32 @@ RESULTS = (
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
     *("alpha.png", "accuracy.png", "gap.png"),
 )
+
+
+@dataclass
+class SplitArguments:
+    """A split of a data set that finished models look at, see [`complete`] and [`load_split`]."""
+
+    benchmark: str | None = field(default=None, metadata={"help": "Name of the data set; that of the training."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the data set's files, or one that prepare_data.py wrote."}
+    )
+    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    benchmark_options: dict = field(
+        default_factory=dict, metadata={"help": "Options of the data set; the others stay as in training."}
+    )
+    columns: dict = field(
+        default_factory=dict,
+        metadata={"help": "Mapping from a modality to its column in the data set, where the names differ."},
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Samples in a batch."})
+    max_samples: int | None = field(default=None, metadata={"help": "Look at so many samples at most."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
+    use_cpu: bool = field(default=False, metadata={"help": "Use no accelerator even where there is one."})
+
+    def __post_init__(self):
+        if self.split not in ("train", "validation", "test"):
+            raise ValueError(f"split={self.split!r} is unknown; choose train, validation or test.")
 
 
 def remember(folder, data_args, trainer, splits):
@@ -211,9 +238,87 @@ def draw_samples(dataset, limit):
     return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[:limit]))
 
 
+def load_split(args, config, processor):
+    """The split of [`SplitArguments`] as a model's tensors.
+
+    Args:
+        args ([`SplitArguments`]), config ([`LfmConfig`]) and processor ([`LfmProcessor`]): of the model.
+
+    Returns:
+        `datasets.Dataset`
+
+    Raises:
+        ValueError, FileNotFoundError: see [`check_labels`] and [`load_data`].
+    """
+    raw = load_data(args, processor, args.split)
+    check_labels(config, raw, f"{args.benchmark} ({args.split})")
+    return prepare(raw, args, processor, args.max_samples)
+
+
 def check_labels(config, dataset, what):
     """Raise a `ValueError` when the classes of a data set are not those of the model."""
     names = read_class_names(dataset)
     known = [config.id2label[i] for i in range(config.num_labels)]
     if names != known:
         raise ValueError(f"the classes of {what} are {names}, but the model knows {known}.")
+
+
+def load_runs(folders):
+    """Several models that can be compared.
+
+    Args:
+        folders (`dict[str, str]`): by name, see [`load_run`].
+
+    Returns:
+        `dict[str, LfmForMultimodalClassification]`, and the `LfmProcessor` of the last one.
+
+    Raises:
+        FileNotFoundError: see [`load_run`]. ValueError: their modalities, classes or processors differ.
+    """
+    loaded = {name: load_run(folder) for name, folder in folders.items()}
+    facts = {
+        name: {
+            "modalities": list(model.config.modality_names),
+            "classes": [model.config.id2label[k] for k in range(model.config.num_labels)],
+            "processor settings": processor.modalities,
+        }
+        for name, (model, processor) in loaded.items()
+    }
+    last = list(loaded)[-1]
+    for name, found in facts.items():
+        for what, value in found.items():
+            if value != facts[last][what]:
+                raise ValueError(
+                    f"{name} and {last} cannot be compared: their {what} differ, {value} and {facts[last][what]}."
+                )
+    return {name: model for name, (model, _) in loaded.items()}, loaded[last][1]
+
+
+def name_folders(given):
+    """Folders by short names: `[NAME=]DIR` (`list[str]`) to a `dict`, without NAME that of the folder.
+
+    Raises:
+        ValueError: two of one name.
+    """
+    named = {}
+    for text in dict.fromkeys(given):
+        name, equals, folder = text.partition("=")
+        if not equals or "/" in name or Path(text).exists():
+            name, folder = Path(text).resolve().name, text
+        if name in named:
+            raise ValueError(f"two folders are called {name!r}; give one of them another name: NAME={folder}.")
+        named[name] = folder
+    return named
+
+
+def find_logs(folders):
+    """The folders with the trainer_state.json of models (`dict` by name); checkpoints of one run count once."""
+    found, state = {}, "trainer_state.json"
+    for name, folder in folders.items():
+        run = path = Path(folder).resolve()
+        if path.name.startswith("checkpoint-") and (path.parent / state).is_file():
+            run = path.parent
+        if (run / state).is_file() and run not in found.values():
+            key = name if run == path else run.name
+            found[key if key not in found else str(run)] = run
+    return found

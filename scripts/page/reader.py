@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from modeling_lfm import MultimodalClassificationPipeline
 from modeling_lfm.audio_lfm import load_audio
 from modeling_lfm.scripts.page.inputs import MAX_TEXT, find_sources
-from modeling_lfm.trainer.analysis.contributions import coalition_values, shapley_values
+from modeling_lfm.trainer.analysis.contributions import coalition_values, shapley_shares
 from modeling_lfm.trainer.analysis.maps import draw_view, measure_maps, plan_maps, view_input
 from modeling_lfm.trainer.analysis.observations import coalition_logits
-from modeling_lfm.trainer.plots import COLOURS, INK
+from modeling_lfm.trainer.plots import COLOURS
 
 MAX_SOUND = 300  # seconds of sound, of which a model without a `duration` would read hours
 
@@ -86,7 +86,7 @@ class Reader:
         number = next(number for number, label in config.id2label.items() if label == best)
         logits = coalition_logits(self.model, batch).double().cpu().numpy()
         values = coalition_values(logits, multi_label=config.problem_type == "multi_label_classification")
-        shares = dict(zip(self.names, shapley_values(values[:, 0, number]).tolist(), strict=True))
+        shares = dict(zip(self.names, shapley_shares(values[:, 0, number]).tolist(), strict=True))
         shares = {name: shares[name] for name in answer["modalities"]}
         return {**answer, "shapley": {"of": best, "baseline": float(values[0, 0, number]), "modalities": shares}}
 
@@ -132,7 +132,7 @@ def draw_shares(answer):
     steps = {"no input": answer["shapley"]["baseline"], **shares, "fused": answer["scores"][0]["score"]}
     figure = Figure(figsize=(5, 0.8 + 0.32 * len(steps)), dpi=110, layout="constrained")
     axes = figure.subplots()
-    colours = ["#8A8A8F", *(COLOURS[place % len(COLOURS)] for place in range(len(shares))), INK]
+    colours = ["#8A8A8F", *(COLOURS[place % len(COLOURS)] for place in range(len(shares))), "black"]
     bars = axes.barh(list(steps), [100 * step for step in steps.values()], color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.invert_yaxis()

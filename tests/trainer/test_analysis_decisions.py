@@ -86,7 +86,7 @@ def test_figures_show_the_numbers_and_sentences_tell_them():
     figure = agreement.pictures["agreement"].figure
     assert [axes.get_title() for axes in figure.axes[:2]] == ["one", "two"]
     np.testing.assert_allclose(figure.axes[0].images[0].get_array()[0], [100, 50, 75, 50])
-    assert "fused prediction is audio's in 75" in agreement.text[0]
+    assert "audio's in 75 %, image's in 75 %, and right in 75.0 %" in agreement.text[0]
 
     calibration = explain_calibration({"one": observations()})
     axes = calibration.pictures["calibration"].figure.axes[0]
@@ -94,4 +94,4 @@ def test_figures_show_the_numbers_and_sentences_tell_them():
     assert {"fused", "audio", "image"} <= lines
     confidence = 100 * np.exp(2) / (np.exp(2) + 2)
     np.testing.assert_allclose(axes.collections[0].get_offsets(), [[confidence, 75]], atol=1e-4)
-    assert "audio 28.7 (too sure)" in calibration.text[0]
+    assert "audio 28.7" in calibration.text[0]

@@ -1,36 +1,41 @@
 """Figures of trained models: what they were taught, what each modality adds, where they look; and a page of them all.
 
 Each `explain_...` returns a [`Section`]: figures, the numbers that they show, and sentences computed from these.
+[`Look`] makes them all of some models and a data set.
 """
 
-from importlib import import_module
+from .alpha_curves import explain_alpha
+from .contributions import coalition_values, explain_contributions, shapley_shares
+from .decisions import expected_calibration_error, explain_agreement, explain_calibration
+from .label_fitting import explain_label_fitting
+from .maps import explain_maps
+from .modality_gap import centroid_distances, explain_gap, initial_model
+from .observations import Observations, coalition_logits, observe
+from .report import FIGURES, Look, Picture, Section, write_report
+from .saliency import attention_rollout, grad_cam, rollout
 
-_EXPORTS = {
-    "Observations": "observations",
-    "Section": "report",
-    "attention_rollout": "saliency",
-    "centroid_distances": "modality_gap",
-    "coalition_logits": "observations",
-    "coalition_values": "contributions",
-    "expected_calibration_error": "decisions",
-    "explain_agreement": "decisions",
-    "explain_alpha": "alpha_curves",
-    "explain_calibration": "decisions",
-    "explain_contributions": "contributions",
-    "explain_gap": "modality_gap",
-    "explain_label_fitting": "label_fitting",
-    "explain_maps": "maps",
-    "grad_cam": "saliency",
-    "initial_model": "modality_gap",
-    "observe": "observations",
-    "rollout": "saliency",
-    "shapley_values": "contributions",
-    "write_report": "report",
-}
-__all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+__all__ = [
+    "FIGURES",
+    "Look",
+    "Observations",
+    "Picture",
+    "Section",
+    "attention_rollout",
+    "centroid_distances",
+    "coalition_logits",
+    "coalition_values",
+    "expected_calibration_error",
+    "explain_agreement",
+    "explain_alpha",
+    "explain_calibration",
+    "explain_contributions",
+    "explain_gap",
+    "explain_label_fitting",
+    "explain_maps",
+    "grad_cam",
+    "initial_model",
+    "observe",
+    "rollout",
+    "shapley_shares",
+    "write_report",
+]

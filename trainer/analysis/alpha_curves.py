@@ -4,11 +4,11 @@ import math
 
 from ..alpha.schedules import make_alpha
 from ..plots import COLOURS, MUTED, WIDTH, alpha_by_epoch, new_figure, read_log_history, tidy
-from .report import Picture, Section, Table, listing, rounded
+from .report import Picture, Section, rounded
 
 REFERENCES = {"heuristic": "heuristic, 1 - exp(-1/t)", "polynomial": "polynomial of the paper"}
 DASHES = {"heuristic": (0, (1, 1.5)), "polynomial": (0, (4, 2))}
-LOSSES = {"loss_cls": "classification loss", "loss_mm": "matching loss"}
+LOSSES = {"loss_cls": "-", "loss_mm": "--"}
 METHOD = (
     "Alpha weighs the matching loss and changes once an epoch; a share of training is the epoch over the number of "
     "epochs. The references are the schedules of the paper in a run of as many epochs: 1 - exp(-1/t), and the "
@@ -100,7 +100,7 @@ def measure_alpha(runs):
     """
     curves = {name: read_curves(source) for name, source in runs.items()}
     if not any(curve["alpha"] for curve in curves.values()):
-        raise ValueError(f"no alpha in {', '.join(curves)}: only runs of the method lfm have one.")
+        raise ValueError(f"no alpha in the logs of {', '.join(curves) or 'no run'}: only the method lfm has one.")
     epochs = max(curve["epochs"] for curve in curves.values())
     return {"runs": curves, "references": reference_curves(epochs), "epochs": epochs}
 
@@ -110,122 +110,54 @@ def steps_of(alpha):
     return [100 * alpha[0]["from"], *(100 * row["to"] for row in alpha)], [row["value"] for row in alpha]
 
 
-def draw_alpha(numbers):
-    """Alpha, the losses and the hypergradient over the share of training, one below the other.
-
-    Args:
-        numbers (`dict`): what [`measure_alpha`] returns.
-
-    Returns:
-        `matplotlib.figure.Figure`
-    """
-    moves = any(curve["hypergradient"] for curve in numbers["runs"].values())
-    ratios = (2, 1.5, 1.2) if moves else (2, 1.5)
-    figure = new_figure(WIDTH, 1.35 * sum(ratios) + 0.3)
-    panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
+def _draw(numbers):
+    """Alpha, the losses and the hypergradient over the share of training, one below the other."""
+    moves = [abs(row["value"]) for curve in numbers["runs"].values() for row in curve["hypergradient"]]
+    figure = new_figure(WIDTH, 6.4 if moves else 5)
+    panels = figure.subplots(2 + bool(moves), 1, sharex=True)
     for name, alpha in numbers["references"].items():
         edges, values = steps_of(alpha)
-        style = {"color": MUTED, "linestyle": DASHES[name], "linewidth": 1.4, "zorder": 4}
+        style = {"color": MUTED, "linestyle": DASHES[name], "linewidth": 1.4}
         panels[0].stairs(values, edges, baseline=None, label=REFERENCES[name], **style)
-    for i, (name, curve) in enumerate(numbers["runs"].items()):
-        colour = COLOURS[i % len(COLOURS)]
+    for number, (name, curve) in enumerate(numbers["runs"].items()):
+        colour = COLOURS[number % len(COLOURS)]
         if curve["alpha"]:
             edges, values = steps_of(curve["alpha"])
             panels[0].stairs(values, edges, baseline=None, label=name, color=colour, linewidth=2)
         else:
-            panels[0].plot([], [], color=colour, linewidth=2, label=f"{name} (no alpha)")
-        _draw_losses(panels[1], curve["losses"], colour)
-        if moves and curve["hypergradient"]:
-            rows = curve["hypergradient"]
-            x, y = [100 * row["share"] for row in rows], [row["value"] for row in rows]
-            panels[2].plot(x, y, color=colour, marker="o", markersize=3, linewidth=1.4)
-    panels[0].set(ylim=(-0.03, 1.03), xlim=(0, 100.5))
-    panels[0].set_ylabel("alpha")
+            panels[0].plot([], [], color=colour, label=f"{name} (no alpha)")
+        parts = [(key, line) for key, line in LOSSES.items() if any(key in row for row in curve["losses"])]
+        for key, line in parts or [("loss", "-")]:  # a method that has one loss only, or others
+            _plot(panels[1], curve["losses"], key, color=colour, linestyle=line)
+        if curve["hypergradient"]:
+            _plot(panels[2], curve["hypergradient"], "value", color=colour, marker="o", markersize=3)
+    panels[0].set(ylim=(-0.03, 1.03), xlim=(0, 100.5), ylabel="alpha")
     panels[0].legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    panels[1].set_yscale("log")
-    panels[1].set_ylabel("training loss (nats)")
-    for label, line in (("classification", "-"), ("matching", "--")):
-        panels[1].plot([], [], color=MUTED, linestyle=line, label=label)
-    panels[1].legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 0.97), ncols=2)
+    panels[1].set_yscale("log", nonpositive="mask")
+    panels[1].set(ylabel="training loss (nats)\nmatching loss dashed")
     if moves:
-        _scale_hypergradient(panels[2], [row["value"] for c in numbers["runs"].values() for row in c["hypergradient"]])
+        panels[2].axhline(0, color=MUTED, linewidth=0.8)
+        panels[2].set_yscale("symlog", linthresh=max(1e-3 * max(moves), 1e-15), linscale=1)
+        panels[2].set_ylabel("hypergradient (nats)")
     panels[-1].set_xlabel("share of training (%)")
-    figure.align_ylabels()
     return tidy(figure, panels)
 
 
-def _scale_hypergradient(axes, values):
-    """A logarithmic scale for both signs, with zero between them, which shows the largest four decades."""
-    decade = math.floor(math.log10(max(max(map(abs, values)), 1e-12)))
-    least = 10.0 ** (decade - 3)
-    low, high = min(2 * min(values), -least), max(2 * max(values), least)
-    axes.set_yscale("symlog", linthresh=least, linscale=0.5)
-    axes.set_ylim(low, high)
-    ticks = [sign * 10.0**power for sign in (-1, 1) for power in (decade - 2, decade)]
-    axes.set_yticks([0, *(tick for tick in ticks if low <= tick <= high)])
-    axes.minorticks_off()
-    axes.axhline(0, color=MUTED, linewidth=0.8)
-    axes.set_ylabel("hypergradient\n(nats)")
-
-
-def _draw_losses(axes, losses, colour):
-    drawn = False
-    for key, line in zip(LOSSES, ("-", "--"), strict=True):
-        found = [(100 * row["share"], row[key]) for row in losses if row.get(key, 0) > 0]
-        if found:
-            axes.plot(*zip(*found, strict=True), color=colour, linestyle=line, linewidth=1.4)
-            drawn = True
-    if not drawn:  # a method that has one loss only, or others
-        found = [(100 * row["share"], row["loss"]) for row in losses if row.get("loss", 0) > 0]
-        axes.plot(*zip(*found or [(0, math.nan)], strict=True), color=colour, linewidth=1.4)
-
-
-def tell_alpha(numbers):
-    """Sentences (`list[str]`): where alpha began and ended, what moved it, and what the schedules would have done."""
-    text = []
-    for name, curve in numbers["runs"].items():
-        if not curve["alpha"]:
-            text.append(f"{name} has no alpha.")
-            continue
-        values = [row["value"] for row in curve["alpha"]]
-        line = f"{name}: alpha goes from {values[0]:.2f} to {values[-1]:.2f} in {curve['epochs']} epochs"
-        if curve["hypergradient"]:
-            positive = sum(row["value"] > 0 for row in curve["hypergradient"])
-            line += f"; the hypergradient was positive, and took alpha down, in {positive} of "
-            line += f"{len(curve['hypergradient'])} updates"
-        text.append(line + ".")
-    ends = {name: rows[-1]["value"] for name, rows in numbers["references"].items()}
-    parts = listing(f"the {name} {value:.2f}" for name, value in ends.items())
-    text.append(f"In a run of {numbers['epochs']} epochs the schedules of the paper end at: {parts}.")
-    return text
+def _plot(axes, rows, key, **style):
+    found = [(100 * row["share"], row[key]) for row in rows if key in row]
+    axes.plot([x for x, _ in found], [y for _, y in found], linewidth=1.4, **style)
 
 
 def explain_alpha(runs):
-    """The section on alpha.
-
-    Args:
-        runs (`dict[str, source]`): see [`measure_alpha`].
-
-    Returns:
-        [`Section`]
-    """
-    numbers = measure_alpha(runs)
-    columns = {**{name: curve["alpha"] for name, curve in numbers["runs"].items()}, **numbers["references"]}
-    columns = {name: alpha for name, alpha in columns.items() if alpha}
-    rows = []
-    for t in range(1, numbers["epochs"] + 1):
-        cells = [f"{alpha[t - 1]['value']:.3f}" if t <= len(alpha) else "" for alpha in columns.values()]
-        rows.append([str(t), *cells])
+    """The [`Section`] on alpha in `runs`, see [`measure_alpha`]."""
+    numbers, text = measure_alpha(runs), []
+    for name, curve in numbers["runs"].items():
+        values, moves = [row["value"] for row in curve["alpha"]], [row["value"] for row in curve["hypergradient"]]
+        line = f"{name}: alpha goes from {values[0]:.2f} to {values[-1]:.2f}" if values else f"{name}: no alpha"
+        down = f"; the hypergradient took it down in {sum(move > 0 for move in moves)} of {len(moves)} updates"
+        text.append(f"{line}{down if moves else ''}.")
     caption = (
-        "Alpha in force in each epoch, beside the schedules of the paper; below it the losses (classification solid, "
-        "matching dashed, logarithmic) and the hypergradient (logarithmic away from zero)."
+        "Alpha in force in each epoch, beside the schedules of the paper; below it the losses (logarithmic) and the "
     )
-    return Section(
-        name="alpha",
-        title="Alpha over training",
-        text=tell_alpha(numbers),
-        pictures={"alpha": Picture(draw_alpha(numbers), caption)},
-        numbers=numbers,
-        tables=[Table("Alpha by epoch", ["epoch", *columns], rows)],
-        method=METHOD,
-    )
+    picture = Picture(_draw(numbers), caption + "hypergradient (logarithmic away from zero).")
+    return Section("alpha", "Alpha over training", text, {"alpha": picture}, numbers, METHOD)

@@ -4,8 +4,8 @@ from itertools import combinations
 
 import numpy as np
 
-from ..plots import COLOURS, FUSED_COLOUR, INK, MARKERS, MUTED, ON_DARK, ON_LIGHT, WIDTH, ink, new_panels, tidy
-from .report import Picture, Section, Table, listing, percent, rounded
+from ..plots import MUTED, add_legend, new_figure, styles, tidy
+from .report import Picture, Section, rounded
 
 BINS = 15
 LABEL = "label"
@@ -21,10 +21,7 @@ CALIBRATION = (
 
 
 def measure_agreement(observed):
-    """Agreement of the predictions of the modalities, of the fused one, and of the labels.
-
-    Args:
-        observed ([`Observations`])
+    """Agreement of the predictions of the modalities, of the fused one, and of the labels, in [`Observations`].
 
     Returns:
         `dict`, ready for JSON: `names` (the modalities, `fused`, `label`), and `matrix`, the shares of samples, within
@@ -43,87 +40,31 @@ def measure_agreement(observed):
     return rounded({"names": names, "matrix": matrix, "samples": len(observed.labels)})
 
 
-def _square_width(count):
-    """Inches for so many square panels side by side: without much between them."""
-    return min(WIDTH, 2.7 * count + 0.9)
-
-
-def draw_agreement(runs):
-    """Heat maps of agreement, one panel a run.
-
-    Args:
-        runs (`dict[str, dict]`): by run what [`measure_agreement`] returns.
-
-    Returns:
-        `matplotlib.figure.Figure`
-    """
-    figure, panels = new_panels(len(runs), 3.1, width=_square_width(len(runs)), sharey=True)
-    for axes, (run, numbers) in zip(panels, runs.items(), strict=True):
-        names = numbers["names"]
-        matrix = np.array([[np.nan if cell is None else 100 * cell for cell in row] for row in numbers["matrix"]])
-        image = axes.imshow(matrix, vmin=0, vmax=100, cmap="cividis")
+def explain_agreement(runs):
+    """The [`Section`] on agreement in `runs` (`dict[str, Observations]`)."""
+    numbers, text = {run: measure_agreement(observed) for run, observed in runs.items()}, []
+    figure, panels = _square_panels(len(runs))
+    for axes, (run, found) in zip(panels, numbers.items(), strict=True):
+        names, matrix = found["names"], 100 * np.array(found["matrix"], dtype=float)
+        axes.imshow(matrix, vmin=0, vmax=100, cmap="Blues", alpha=0.6)
         for (row, column), cell in np.ndenumerate(matrix):
-            text = "" if np.isnan(cell) else f"{cell:.0f}"
-            axes.text(column, row, text, ha="center", va="center", color=ON_LIGHT if cell > 55 else ON_DARK, fontsize=9)
+            axes.text(column, row, "" if np.isnan(cell) else f"{cell:.0f}", ha="center", va="center", color="#0b0b0b")
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
         axes.set_yticks(range(len(names)), names)
         axes.set_title(run, fontsize=10)
         axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-    bar = figure.colorbar(image, ax=panels, shrink=0.8)
-    bar.set_label("same prediction (% of samples)")
-    bar.outline.set_visible(False)
-    return ink(figure)
+        *modalities, _, label = zip(names, matrix[-2], strict=True)
+        parts = ", ".join(f"{name}'s in {share:.0f} %" for name, share in modalities)
+        text.append(f"{run}: of the samples, the fused prediction is {parts}, and right in {label[1]:.1f} %.")
+    caption = "Percent of the samples on which two predictions are the same; with the label, that is accuracy."
+    picture = Picture(figure, caption)
+    return Section("agreement", "Who agrees with whom", text, {"agreement": picture}, numbers, AGREEMENT)
 
 
-def tell_agreement(runs):
-    """Sentences (`list[str]`): whom the fused prediction follows, and how often the modalities agree."""
-    text = []
-    for run, numbers in runs.items():
-        names, matrix = numbers["names"], numbers["matrix"]
-        modalities, fused = names[:-2], len(names) - 2
-        follows = {name: matrix[m][fused] for m, name in enumerate(modalities) if matrix[m][fused] is not None}
-        most, least = max(follows, key=follows.get), min(follows, key=follows.get)
-        line = f"{run}: the fused prediction is {most}'s in {percent(follows[most], 0)} of the samples"
-        if least != most:
-            line += f" and {least}'s in {percent(follows[least], 0)}"
-            pairs = [matrix[a][b] for a, b in combinations(range(len(modalities)), 2) if matrix[a][b] is not None]
-            line += f"; two modalities agree in {percent(float(np.mean(pairs)), 0)}" if pairs else ""
-        text.append(f"{line}. The fused one is right in {percent(matrix[-1][fused])}.")
-    return text
-
-
-def explain_agreement(runs):
-    """The section on agreement.
-
-    Args:
-        runs (`dict[str, Observations]`): by run.
-
-    Returns:
-        [`Section`]
-    """
-    numbers = {run: measure_agreement(observed) for run, observed in runs.items()}
-    tables = [
-        Table(
-            f"Agreement in {run}, % of samples",
-            ["", *found["names"]],
-            [
-                [name, *("-" if cell is None else f"{100 * cell:.1f}" for cell in row)]
-                for name, row in zip(found["names"], found["matrix"], strict=True)
-            ],
-        )
-        for run, found in numbers.items()
-    ]
-    caption = "How often two predictions are the same; the last row and column are the labels, so they show accuracy."
-    return Section(
-        name="agreement",
-        title="Who agrees with whom",
-        text=tell_agreement(numbers),
-        pictures={"agreement": Picture(draw_agreement(numbers), caption)},
-        numbers=numbers,
-        tables=tables,
-        method=AGREEMENT,
-    )
+def _square_panels(count):
+    """A figure and so many square axes side by side."""
+    figure = new_figure(2.5 * count + 0.9, 3.2)
+    return figure, figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0]
 
 
 def expected_calibration_error(confidence, correct, bins=BINS):
@@ -157,10 +98,7 @@ def expected_calibration_error(confidence, correct, bins=BINS):
 
 
 def measure_calibration(observed, bins=BINS):
-    """Calibration of the fused prediction and of each modality.
-
-    Args:
-        observed ([`Observations`]), bins (`int`)
+    """Calibration of the fused prediction and of each modality in [`Observations`].
 
     Returns:
         `dict`, ready for JSON: by prediction (`fused` and the modalities) its `ece`, mean `confidence` and `accuracy`,
@@ -181,78 +119,30 @@ def measure_calibration(observed, bins=BINS):
     return rounded(result)
 
 
-def draw_calibration(runs):
-    """Reliability diagrams: accuracy against confidence, one panel a run, one line a prediction.
-
-    Args:
-        runs (`dict[str, dict]`): by run what [`measure_calibration`] returns.
-
-    Returns:
-        `matplotlib.figure.Figure`
-    """
-    figure, panels = new_panels(len(runs), 3.2, width=_square_width(len(runs)), sharex=True, sharey=True)
-    for axes, (run, numbers) in zip(panels, runs.items(), strict=True):
-        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=":")
-        place = 0
-        for name, found in numbers.items():
-            colour, marker = (FUSED_COLOUR, "o") if name == "fused" else (COLOURS[place % 6], MARKERS[place % 6])
-            place += name != "fused"
-            x, y, samples = (
-                np.array([row[key] for row in found["bins"]]) for key in ("confidence", "accuracy", "samples")
-            )
-            axes.plot(100 * x, 100 * y, color=colour, linewidth=0.8, alpha=0.6)
-            size = 5 + 110 * samples / samples.sum()
-            axes.scatter(100 * x, 100 * y, s=size, color=colour, marker=marker, linewidths=0)
-            axes.plot([], [], color=colour, marker=marker, markersize=5, linewidth=0.8, label=name)
-        errors = ", ".join(f"{name} {100 * found['ece']:.1f}" for name, found in numbers.items())
-        axes.set_title(f"{run}\n", fontsize=10)
-        axes.annotate(f"ECE: {errors}", (0.5, 1), (0, 5), "axes fraction", "offset points", ha="center", fontsize=7.5)
-        axes.set(xlim=(0, 103), ylim=(0, 103), aspect="equal")
-    figure.supylabel("accuracy (%)", fontsize=10, color=INK)
-    figure.supxlabel("confidence: probability of the predicted class (%)", fontsize=10, color=INK)
-    handles, names = max((axes.get_legend_handles_labels() for axes in panels), key=lambda pair: len(pair[1]))
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
-    return tidy(figure, panels, grid="both")
-
-
-def tell_calibration(runs):
-    """Sentences (`list[str]`): how large the errors are, and whether too much or too little is promised."""
-    text = []
-    for run, numbers in runs.items():
-        parts = []
-        for name, found in numbers.items():
-            excess = found["confidence"] - found["accuracy"]
-            how = "too sure" if excess > 0.01 else "not sure enough" if excess < -0.01 else "about right on average"
-            parts.append(f"{name} {100 * found['ece']:.1f} ({how})")
-        text.append(f"{run}: expected calibration error in points: {listing(parts)}.")
-    return text
-
-
 def explain_calibration(runs):
-    """The section on calibration.
-
-    Args:
-        runs (`dict[str, Observations]`): by run.
-
-    Returns:
-        [`Section`]
-    """
-    numbers = {run: measure_calibration(observed) for run, observed in runs.items()}
-    rows = [
-        [f"{run}, {name}", f"{100 * found['ece']:.2f}", percent(found["confidence"]), percent(found["accuracy"])]
-        for run, heads in numbers.items()
-        for name, found in heads.items()
-    ]
+    """The [`Section`] on calibration in `runs` (`dict[str, Observations]`)."""
+    numbers, text = {run: measure_calibration(observed) for run, observed in runs.items()}, []
+    figure, panels = _square_panels(len(runs))
+    for axes, (run, found) in zip(panels, numbers.items(), strict=True):
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=":")
+        for name, style in styles(found).items():
+            rows = [[row["confidence"], row["accuracy"], row["samples"]] for row in found[name]["bins"]]
+            x, y, samples = np.array(rows).T
+            axes.plot(100 * x, 100 * y, label=name, linewidth=0.8, **style)
+            size = 150 * samples / samples.sum()
+            axes.scatter(100 * x, 100 * y, s=size, color=style["color"], marker=style["marker"], linewidths=0)
+        axes.set_title(run, fontsize=10)
+        axes.set(xlim=(0, 103), ylim=(0, 103), aspect="equal")
+        errors = ", ".join(f"{name} {100 * entry['ece']:.1f}" for name, entry in found.items())
+        text.append(f"{run}: expected calibration error in points: {errors}.")
+    figure.supylabel("accuracy (%)", fontsize=10)
+    figure.supxlabel("confidence (%)", fontsize=10)
+    add_legend(figure, panels[0])
     caption = (
-        "Reliability: accuracy against confidence. On the dotted line a prediction is right as often as it promises; "
-        "below it, less often. The larger a mark, the more samples."
+        "Accuracy against the probability of the predicted class: on the dotted line a prediction is right as often "
     )
+    caption += "as it promises; below it, less often. The larger a mark, the more samples."
+    picture = Picture(tidy(figure, panels, grid="both"), caption)
     return Section(
-        name="calibration",
-        title="How far confidence can be trusted",
-        text=tell_calibration(numbers),
-        pictures={"calibration": Picture(draw_calibration(numbers), caption)},
-        numbers=numbers,
-        tables=[Table("Calibration", ["run, prediction", "ECE (points)", "mean confidence", "accuracy"], rows)],
-        method=CALIBRATION,
+        "calibration", "How far confidence can be trusted", text, {"calibration": picture}, numbers, CALIBRATION
     )

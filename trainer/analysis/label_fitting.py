@@ -2,8 +2,8 @@
 
 import statistics
 
-from ..plots import COLOURS, FUSED_COLOUR, INK, MUTED, OTHER_COLOUR, WIDTH, new_figure, tidy
-from .report import Picture, Section, Table, listing, points, rounded
+from ..plots import MUTED, WIDTH, new_figure, styles, tidy
+from .report import Picture, Section, rounded
 
 TITLES = {
     "one-hot labels": "one-hot",
@@ -57,94 +57,43 @@ def measure_label_fitting(records, published=None):
     return rounded(found | {"published": published or {}})
 
 
-def draw_label_fitting(numbers):
-    """Bars of the accuracies on the left, and the gap, measured and published, on the right.
-
-    Args:
-        numbers (`dict`): what [`measure_label_fitting`] returns.
-
-    Returns:
-        `matplotlib.figure.Figure`
-    """
+def _draw(numbers):
+    """Bars of the accuracies on the left, and the gap, measured and published, on the right."""
     figure = new_figure(WIDTH, 3.4)
     left, right = figure.subplots(1, 2, width_ratios=(2.1, 1))
     names, rows = ["fused", *numbers["modalities"]], numbers["rows"]
-    places, width = range(len(rows)), 0.8 / len(names)
-    for i, name in enumerate(names):
-        x = [place + (i - (len(names) - 1) / 2) * width for place in places]
-        colour = FUSED_COLOUR if name == "fused" else COLOURS[(i - 1) % len(COLOURS)]
-        _bars(left, x, [row[name] for row in rows.values()], width * 0.92, colour, name)
-    _bars(right, places, [row["gap"] for row in rows.values()], 0.55, OTHER_COLOUR, "measured")
-    right.set_ylim(bottom=0)
+    width = 0.8 / len(names)
+    for i, (name, style) in enumerate(styles(names).items()):
+        places = [place + (i - (len(names) - 1) / 2) * width for place in range(len(rows))]
+        _bars(left, places, [row[name] for row in rows.values()], width * 0.92, style["color"], name)
+    _bars(right, range(len(rows)), [row["gap"] for row in rows.values()], 0.55, "#AAAAAA", "measured")
     published = numbers["published"].get("rows", {})
     shown = [(place, published[row]["gap"]) for place, row in enumerate(rows) if row in published]
     if shown:
         label = f"published ({numbers['published']['benchmark']})"
-        right.plot(*zip(*shown, strict=True), "D", color="none", markeredgecolor=INK, markersize=6, label=label)
+        right.plot(*zip(*shown, strict=True), "D", color="none", markeredgecolor="black", label=label)
     for axes, text in ((left, "test accuracy (%)"), (right, "gap (points)")):
-        axes.set_xticks(list(places), [TITLES[row] for row in rows], fontsize=8)
+        axes.set_xticks(range(len(rows)), [TITLES[row] for row in rows], fontsize=8)
         axes.set_ylabel(text)
         axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 + (axes is left))
     return tidy(figure, [left, right])
 
 
-def _bars(axes, x, entries, width, colour, label):
-    heights = [100 * entry["mean"] for entry in entries]
-    spreads = [100 * (entry["std"] or 0) for entry in entries]
-    style = {"ecolor": MUTED, "error_kw": {"elinewidth": 1.2, "capsize": 2}}
-    axes.bar(x, heights, width, yerr=spreads if any(spreads) else None, color=colour, label=label, **style)
-    for place, height, spread in zip(x, heights, spreads, strict=True):
-        axes.annotate(
-            f"{height:.0f}", (place, height + spread), (0, 2), textcoords="offset points", ha="center", fontsize=7
-        )
-
-
-def tell_label_fitting(numbers):
-    """Sentences (`list[str]`): how gap and accuracy change from one-hot labels to softer ones."""
-    rows = numbers["rows"]
-    base = rows.get("one-hot labels")
-    text = []
-    for row, found in rows.items():
-        parts = listing(f"{name} {100 * found[name]['mean']:.1f} %" for name in ("fused", *numbers["modalities"]))
-        line = f"{row} (seeds {listing(map(str, numbers['seeds'][row]))}): {parts}, "
-        line += f"gap {100 * found['gap']['mean']:.1f} points"
-        if base is not None and found is not base:
-            line += f" ({points(found['gap']['mean'] - base['gap']['mean'])} against one-hot labels"
-            line += f", fused accuracy {points(found['fused']['mean'] - base['fused']['mean'])})"
-        text.append(line + ".")
-    return text
+def _bars(axes, places, entries, width, colour, label):
+    heights, spreads = ([100 * (entry[key] or 0) for entry in entries] for key in ("mean", "std"))
+    bars = axes.bar(
+        places, heights, width, yerr=spreads if any(spreads) else None, color=colour, label=label, ecolor=MUTED
+    )
+    axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=2)
 
 
 def explain_label_fitting(records, published=None):
-    """The section on label fitting.
-
-    Args: as in [`measure_label_fitting`].
-
-    Returns:
-        [`Section`]
-    """
-    numbers = measure_label_fitting(records, published)
-    names = ["fused", *numbers["modalities"], "gap"]
-    given = numbers["published"].get("rows", {})
-    rows = []
+    """The [`Section`] on label fitting, of the arguments of [`measure_label_fitting`]."""
+    numbers, text = measure_label_fitting(records, published), []
     for row, found in numbers["rows"].items():
-        cells = [
-            f"{100 * found[name]['mean']:.1f}"
-            + ("" if found[name]["std"] is None else f" \N{PLUS-MINUS SIGN} {100 * found[name]['std']:.1f}")
-            for name in names
-        ]
-        paper = given.get(row)
-        rows.append([row, *cells, f"{paper['accuracy']} / {paper['gap']}" if paper else ""])
-    beside = numbers["published"].get("benchmark")
-    head = ["labels", *names, f"published: fused / gap ({beside})" if beside else "published"]
-    caption = f"{numbers['benchmark']}: accuracy of the fused prediction and of each modality alone on the left, "
-    caption += "their gap on the right."
-    return Section(
-        name="label_fitting",
-        title="Fitting softer labels",
-        text=tell_label_fitting(numbers),
-        pictures={"label_fitting": Picture(draw_label_fitting(numbers), caption)},
-        numbers=numbers,
-        tables=[Table(f"Accuracy and gap on {numbers['benchmark']}, %: means and deviations over seeds", head, rows)],
-        method=METHOD,
-    )
+        parts = ", ".join(f"{name} {100 * found[name]['mean']:.1f}" for name in ("fused", *numbers["modalities"]))
+        gap = 100 * found["gap"]["mean"]
+        text.append(f"{row}: accuracy in percent: {parts}; gap {gap:.1f} points ({len(numbers['seeds'][row])} seeds).")
+    caption = f"{numbers['benchmark']}: accuracy of the fused prediction and of each modality alone on the left, their "
+    picture = Picture(_draw(numbers), caption + "gap on the right.")
+    return Section("label_fitting", "Fitting softer labels", text, {"label_fitting": picture}, numbers, METHOD)

@@ -7,14 +7,14 @@ import torch
 
 from modeling_lfm.frontend_lfm import LogSpectrogram
 
-from ..plots import INK, ON_DARK, ON_LIGHT, WIDTH, ink, new_figure
-from .report import Picture, Section, Table, percent, rounded, shorten
+from ..collator import LfmDataCollator
+from ..holdout import read_labels
+from ..plots import COLOURS, WIDTH, new_figure, tidy
+from .report import Picture, Section, percent, rounded, shorten
 from .saliency import GRAD_CAM, attention_rollout, choose_map, enlarge, grad_cam, require_captum, select_logits
 
-COLOUR_MAP = "inferno"
-NARROWEST, WIDEST = 1.1, 1.9  # inches of a map: the decision fits above, several samples onto a page
-LINE = 104  # characters of text in a line
-NOTE = {"fontsize": 7, "color": ON_DARK, "ha": "center", "bbox": {"facecolor": ON_LIGHT, "pad": 1.5, "linewidth": 0}}
+GAP = 1 / 32  # white between the frames of a clip, a pixel at least, in widths of a frame
+NUM_SAMPLES, NUM_TOKENS = 4, 24  # that are shown
 METHOD = (
     "Grad-CAM (Selvaraju et al., ICCV 2017; computed by captum) on the last convolutional stage, or where that has "
     "less than 4 x 4 numbers of the input left, on the last that has more: bright where the input speaks for the class "
@@ -70,11 +70,10 @@ def measure_maps(model, inputs, modality, kind, layer=None):
     with torch.no_grad():
         output = model(**inputs)
     names = model.config.modality_names
-    multi_label = model.config.problem_type == "multi_label_classification"
     result = {}
     for key, decision in (("fused", "fused"), ("alone", modality)):
         logits = select_logits(output, names, decision).double()
-        probabilities = logits.sigmoid() if multi_label else logits.softmax(-1)
+        probabilities = logits.sigmoid() if model.config.is_multi_label else logits.softmax(-1)
         best = probabilities.max(-1)
         result[key] = {"class": best.indices.tolist(), "probability": best.values.tolist()}
         if kind == GRAD_CAM:
@@ -135,61 +134,32 @@ def gather_maps(models, inputs, labels, modality, kind, layer=None):
 def draw_maps(numbers, views):
     """What the model is given of each sample, and beside it for each run the maps over it, with the decision above.
 
-    Fused and single decision stand side by side, of many runs one below the other.
-
     Args:
         numbers (`dict`): what [`gather_maps`] returns, of pictures, frames or spectrograms.
         views (`list[View]`): of the samples.
-
-    Returns:
-        `matplotlib.figure.Figure`
     """
+    shown = [(run, key, found[key]) for run, found in numbers["runs"].items() for key in ("fused", "alone")]
+    shown = [(run, key, found) for run, key, found in shown if "map" in found]
     height, width = views[0].pixels.shape[:2]
+    wide = width > 2 * height and views[0].extent is None  # frames side by side
+    side = 3.6 if wide else min(max(WIDTH / (len(shown) + 1), 1.1), 1.8)
+    letters = int(13 * side) - 8  # in a line above a map
     ratio = 0.75 if views[0].extent else min(height / width, 1.2)
-    lines = _arrange(numbers["runs"], 4 if ratio > 0.5 else 2)
-    cell = max((WIDTH - 0.4) / (len(lines[0]) + 1), NARROWEST)
-    cell = min(cell, WIDEST) if ratio > 0.5 else cell
-    title = 0.32 if len(lines) == 1 else 0.46
-    figure = new_figure(
-        cell * (len(lines[0]) + 1) + 0.4, max(cell * ratio + title, 0.9) * len(views) * len(lines) + 0.5
-    )
-    grid = figure.subplots(len(views) * len(lines), len(lines[0]) + 1, squeeze=False)
-    for place, row in enumerate(grid):
-        n, line = divmod(place, len(lines))
-        if line == 0:
-            draw_view(row[0], views[n])
-            row[0].set_title(f"label: {shorten(numbers['labels'][n], int(13 * cell) - 7)}", fontsize=8)
-        for axes, (run, key) in zip(row[1:], lines[line], strict=True):
-            found = numbers["runs"][run][key]
-            draw_view(axes, views[n], found["map"][n])
-            above = "" if len(lines) == 1 else f"{key}\n"
-            axes.set_title(above + _decision(found, n, int(13 * cell) - 8), fontsize=8)
-        for axes in row:
-            _clean(axes, views[n], place == len(grid) - 1, axes is row[min(line, 1)])
-        if line:
-            row[0].set_axis_off()
-    heads = [_head(numbers["kind"], *entry) if len(lines) == 1 else entry[0] for entry in lines[0]]
-    for axes, text in zip(grid[0], ["input", *heads], strict=True):
-        axes.annotate(
-            text,
-            (0.5, 1),
-            (0, 20 if len(lines) == 1 else 31),
-            "axes fraction",
-            "offset points",
-            ha="center",
-            fontsize=8.5,
-            weight="bold",
-        )
-    _label_axes(figure, views[0])
-    return ink(figure)
-
-
-def _arrange(runs, most):
-    """Lines of (run, decision) that show one sample: one, or where it would hold more than `most` one a decision."""
-    keys = [key for key in ("fused", "alone") if "map" in next(iter(runs.values()))[key]]
-    if len(keys) * len(runs) <= most:
-        return [[(run, key) for run in runs for key in keys]]
-    return [[(run, key) for run in runs] for key in keys]
+    figure = new_figure(side * (len(shown) + 1) + 0.4, (side * ratio + 0.35) * len(views) + 0.7)
+    grid = figure.subplots(len(views), len(shown) + 1, squeeze=False)
+    for n, (row, view) in enumerate(zip(grid, views, strict=True)):
+        draw_view(row[0], view)
+        row[0].set_title(f"label: {shorten(numbers['labels'][n], letters)}", fontsize=8)
+        for axes, (run, key, found) in zip(row[1:], shown, strict=True):
+            draw_view(axes, view, found["map"][n])
+            mark = "\N{CHECK MARK}" if found["right"][n] else "\N{BALLOT X}"
+            said = f"{mark} {shorten(found['class'][n], letters)} ({percent(found['probability'][n])})"
+            head = f"{shorten(run, letters + 8)}\n{key}\n" if n == 0 else ""
+            axes.set_title(head + said, fontsize=8)
+    if views[0].labels is not None:
+        figure.supxlabel(views[0].labels[0], fontsize=9)
+        figure.supylabel(views[0].labels[1], fontsize=9)
+    return figure
 
 
 def draw_view(axes, view, values=None):
@@ -198,150 +168,86 @@ def draw_view(axes, view, values=None):
     style |= {"aspect": "auto" if view.extent else "equal", "interpolation": "nearest"}
     axes.imshow(view.pixels if values is None else view.grey, cmap="gray", **style)
     if values is not None:
-        size = view.pixels.shape[:2] if values.ndim == 2 else view.frame
-        lit = join_maps(enlarge(torch.as_tensor(values)[None], size)[0].numpy())
-        axes.imshow(lit, cmap=COLOUR_MAP, alpha=0.7 * lit**0.5, **style)
+        lit = enlarge(torch.as_tensor(values)[None], view.pixels.shape[:2] if values.ndim == 2 else view.frame)[
+            0
+        ].numpy()
+        lit = lit if lit.ndim == 2 else join_frames(lit, 0.0)
+        axes.imshow(lit, cmap="inferno", alpha=0.7 * lit**0.5, **style)
         if not lit.any():
-            axes.text(0.5, 0.04, "nothing speaks for it", transform=axes.transAxes, **NOTE)
-
-
-def _head(kind, run, key):
-    return f"{run}\n{key}" if kind == GRAD_CAM else f"{run}\nrollout"
-
-
-def _decision(found, row, length=40):
-    """The class decided, how surely, and whether it is right."""
-    mark = "\N{CHECK MARK}" if found["right"][row] else "\N{BALLOT X}"
-    return f"{mark} {shorten(found['class'][row], length)} ({100 * found['probability'][row]:.0f} %)"
-
-
-def _clean(axes, view, is_last, is_first):
+            axes.set_xlabel("nothing speaks for it", fontsize=7)
     axes.spines[:].set_visible(False)
+    axes.tick_params(labelsize=7, length=2)
     if view.extent is None:
         axes.set(xticks=[], yticks=[])
-        return
-    axes.tick_params(labelsize=7, length=2, labelbottom=is_last, labelleft=is_first)
 
 
-def _label_axes(figure, view):
-    if view.labels is not None:
-        figure.supxlabel(view.labels[0], fontsize=9, color=INK)
-        figure.supylabel(view.labels[1], fontsize=9, color=INK)
-
-
-def draw_tokens(numbers, tokens, special):
-    """Texts whose tokens are shaded by their rollout: a block a sample, a line a run.
+def draw_tokens(numbers, tokens):
+    """Bars of the tokens with the largest shares of each text, in its order; a panel a sample.
 
     Args:
         numbers (`dict`): what [`gather_maps`] returns, of text.
-        tokens (`list[list[str]]`): of the samples, without padding.
-        special (`set[str]`): see [`shade_tokens`].
-
-    Returns:
-        `matplotlib.figure.Figure`
+        tokens (`list[list[str | None]]`): of the samples; None for what is no word.
     """
-    rows = []  # of (text above; tokens; colours)
-    for n, words in enumerate(tokens):
-        for run, found in numbers["runs"].items():
-            colours = shade_tokens(found["fused"]["map"][n][: len(words)], words, special)
-            head = f"label: {numbers['labels'][n]}    {run}: {_decision(found['fused'], n)}"
-            rows.append((head, words, colours))
-    broken = [(head, list(_break_lines(words, colours))) for head, words, colours in rows]
-    lines = sum(len(parts) + 1.4 for _, parts in broken)
-    figure = new_figure(WIDTH, 0.23 * lines + 0.2)
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-    axes.set(xlim=(0, LINE), ylim=(lines, 0))
-    axes.axis("off")
-    y = 0.7
-    for head, parts in broken:
-        axes.text(0, y, head, fontsize=8, color=INK, va="center", weight="bold")
-        for part in parts:
-            y += 1
-            for place, word, colour in part:
-                box = {"boxstyle": "square,pad=0.18", "facecolor": colour, "edgecolor": "none"}
-                axes.text(place, y, word, fontsize=8, family="monospace", va="center", color=ON_LIGHT, bbox=box)
-        y += 1.4
-    return figure
-
-
-def read_tokens(tokenizer, ids):
-    """The tokens (`list[str]`) of `ids` (`list[int]`) as they are read, without the signs of a tokenizer for spaces."""
-    plain = tokenizer.convert_ids_to_tokens(ids)
-    return [tokenizer.decode([number]).strip() or token for number, token in zip(ids, plain, strict=True)]
-
-
-def shade_tokens(shares, tokens, special):
-    """Colours (`list[str]`) of tokens, the darker the larger their share; text on them is `ON_LIGHT`.
-
-    Args:
-        shares (`np.ndarray`): of the tokens. tokens (`list[str]`)
-        special (`set[str]`): tokens that are no words. The shades go from the least to the largest share of the others.
-    """
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    shares = np.asarray(shares)
-    counted = [s for s, token in zip(shares, tokens, strict=True) if token not in special] or [0.0, 1.0]
-    low, high = min(counted), max(counted)
-    shades = ((shares - low) / max(high - low, 1e-12)).clip(0, 1)
-    return [to_hex(colormaps["Oranges"](0.05 + 0.75 * shade)) for shade in shades]
-
-
-def _break_lines(words, colours):
-    """Lines of (place, word, colour), each at most `LINE` characters wide."""
-    line, place = [], 0
-    for word, colour in zip(words, colours, strict=True):
-        if place and place + len(word) > LINE - 1:
-            yield line
-            line, place = [], 0
-        line.append((place, word, colour))
-        place += len(word) + 1
-    yield line
+    figure, width = new_figure(height=1.8 * len(tokens) + 0.4), 0.8 / len(numbers["runs"])
+    panels = figure.subplots(len(tokens), 1, squeeze=False)[:, 0]
+    for n, (axes, words) in enumerate(zip(panels, tokens, strict=True)):
+        shares = np.array([found["fused"]["map"][n][: len(words)] for found in numbers["runs"].values()])
+        places = [place for place, word in enumerate(words) if word is not None]
+        places = sorted(sorted(places, key=lambda place: -shares[:, place].max())[:NUM_TOKENS])
+        for i, (run, share) in enumerate(zip(numbers["runs"], shares[:, places], strict=True)):
+            axes.bar(np.arange(len(places)) + i * width, 100 * share, width, color=COLOURS[i % len(COLOURS)], label=run)
+        axes.set_xticks(range(len(places)), [words[place] for place in places], rotation=45, ha="right", fontsize=8)
+        decided = (f"{run}: {found['fused']['class'][n]}" for run, found in numbers["runs"].items())
+        axes.set_title(shorten(f"label: {numbers['labels'][n]}   {'   '.join(decided)}", 110), fontsize=8)
+        axes.set_ylabel("share (%)", fontsize=8)
+    panels[0].legend(frameon=False, fontsize=8)
+    return tidy(figure, panels)
 
 
 def tell_maps(modality, numbers):
-    """Sentences (`list[str]`): how concentrated the maps are, and whether both decisions look at the same."""
+    """Sentences (`list[str]`): how concentrated the maps are, and how alike those of both decisions."""
     text = []
     for run, found in numbers["runs"].items():
         focused = [value for value in found["fused"]["focus"] if value is not None]
-        if not focused:
-            text.append(f"{modality}, {run}: nothing in these samples speaks for what is decided.")
-            continue
-        what = "map" if numbers["kind"] == GRAD_CAM else "rollout"
-        parts = "tokens" if np.ndim(found["fused"]["map"][0]) == 1 else "area"
-        line = f"{modality}, {run}: half of the {what} lies on {percent(float(np.mean(focused)), 0)} of the {parts}"
-        same = [a == b for a, b in zip(found["fused"]["class"], found["alone"]["class"], strict=True)]
-        if numbers["kind"] == GRAD_CAM:
-            alike = [value for value in found["likeness"] if value is not None]
-            line += f"; {modality} alone decides as the fused model in {sum(same)} of {len(same)} samples"
-            if alike:
-                line += f", and the mean cosine of the two maps is {np.mean(alike):.2f}"
-        text.append(f"{line}.")
+        half = percent(float(np.mean(focused))) if focused else "nothing"
+        alike = [value for value in found.get("likeness", []) if value is not None]
+        cosine = f"; mean cosine of fused and single maps {np.mean(alike):.2f}" if alike else ""
+        text.append(f"{modality}, {run}: half of the map lies on {half} of the input{cosine}.")
     return text
 
 
-def explain_maps(models, batch, labels, processor, layers=None, samples=None):
+def read_samples(dataset, processor, config, wanted=()):
+    """Samples to be shown, see [`choose_samples`].
+
+    Returns:
+        their inputs (`dict` of tensors), what is true of them (`list[list[str]]`), and their numbers (`list[int]`).
+    """
+    numbers = choose_samples(read_labels(dataset), wanted)
+    batch = LfmDataCollator(processor)([dataset[number] for number in numbers])
+    labels = batch.pop("labels")
+    classes = [row.nonzero().flatten().tolist() if labels.dim() > 1 else [row.item()] for row in labels]
+    return batch, [[config.id2label[k] for k in row] for row in classes], numbers
+
+
+def explain_maps(models, dataset, processor, layers=None, samples=()):
     """The section on where the model looks.
 
     Args:
         models (`dict[str, LfmForMultimodalClassification]`): by run, with the same modalities and towers.
-        batch (`dict`): inputs of a few samples, without labels.
-        labels (`list[list[str]]`): what is true of them, of each one class or several.
+        dataset (`datasets.Dataset`): prepared samples with `labels`.
         processor ([`LfmProcessor`]), layers (`dict[str, str]`, *optional*): see [`plan_maps`].
-        samples (`list[int]`, *optional*): their numbers in the data set; counted from 0 if not given.
+        samples (`Sequence[int]`): those that are shown, see [`choose_samples`].
 
     Returns:
         [`Section`]; a modality whose tower turns out to have no map, or that the samples lack, is told in its text.
 
     Raises:
-        ValueError: no tower has a map, or the layer that was asked for gives none.
+        ValueError: no tower has a map, or the layer that was asked for gives none; a sample that does not exist.
     """
-    kinds, reasons = plan_maps(next(iter(models.values())), layers)
-    if not kinds:
-        raise ValueError(f"no tower has a map: {'; '.join(f'{name}, {why}' for name, why in reasons.items())}.")
-    layers, samples = layers or {}, range(len(labels)) if samples is None else samples
-    text, pictures, numbers, tables = [], {}, {}, []
+    first, layers = next(iter(models.values())), layers or {}
+    kinds, reasons = plan_maps(first, layers)
+    batch, labels, samples = read_samples(dataset, processor, first.config, samples)
+    text, pictures, numbers = [], {}, {}
     for name, kind in kinds.items():
         there = batch.get(f"{name}_present")
         rows = list(range(len(labels))) if there is None else there.nonzero().flatten().tolist()
@@ -357,44 +263,60 @@ def explain_maps(models, batch, labels, processor, layers=None, samples=None):
             reasons[name] = str(error).rstrip(".")
             continue
         found["samples"] = [samples[row] for row in rows]
-        figure, caption = _illustrate(name, found, inputs, processor)
-        pictures[f"maps_{name}"] = Picture(figure, caption)
+        pictures[f"maps_{name}"] = _illustrate(name, found, inputs, processor)
         text += tell_maps(name, found)
-        tables.append(_tabulate(name, found))
         numbers[name] = rounded(found, 5)
     text += [f"{name} has no map: {why}." for name, why in reasons.items()]
-    return Section("maps", "Where the model looks", text, pictures, numbers, tables, METHOD)
+    return Section("maps", "Where the model looks", text, pictures, numbers, METHOD)
 
 
 def _illustrate(name, numbers, inputs, processor):
-    """The figure of one modality, and its caption."""
+    """The [`Picture`] of one modality."""
     if f"{name}_input_ids" in inputs:
         ids, mask = inputs[f"{name}_input_ids"], inputs.get(f"{name}_attention_mask")
-        lengths = [len(row) for row in ids] if mask is None else mask.sum(-1).tolist()
-        tokens = [read_tokens(processor.tokenizer, row[:n].tolist()) for row, n in zip(ids, lengths, strict=True)]
-        figure = draw_tokens(numbers, tokens, set(processor.tokenizer.all_special_tokens))
-        caption = f"{name}: the darker a token, the larger its share in the vector of the text (attention rollout; "
-        return figure, caption + "from the least to the largest share of a word)."
+        mask = torch.ones_like(ids) if mask is None else mask
+        tokens = [read_tokens(processor.tokenizer, row[:n].tolist()) for row, n in zip(ids, mask.sum(-1), strict=True)]
+        caption = (
+            f"{name}: the share of each word in the vector of the text (attention rollout), of the largest shares."
+        )
+        return Picture(draw_tokens(numbers, tokens), caption)
     views = [view_input(processor.kinds[name], values) for values in inputs[f"{name}_values"]]
     if numbers["kind"] == GRAD_CAM:
         caption = f"{name}: what speaks for the class that the fused model, and this modality alone, decide (Grad-CAM)."
     else:
         caption = f"{name}: the share of each patch in the vector of the picture (attention rollout)."
-    return draw_maps(numbers, views), caption
+    return Picture(draw_maps(numbers, views), caption)
 
 
-def _tabulate(name, numbers):
-    head = ["sample, run", "label", "fused", f"{name} alone", "half of the map on"]
-    rows = []
-    for n, label in enumerate(numbers["labels"]):
-        for run, found in numbers["runs"].items():
-            cells = [f"{found[k]['class'][n]} ({percent(found[k]['probability'][n], 0)})" for k in ("fused", "alone")]
-            half = found["fused"]["focus"][n]
-            rows.append([f"{numbers['samples'][n]}, {run}", label, *cells, "-" if half is None else percent(half, 0)])
-    return Table(f"Decisions on the samples shown, {name}", head, rows)
+def read_tokens(tokenizer, ids):
+    """The tokens (`list[str]`) of `ids` (`list[int]`) as they are read, without a tokenizer's signs for spaces; None
+    for those that are no words."""
+    special = set(tokenizer.all_special_ids)
+    plain = tokenizer.convert_ids_to_tokens(ids)
+    read = [tokenizer.decode([number]).strip() or token for number, token in zip(ids, plain, strict=True)]
+    return [None if number in special else token for number, token in zip(ids, read, strict=True)]
 
 
-GAP = 1 / 32  # white between the frames of a clip, a pixel at least, in widths of a frame
+def choose_samples(labels, wanted=(), count=NUM_SAMPLES):
+    """Samples to be shown: `wanted` (`list[int]`), or the first of each of `count` classes spread over all.
+
+    Args:
+        labels (`np.ndarray`): `(N,)`, or `(N, K)` of a multi-label problem.
+
+    Raises:
+        ValueError: a number that no sample has.
+    """
+    beyond = [number for number in wanted if number >= len(labels)]
+    if beyond:
+        raise ValueError(f"samples {beyond} do not exist: there are {len(labels)}, counted from 0 (see max_samples).")
+    if len(wanted):
+        return list(wanted)
+    if labels.ndim > 1:
+        return list(range(min(count, len(labels))))
+    _, first = np.unique(labels, return_index=True)
+    chosen = first[np.unique(np.linspace(0, len(first) - 1, count).round().astype(int))].tolist()
+    others = [number for number in range(len(labels)) if number not in chosen]
+    return chosen + others[: max(count - len(chosen), 0)]
 
 
 @dataclass
@@ -466,11 +388,6 @@ def join_frames(frames, between=1.0):
             parts.append(np.full((frame.shape[0], gap, *frame.shape[2:]), between))
         parts.append(frame)
     return np.concatenate(parts, axis=1)
-
-
-def join_maps(maps):
-    """Maps `(H, W)`, or of frames `(T, H, W)` side by side, to fit what [`join_frames`] makes."""
-    return maps if maps.ndim == 2 else join_frames(maps, 0.0)
 
 
 def _stretch(values):

@@ -1,16 +1,16 @@
 """The modality gap: how far apart the modalities' features lie (Figure 2 of the LFM paper)."""
 
 import copy
+from collections import Counter
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import set_seed
 
-from ..plots import CLASS_COLOURS, COLOURS, INK, MARKERS, OTHER_COLOUR, WIDTH, new_figure, tidy
+from ..plots import MARKERS, MUTED, WIDTH, add_legend, new_figure, styles, tidy
 from ..trainer import unchanged_random_state
-from .report import Picture, Section, Table, rounded, shorten
+from .report import Picture, Section, rounded, shorten
 
 PROJECTIONS = ("pca", "umap")
 DRAWN = 400  # samples in a scatter plot
@@ -127,141 +127,83 @@ def measure_gap(observed, projection="pca", seed=0):
     )
 
 
-def draw_gap(states, class_names):
-    """Scatter plots of the features, one column a state of the model, coloured by modality and by class.
-
-    Args:
-        states (`dict[str, dict]`): by state what [`measure_gap`] returns.
-        class_names (`list[str]`): all, in their order.
-
-    Returns:
-        `matplotlib.figure.Figure`
-    """
-    first = next(iter(states.values()))["points"]
-    with_classes = all(part["classes"] is not None for part in first.values())
-    rows, side = 1 + with_classes, max(min(2.5, (WIDTH - 0.5) / len(states)), NARROWEST)
-    figure = new_figure(max(WIDTH * 0.6, side * len(states) + 0.5), (side - 0.25) * rows + 1.3)
-    grid = figure.subplots(rows, len(states), squeeze=False)
-    counts = {}
-    for label in (label for part in first.values() for label in part["classes"] or []):
-        counts[label] = counts.get(label, 0) + 1
-    frequent = sorted(counts, key=lambda label: -counts[label])[: len(CLASS_COLOURS)]
-    colours = dict(zip([n for n in class_names if n in frequent], CLASS_COLOURS, strict=False))
-    for column, (state, numbers) in enumerate(states.items()):
-        _scatter_modalities(grid[0, column], numbers)
-        grid[0, column].set_title(f"{state}\ngap {numbers['mean']:.2f}", fontsize=9)
-        if with_classes:
-            _scatter_classes(grid[1, column], numbers, colours)
-        grid[-1, column].set_xlabel(numbers["axes"][0], fontsize=8)
-        for axes in grid[:, column]:
+def _draw(states, class_names):
+    """Scatter plots of the features, one column a state of the model, coloured by modality and by class."""
+    first = next(iter(states.values()))
+    labels = [label for part in first["points"].values() for label in part["classes"] or []]
+    side, is_pca = max(min(2.5, (WIDTH - 0.5) / len(states)), NARROWEST), first["projection"] == "pca"
+    rows = 2 if labels else 1
+    figure = new_figure(max(WIDTH * 0.6, side * len(states) + 0.5), (side - 0.3) * rows + 1.3)
+    # One scale, so that distances can be compared; UMAP has none.
+    grid = figure.subplots(rows, len(states), squeeze=False, sharex=is_pca, sharey=is_pca)
+    for column, (state, numbers) in zip(grid.T, states.items(), strict=True):
+        _scatter_modalities(column[0], numbers["points"], is_pca)
+        column[0].set_title(f"{state}\ngap {numbers['mean']:.2f}", fontsize=9)
+        if labels:
+            _scatter_classes(column[1], numbers["points"], pick_colours(labels, class_names))
+        column[-1].set_xlabel(numbers["axes"][0], fontsize=8)
+        for axes in column:
             axes.set_ylabel(numbers["axes"][1], fontsize=8, labelpad=1)
             axes.tick_params(labelsize=7)
-    is_pca = next(iter(states.values()))["projection"] == "pca"
-    if is_pca:  # one scale, so that distances can be compared
-        reach = 1.05 * max(abs(c) for s in states.values() for p in s["points"].values() for xy in p["xy"] for c in xy)
-        for axes in grid.flat:
-            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    _add_legends(figure, list(first), colours, len(counts) > len(colours), is_pca)
+            if is_pca:
+                axes.set_aspect("equal")
+    add_legend(figure, grid[0, 0], markerscale=2)
+    if labels:
+        longest = max(len(label) for label in grid[1, 0].get_legend_handles_labels()[1])
+        columns = max(1, int(figure.get_figwidth() / (0.065 * longest + 0.4)))
+        add_legend(figure, grid[1, 0], "outside lower center", ncols=columns, fontsize=8, handletextpad=0.2)
     return tidy(figure, grid.flat, grid="both")
 
 
-def _scatter_modalities(axes, numbers):
-    for m, (_, part) in enumerate(numbers["points"].items()):
-        x, y = np.array(part["xy"]).reshape(-1, 2).T
-        style = {"color": COLOURS[m % len(COLOURS)], "marker": MARKERS[m % len(MARKERS)]}
-        axes.scatter(x, y, s=7, alpha=0.7, linewidths=0, rasterized=True, **style)
+def pick_colours(labels, class_names):
+    """By class its colour, of the ten most frequent ones of `labels`; of the others together grey."""
+    from matplotlib import colormaps
+
+    frequent = {label for label, _ in Counter(labels).most_common(10)}
+    colours = dict(zip([name for name in class_names if name in frequent], colormaps["tab10"].colors, strict=False))
+    return colours | ({None: MUTED} if set(labels) - frequent else {})
+
+
+def _scatter_modalities(axes, points, centroids):
+    for name, style in styles(points).items():
+        x, y = np.array(points[name]["xy"]).reshape(-1, 2).T
+        axes.scatter(x, y, s=7, alpha=0.7, linewidths=0, color=style["color"], marker=style["marker"], label=name)
         # Few samples may have the modality, and none of those drawn. UMAP's plane has no place for a centroid.
-        if len(x) and numbers["projection"] == "pca":
-            axes.plot(x.mean(), y.mean(), markersize=8, markeredgecolor=INK, markeredgewidth=1.2, zorder=4, **style)
+        if len(x) and centroids:
+            axes.plot(x.mean(), y.mean(), **{**style, "markersize": 9}, markeredgecolor="black", markeredgewidth=1.2)
 
 
-def _scatter_classes(axes, numbers, colours):
-    for m, part in enumerate(numbers["points"].values()):
-        points = np.array(part["xy"]).reshape(-1, 2)
-        shades = [colours.get(label, OTHER_COLOUR) for label in part["classes"]]
-        marker = MARKERS[m % len(MARKERS)]
-        axes.scatter(*points.T, s=8, c=shades, alpha=0.75, linewidths=0, rasterized=True, marker=marker)
-
-
-def _add_legends(figure, names, colours, others, centroids):
-    from matplotlib.lines import Line2D
-
-    def dot(label, **style):
-        return Line2D([], [], linestyle="none", markersize=5, label=label, **style)
-
-    modalities = [
-        dot(name, color=COLOURS[m % len(COLOURS)], marker=MARKERS[m % len(MARKERS)]) for m, name in enumerate(names)
-    ]
-    if centroids:
-        modalities.append(dot("centroid", color="none", marker="o", markeredgecolor=INK))
-    figure.legend(handles=modalities, loc="outside upper center", ncols=len(modalities), frameon=False, fontsize=9)
-    classes = [dot(shorten(label, 24), color=colour, marker="o") for label, colour in colours.items()]
-    classes += [dot("others", color=OTHER_COLOUR, marker="o")] if others else []
-    if classes:
-        longest = max(len(entry.get_label()) for entry in classes)
-        columns = max(1, min(len(classes), int(figure.get_figwidth() / (0.065 * longest + 0.3))))
-        style = {"frameon": False, "fontsize": 8, "columnspacing": 1.0, "handletextpad": 0.2}
-        figure.legend(handles=classes, loc="outside lower center", ncols=columns, **style)
-
-
-def tell_gap(states, before=None):
-    """Sentences (`list[str]`): how far apart the modalities are, and how that changed.
-
-    Args:
-        states (`dict[str, dict]`): by state what [`measure_gap`] returns.
-        before (`str`, *optional*): the state before training.
-    """
-    trained = {name: numbers for name, numbers in states.items() if name != before}
-    text = []
-    for name, numbers in trained.items():
-        pairs = {pair.replace(" - ", " and "): distance for pair, distance in numbers["distances"].items()}
-        parts = "; those of ".join(f"{pair} lie {distance:.2f} apart" for pair, distance in pairs.items())
-        line = f"{name}: the centroids of {parts}"
-        if before is not None:
-            start, end = states[before]["mean"], numbers["mean"]
-            word = "grew" if end > 1.05 * start else "shrank" if end < start / 1.05 else "hardly changed"
-            line += f"; the gap {word} in training, from {start:.2f} to {end:.2f}"
-        text.append(line + ".")
-    if len(trained) > 1:
-        ranked = sorted(trained, key=lambda name: trained[name]["mean"])
-        alike = trained[ranked[1]]["mean"] < 1.05 * trained[ranked[0]]["mean"]
-        text.append(
-            f"The modalities lie closest in {ranked[0]}{f', hardly closer than in {ranked[1]}' if alike else ''}."
-        )
-    return text
+def _scatter_classes(axes, points, colours):
+    for (name, part), marker in zip(points.items(), MARKERS * len(points), strict=False):
+        xy = np.array(part["xy"]).reshape(-1, 2)
+        classes = [label if label in colours else None for label in part["classes"]]
+        for label, colour in colours.items():
+            rows = [place for place, found in enumerate(classes) if found == label]
+            text = ("others" if label is None else shorten(label, 24)) if name == next(iter(points)) else None
+            axes.scatter(*xy[rows].T, s=8, color=colour, alpha=0.75, linewidths=0, marker=marker, label=text)
 
 
 def explain_gap(states, projection="pca", before=None):
-    """The section on the modality gap.
+    """The [`Section`] on the modality gap.
 
     Args:
         states (`dict[str, Observations]`): by state of a model, such as before and after training.
         projection (`str`): see [`project`].
         before (`str`, *optional*): which of them is the one before training.
-
-    Returns:
-        [`Section`]
     """
-    numbers = {state: measure_gap(observed, projection) for state, observed in states.items()}
-    first = next(iter(states.values()))
-    head = ["state", *next(iter(numbers.values()))["distances"], *(f"length of {name}" for name in first.names)]
-    rows = [
-        [state, *(f"{d:.3f}" for d in found["distances"].values()), *(f"{n:.3f}" for n in found["lengths"].values())]
-        for state, found in numbers.items()
-    ]
+    numbers, text = {state: measure_gap(observed, projection) for state, observed in states.items()}, []
+    start = f" (before training {numbers[before]['mean']:.2f})" if before else ""
+    for state, found in numbers.items():
+        parts = ", ".join(f"{pair} {distance:.2f}" for pair, distance in found["distances"].items())
+        text += [f"{state}: distance of the centroids: {parts}{start}."] if state != before else []
     how = "PCA" if projection == "pca" else "UMAP, which keeps neighbours and not distances,"
-    caption = f"Features scaled to length 1, projected by {how} for each state on its own; coloured by modality"
-    caption += ", with the centroids" if projection == "pca" else ""
-    caption += "." if first.multi_label else ", and below by class, with the marks of the modalities."
-    return Section(
-        name="modality_gap",
-        title="The gap between the modalities' features",
-        text=tell_gap(numbers, before),
-        pictures={"modality_gap": Picture(draw_gap(numbers, first.class_names), caption)},
-        numbers=numbers,
-        tables=[Table("Distance between centroids, and their lengths", head, rows)],
-        method=METHOD,
+    caption = f"Features scaled to length 1, projected by {how} for each state on its own; above by modality, the "
+    picture = Picture(
+        _draw(numbers, next(iter(states.values())).class_names),
+        caption + "large marks their centroids, and below by class.",
     )
+    title = "The gap between the modalities' features"
+    return Section("modality_gap", title, text, {"modality_gap": picture}, numbers, METHOD)
 
 
 def initial_model(config, seed, pretrained=None):
@@ -272,32 +214,23 @@ def initial_model(config, seed, pretrained=None):
     Args:
         config ([`LfmConfig`]): of the trained model; left as it is.
         seed (`int`): of the run.
-        pretrained (`dict[str, str]`, *optional*): by modality what its tower started from: a name on the Hub or a
-            folder, for timm's towers a file of weights, or nothing for those of their own name.
+        pretrained (`dict[str, str]`, *optional*): by modality what its tower started from, a name on the Hub or, for a
+            tower of transformers, a folder.
 
     Returns:
         `LfmForMultimodalClassification` in evaluation mode.
 
     Raises:
-        ValueError: `pretrained` names a modality that is not there, or tells nothing of a tower that needs a source.
+        ValueError: `pretrained` does not tell what a tower started from.
     """
     from modeling_lfm import LfmForMultimodalClassification
 
-    config, pretrained = copy.deepcopy(config), pretrained or {}
-    unknown = sorted(set(pretrained) - set(config.modalities))
-    if unknown:
-        raise ValueError(f"pretrained names {unknown}, but the modalities are {', '.join(config.modalities)}.")
-    for name, source in pretrained.items():
+    config = copy.deepcopy(config)
+    for name, source in (pretrained or {}).items():
+        if not source:
+            raise ValueError(f"the tower of {name!r} started from pretrained weights, and the run does not tell which.")
         spec = config.modalities[name]
-        spec["pretrained"] = True
-        if spec["tower"] != "timm":
-            if not source:
-                raise ValueError(
-                    f"the tower of {name!r} started from pretrained weights; tell which: pretrained.{name}."
-                )
-            spec["name"] = source
-        elif source and Path(source).is_file():
-            spec["checkpoint"] = source
+        spec |= {"pretrained": True} if spec["tower"] == "timm" else {"pretrained": True, "name": source}
     with unchanged_random_state(torch.device("cpu")):
         set_seed(seed)
         return LfmForMultimodalClassification.from_towers(config)

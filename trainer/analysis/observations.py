@@ -49,21 +49,15 @@ class Observations:
         """What is predicted from logits `(N, K)`: classes `(N,)` int, or `(N, K)` 0/1 in a multi-label problem."""
         return (logits >= 0).astype(int) if self.multi_label else logits.argmax(-1)
 
+    def name(self, label):
+        """The name of a class (`int`), or the names (`list[str]`) of the labels `(K,)` of a multi-label problem."""
+        if self.multi_label:
+            return [self.class_names[k] for k in np.flatnonzero(label)]
+        return self.class_names[int(label)]
+
     def present(self, name):
         """Which samples have a modality, bool `(N,)`."""
         return np.isfinite(self.features[name]).all(-1)
-
-
-def pick_device(use_cpu=False):
-    """The accelerator that torch sees, or the CPU where there is none or `use_cpu`; a `torch.device`."""
-    found = None if use_cpu or not torch.accelerator.is_available() else torch.accelerator.current_accelerator()
-    return torch.device("cpu") if found is None else found
-
-
-def make_batches(dataset, collator, batch_size, device):
-    """Batches (`dict` of tensors on the device, with `labels`) of a data set in its order."""
-    for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collator):
-        yield {key: value.to(device) for key, value in batch.items()}
 
 
 @torch.no_grad()
@@ -90,7 +84,8 @@ def observe(model, dataset, collator, batch_size=64, device=None, subsets=True):
     device = next(model.parameters()).device if device is None else device
     model.to(device).eval()
     found = {"labels": [], "logits": [], "modality_logits": [], "features": [], "coalitions": []}
-    for batch in make_batches(dataset, collator, batch_size, device):
+    for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collator):
+        batch = {key: value.to(device) for key, value in batch.items()}
         found["labels"].append(batch.pop("labels").cpu().numpy())
         vectors = model.lfm.run_towers(**batch)
         output = model.classify(vectors, present=model.lfm.read_presence(batch))
@@ -113,7 +108,7 @@ def observe(model, dataset, collator, batch_size=64, device=None, subsets=True):
         **by_name,
         coalitions=np.concatenate(found["coalitions"], axis=1) if subsets else None,
         class_names=[config.id2label[number] for number in range(config.num_labels)],
-        multi_label=config.problem_type == "multi_label_classification",
+        multi_label=config.is_multi_label,
     )
 
 

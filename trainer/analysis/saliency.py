@@ -1,5 +1,6 @@
 """Where a tower looks: Grad-CAM on convolutional towers, attention rollout on transformers."""
 
+import copy
 from contextlib import contextmanager
 
 import torch
@@ -197,8 +198,8 @@ def find_attention(tower):
     That is so where attention stays within windows, as in Swin.
     """
     encoder = tower.encoder
-    if hasattr(encoder, "patch_embed") and hasattr(encoder, "blocks") and hasattr(encoder, "num_prefix_tokens"):
-        return "timm" if _timm_dropouts(encoder) else None
+    if all(hasattr(encoder, part) for part in ("patch_embed", "blocks", "num_prefix_tokens")):
+        return "timm" if any(hasattr(part, "fused_attn") for part in encoder.modules()) else None
     config = getattr(encoder, "config", None)
     heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_heads", None)
     if not isinstance(heads, int) or getattr(config, "window_size", None):
@@ -266,20 +267,13 @@ def _rollout_vision(tower, values):
 
 
 def _rollout_timm(encoder, values):
-    found = []
-    modules = _timm_dropouts(encoder)
-    hooks = [module.register_forward_hook(lambda _m, _i, output: found.append(output)) for _, module in modules]
-    fused = [owner.fused_attn for owner, _ in modules]
-    try:
-        for owner, _ in modules:
-            owner.fused_attn = False  # or the weights are never there
-        encoder(values)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for (owner, _), value in zip(modules, fused, strict=True):
-            owner.fused_attn = value
-    spread = rollout(found)
+    from timm.utils.attention_extract import AttentionExtract
+
+    encoder = copy.deepcopy(encoder)  # which is hooked, and computes attention in a way that can be read
+    for part in encoder.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = False
+    spread = rollout(AttentionExtract(encoder, method="hook")(values).values())
     extra = encoder.num_prefix_tokens
     height, width = encoder.patch_embed.dynamic_feat_size(values.shape[-2:])
     if spread.shape[-1] - extra != height * width:
@@ -294,29 +288,10 @@ def _to_grid(row, extra, height, width):
     return (patches / patches.sum(-1, keepdim=True)).unflatten(1, (height, width))
 
 
-def _timm_dropouts(encoder):
-    """The attention modules of a timm model with the dropout that their weights pass, in order (`list` of pairs)."""
-    return [
-        (module, module.attn_drop)
-        for module in encoder.modules()
-        if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), torch.nn.Module)
-    ]
-
-
 def _attentions(encoder, **inputs):
-    with _eager(encoder):
-        found = encoder(**inputs, output_attentions=True).attentions
+    encoder = copy.deepcopy(encoder)  # whose attention is computed in a way that can be read
+    encoder.set_attn_implementation("eager")
+    found = encoder(**inputs, output_attentions=True).attentions
     if not found or any(part is None or part.shape[-2:] != (found[0].shape[-1],) * 2 for part in found):
         raise ValueError("the tower gives no attention over its whole input; there is no rollout of it.")
     return found
-
-
-@contextmanager
-def _eager(encoder):
-    """Attention whose weights can be read, as long as the context lasts."""
-    before = encoder.config._attn_implementation
-    encoder.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        encoder.set_attn_implementation(before)
