@@ -1,11 +1,6 @@
 """Fetching what a benchmark's publisher serves file by file: annotation files, and the clips of CREMA-D."""
 
-import http.client
-import shutil
-import time
-import urllib.error
-import urllib.request
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from . import find_benchmark
@@ -15,7 +10,6 @@ from .sources import find_source
 # Large files of a GitHub repository, which its plain addresses serve as git-lfs pointers only.
 CREMA_D = "https://media.githubusercontent.com/media/CheyneyComputerScience/CREMA-D/master"
 TRIES = 4  # of each file
-WAIT = 1.0  # seconds after the first try that failed; twice as long after each further one
 TIMEOUT = 60  # seconds without a byte
 PARALLEL = 8  # files at a time
 
@@ -70,26 +64,25 @@ def crema_d_files(folder):
 
 def _is_there(path):
     """Whether a file is there that is neither empty nor a git-lfs pointer (`bool`)."""
-    if not path.is_file() or path.stat().st_size == 0:
-        return False
-    return path.stat().st_size > MAX_POINTER or not path.read_bytes().startswith(POINTER)
+    return path.is_file() and path.stat().st_size > 0 and not _is_pointer(path)
+
+
+def _is_pointer(path):
+    return path.stat().st_size <= MAX_POINTER and path.read_bytes().startswith(POINTER)
 
 
 def _fetch_all(urls, folder, on_file):
     absent = []
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = {pool.submit(fetch, url, folder / path): path for path, url in urls.items()}
-        pending = set(futures)
         try:
-            while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    try:
-                        future.result()
-                    except FileNotFoundError:
-                        absent.append(futures[future])
-                    if on_file is not None:
-                        on_file()
+            for future in as_completed(futures):
+                try:
+                    future.result()
+                except FileNotFoundError:
+                    absent.append(futures[future])
+                if on_file is not None:
+                    on_file()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -102,41 +95,35 @@ def fetch(url, path):
     Raises:
         FileNotFoundError: the server has no such file. OSError: it fails again and again, or sends a git-lfs pointer.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(WAIT * 2 ** (attempt - 1))
-        try:
-            _fetch_once(url, part)
-            part.replace(path)
-            return
-        except urllib.error.HTTPError as error:
-            if error.code in (404, 410):
-                raise FileNotFoundError(f"{url} is not there (HTTP {error.code}).") from None
-            if error.code < 500 and error.code not in (408, 429):
-                raise OSError(f"{url} cannot be fetched (HTTP {error.code} {error.reason}).") from None
-            problem = f"HTTP {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, _CutError) as error:
-            problem = str(getattr(error, "reason", error))
-        finally:
-            part.unlink(missing_ok=True)
-    raise OSError(f"{url} cannot be fetched ({problem}); check the network and run the same command again to go on.")
+    import pooch
+    from requests import RequestException
+
+    pooch.get_logger().setLevel("ERROR")
+    path.unlink(missing_ok=True)  # one that is empty or a pointer
+    store = pooch.create(path.parent, url, registry={path.name: None}, urls={path.name: url}, retry_if_failed=TRIES - 1)
+    try:
+        store.fetch(path.name, downloader=_download)
+    except (RequestException, ValueError) as error:
+        raise OSError(
+            f"{url} cannot be fetched ({error}); check the network and run the same command again to go on."
+        ) from error
 
 
-class _CutError(Exception):
-    """The server sent less than it announced."""
+def _download(url, file, store):
+    """What pooch calls at each try: an error that another try does not mend is of a kind that it does not catch."""
+    from pooch import HTTPDownloader
+    from requests import HTTPError
 
-
-def _fetch_once(url, part):
-    request = urllib.request.Request(url, headers={"User-Agent": "modeling-lfm"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, part.open("wb") as file:
-        shutil.copyfileobj(answer, file)
-        announced, size = answer.headers.get("Content-Length"), file.tell()
-    if announced is not None and int(announced) != size:
-        raise _CutError(f"{size:,} of {announced} bytes arrived")
-    if size == 0:
-        raise _CutError("the file is empty")
-    with part.open("rb") as file:
-        if size <= MAX_POINTER and file.read(len(POINTER)) == POINTER:
-            raise OSError(f"{url} serves a git-lfs pointer, not the file; fetch it as --how tells.")
+    try:
+        HTTPDownloader(timeout=TIMEOUT, headers={"User-Agent": "modeling-lfm"})(url, file, store)
+    except HTTPError as error:
+        code = error.response.status_code
+        if code in (404, 410):
+            raise FileNotFoundError(f"{url} is not there (HTTP {code}).") from None
+        if code < 500 and code not in (408, 429):
+            raise OSError(f"{url} cannot be fetched (HTTP {code}).") from None
+        raise
+    if Path(file).stat().st_size == 0:
+        raise ValueError("the file is empty")
+    if _is_pointer(Path(file)):
+        raise OSError(f"{url} serves a git-lfs pointer, not the file; fetch it as --how tells.")

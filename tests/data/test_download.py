@@ -33,7 +33,7 @@ class Publisher:
 
 @pytest.fixture
 def publisher(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "WAIT", 0.01)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)  # before it tries again
     served = Publisher(make_crema_d(tmp_path / "served", counts=(2, 1)))
     with serving(served.answer) as served.url:
         yield served
@@ -72,7 +72,7 @@ def test_a_failing_network_is_tried_again(publisher, tmp_path):
     assert contents(tmp_path / "here") == contents(publisher.folder)
     (tmp_path / "here" / name).unlink()
     publisher.wrong = {name: [cut] * downloads.TRIES}
-    with pytest.raises(OSError, match=r"1003_IEO_HAP_XX\.flv cannot be fetched \(4 of 999 bytes arrived\).* to go on"):
+    with pytest.raises(OSError, match=r"1003_IEO_HAP_XX\.flv cannot be fetched .* to go on"):
         fetch(publisher, tmp_path / "here")
     assert not list((tmp_path / "here" / "VideoFlash").glob("*1003*")), "no half file under any name"
 
@@ -98,7 +98,7 @@ def test_wrong_answers(publisher, tmp_path, answer, message):
     publisher.wrong = {name: [answer] * downloads.TRIES}
     with pytest.raises(OSError, match=message):
         fetch(publisher, tmp_path / "here")
-    assert not (tmp_path / "here" / name).exists()
+    assert not list((tmp_path / "here" / "AudioWAV").glob("*1001*"))
 
 
 def test_names_that_leave_the_folder_are_refused(publisher, tmp_path):
