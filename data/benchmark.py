@@ -1,5 +1,6 @@
 """What all benchmarks share: a builder that plans its splits from annotations, then reads one sample at a time."""
 
+import functools
 import hashlib
 import logging
 import math
@@ -12,6 +13,7 @@ from typing import ClassVar
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 
 from .partial import MISSING_SHOWN, DownloadReport, SplitCount
@@ -21,6 +23,7 @@ CUT = {"first_frame": datasets.Value("int32"), "last_frame": datasets.Value("int
 FEATURES = {"audio": MEDIA, "image": MEDIA, "video": MEDIA, "clip": MEDIA | CUT}  # text is a string
 SPLITS = ("train", "validation", "test")
 REPORT = "download_report.json"  # beside the Arrow files
+MAX_FILE, MAX_TEXT = 2**28, 2**20  # bytes of a picture, recording or annotation file, and of the text of one sample
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ class BenchmarkConfig(datasets.BuilderConfig):
     """Options of a benchmark; they and the state of the source files key the Arrow cache."""
 
     seed: int = field(default=0, metadata={"help": "of every random choice"})
+    links: bool = field(default=False, metadata={"help": "follow symbolic links out of data_dir, if you trust them"})
     only_split: str | None = None
     fingerprint: str = ""
 
@@ -77,7 +81,44 @@ class Benchmark(datasets.GeneratorBasedBuilder):
     @cached_property
     def files(self):
         """Sizes and times of the files below `data_dir`, as [`list_files`] gives them."""
-        return list_files(self.data_dir)
+        return list_files(self.data_dir, self.config.links)
+
+    def file(self, path, hint, largest=MAX_FILE):
+        """The one way to a file of the benchmark: only what [`list_files`] lists is read, and only up to a size.
+
+        Args:
+            path (`str`): relative to `data_dir`, with slashes.
+            hint (`str`): what to do if it cannot be read. largest (`int`): bytes.
+
+        Returns:
+            `Path`
+
+        Raises:
+            FileNotFoundError, ValueError: missing (or hidden), empty, too large; the message names it.
+        """
+        full, (size, _) = self.data_dir / path, self.files.get(path, (None, None))
+        if size is None:
+            raise FileNotFoundError(f"no file at {full}; {hint}")
+        if size == 0:
+            raise ValueError(f"{full} is empty; {hint}")
+        if size > largest:
+            raise ValueError(f"{full} has {size:,} bytes, and no more than {largest:,} are read; {hint}")
+        return full
+
+    def read_media(self, path, hint, read):
+        """Content (`bytes`) of an audio or image file that can be decoded.
+
+        Args:
+            path (`str`), hint (`str`): see [`file`].
+            read: `load_audio` or `read_image` of `modeling_lfm.media_lfm`.
+
+        Raises:
+            FileNotFoundError, ValueError: as [`file`], or damaged.
+        """
+        file = self.file(path, hint)
+        content = file.read_bytes()
+        read({"bytes": content, "path": str(file)})
+        return content
 
     def _info(self):
         columns = {
@@ -130,7 +171,7 @@ def make_builder(cls, data_dir, split, cache_dir, options):
         data_dir = str(Path(data_dir).expanduser().resolve())
         if not Path(data_dir).is_dir():
             raise FileNotFoundError(f"no folder at {data_dir}; data_dir must hold the files of {name}.")
-        files = list_files(data_dir)
+        files = list_files(data_dir, options.get("links", False))
     builder = cls(
         data_dir=data_dir,
         cache_dir=cache_dir,
@@ -189,16 +230,22 @@ def check(cls, data_dir, options):
     return builder.report
 
 
-def list_files(folder):
-    """All files below a folder in one pass; hidden ones are left out, and links are followed.
+def list_files(folder, links=False):
+    """All files below a folder in one pass; hidden ones are left out.
 
     Args:
         folder (`str` or `Path`)
+        links (`bool`): follow symbolic links that lead out of it too.
 
     Returns:
         `dict[str, tuple[int, int]]`: from a path relative to it, with slashes, to size in bytes and time of the last
         change in ns; sorted by path.
+
+    Raises:
+        ValueError: a link leads out of the folder; the message names it. A set of files from somebody else could make
+        samples of any file of this machine by it.
     """
+    root = os.path.realpath(folder)
     found, seen, waiting = {}, set(), [("", os.fspath(folder))]
     while waiting:
         prefix, path = waiting.pop()
@@ -210,6 +257,13 @@ def list_files(folder):
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
+                if not links and entry.is_symlink() and os.path.exists(entry.path):
+                    target = os.path.realpath(entry.path)
+                    if os.path.commonpath([root, target]) != root:
+                        raise ValueError(
+                            f"{entry.path} is a symbolic link out of {folder}; put the file itself there or, if you "
+                            "trust the links of this folder, set the benchmark's option links (to true)."
+                        )
                 if entry.is_dir():
                     waiting.append((f"{prefix}{entry.name}/", entry.path))
                 elif entry.is_file():
@@ -226,6 +280,45 @@ def fingerprint(files):
     for path, (size, time) in files.items():
         digest.update(f"{path}\0{size}\0{time}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def digest_files(dataset, columns):
+    """A hash (`str`) of the size and the time of change of each file that samples name instead of holding it.
+
+    A data set knows the paths of its files; what is prepared of them must not outlive a file that is replaced.
+
+    Args:
+        dataset (`datasets.Dataset`), columns (`list[str]`): of media.
+    """
+    digest, state = hashlib.sha256(), functools.lru_cache(maxsize=None)(_file_state)
+    for table in dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow").iter(256):
+        for column in table.columns:
+            for path in _named_files(column.combine_chunks()):
+                digest.update(f"{path} {state(path)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _named_files(values):
+    """Paths (`list[str]`) in an Arrow array of texts, of `{"bytes", "path"}`, or of lists of these."""
+    if pa.types.is_struct(values.type):
+        names = [values.type.field(number).name for number in range(values.type.num_fields)]
+        if "path" not in names:
+            return []
+        path = values.field("path")
+        return _named_files(path if "bytes" not in names else path.filter(values.field("bytes").is_null()))
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        return _named_files(values.flatten())
+    is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    return [path for path in values.to_pylist() if path and len(path) < 4096] if is_text else []
+
+
+def _file_state(path):
+    """Absolute path, sizes and times of a file or of those in a folder; None of an address, or where there is none."""
+    try:
+        files = [path, *(entry.path for entry in os.scandir(path))] if os.path.isdir(path) else [path]
+        return os.path.abspath(path), sorted((os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files)
+    except (OSError, ValueError):
+        return None
 
 
 def hash_code(cls):
@@ -291,31 +384,3 @@ def check_share(name, value):
     """Raise a `ValueError` unless `value` is in [0, 1)."""
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value} must be at least 0 and below 1.")
-
-
-def read_media(path, hint, read):
-    """Content (`bytes`) of an audio or image file that can be decoded.
-
-    Args:
-        path (`Path`), hint (`str`): what to do if not.
-        read: `load_audio` or `read_image` of `modeling_lfm.media_lfm`.
-
-    Raises:
-        FileNotFoundError, ValueError: missing, empty, damaged; the message names the file.
-    """
-    content = require_file(path, hint).read_bytes()
-    read({"bytes": content, "path": str(path)})
-    return content
-
-
-def require_file(path, hint):
-    """`path` (`Path`) of a file that exists and is not empty.
-
-    Raises:
-        FileNotFoundError, ValueError: with `hint`, what to do.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}; {hint}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; {hint}")
-    return path

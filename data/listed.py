@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from .benchmark import SPLITS, Benchmark, BenchmarkConfig, check_share, require_file, stratified_split
+from .benchmark import SPLITS, Benchmark, BenchmarkConfig, check_share, stratified_split
 from .partial import DownloadReport, MissingSample, SplitCount
 from .sources import find_source
 
@@ -19,26 +19,33 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_POINTER = 300  # bytes of a git-lfs pointer file
 
 
-def read_lines(path):
+def read_lines(path, strict=False):
     """Lines of a text file, one at a time.
 
-    Only line feeds end a line, so that a line of the file is a line here whatever a text holds. Bytes that are not
-    UTF-8 become the replacement character.
+    Only line feeds end a line, so that a line of the file is a line here whatever a text holds.
 
     Args:
         path (`Path`)
+        strict (`bool`): bytes that are not UTF-8 are an error; otherwise they become the replacement character.
 
     Yields:
         The number (`int`, from 1) and the text (`str`) of each line that is not blank.
 
     Raises:
-        ValueError: a line of more than 10,000 bytes.
+        ValueError: a line of more than 10,000 bytes, or not UTF-8; the message names file and line.
     """
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
             if len(line) > MAX_LINE:
                 raise ValueError(f"{path}, line {number}: more than {MAX_LINE:,} bytes; is it the annotation file?")
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace").rstrip("\r\n")
+            try:
+                encoding = "utf-8-sig" if number == 1 else "utf-8"
+                text = line.decode(encoding, errors="strict" if strict else "replace").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file from its encoding, such as "
+                    f"with: iconv -f LATIN1 -t UTF-8 {path.name} > new.csv"
+                ) from error
             if text.strip():
                 yield number, text
 
@@ -47,19 +54,21 @@ def read_csv(path, width):
     """Rows of a file of comma separated values, whose cells may be quoted and hold commas.
 
     Args:
-        path (`Path`), width (`int`): cells of a row.
+        path (`Path`)
+        width (`int`, *optional*): cells of a row; those of the first row if not given.
 
     Yields:
         The number of each line (`int`, from 1) and its cells (`list[str]`) without blanks around them.
 
     Raises:
-        ValueError: a row of another width, or an open quote; the message names file and line.
+        ValueError: a row of another width, an open quote, not UTF-8; the message names file and line.
     """
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, strict=True):
         try:
             cells = next(csv.reader([line], strict=True))
         except csv.Error as error:
             raise ValueError(f"{path}, line {number}: {error}; mend the line, or fetch the file again.") from error
+        width = len(cells) if width is None else width
         if len(cells) != width:
             raise ValueError(f"{path}, line {number}: {len(cells)} cells, but {width} are expected: {line[:80]!r}.")
         yield number, [cell.strip() for cell in cells]
@@ -209,7 +218,7 @@ class ListedBenchmark(Benchmark):
             for name in names:
                 path = f"{folder}/{name}" if folder else name
                 if path in self.files:
-                    require_file(self.data_dir / path, "fetch it again.")
+                    self.file(path, "fetch it again.")
                     return path
         places = " or ".join(f"{folder}/" for folder in self.folders if folder)
         raise FileNotFoundError(

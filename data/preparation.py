@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from datasets.fingerprint import Hasher
 
+from .benchmark import digest_files
+
 FORMAT = 4  # of what is stored; a change makes older caches stale
 BATCH_BYTES = 2**25  # of samples that are written at a time, so that memory does not grow with what a sample holds
 SHOWN = 20  # broken samples, in a warning
@@ -82,6 +84,7 @@ def prepare_dataset(
     identity = (
         FORMAT,
         dataset._fingerprint,
+        digest_files(dataset, [column for name, column in columns.items() if processor.shape(name) is not None]),
         identify(processor),
         sorted(columns.items()),
         label_column,

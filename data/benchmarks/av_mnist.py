@@ -6,6 +6,7 @@ Its corruptions make one modality strong and the other weak, so that training al
 
 import gzip
 import io
+import math
 import re
 import zlib
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from scipy.io import wavfile
 
 from modeling_lfm.audio_lfm import load_audio
 
-from ..benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, split_entries
+from ..benchmark import Benchmark, BenchmarkConfig, check_share, split_entries
 
 IMAGE_FILES = ("images-idx3-ubyte.gz", "train-images-idx3-ubyte.gz")
 LABEL_FILES = ("labels-idx1-ubyte.gz", "train-labels-idx1-ubyte.gz")
 SPEAKERS = {"george", "jackson", "lucas", "nicolas", "theo", "yweweler"}  # of the Free Spoken Digit Dataset
+MAX_VALUES = 2**28  # of an idx file; the 60,000 pictures of MNIST have 47 million
 WAV_NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
 # Corrupted images are stored in 8 bits: this range of standardised grey values becomes 0 to 255.
 STORED_RANGE = (-6.0, 9.0)
@@ -78,8 +80,7 @@ class AvMnist(Benchmark):
         images, labels = self._read_mnist()
         chosen = self._pair(wavs, labels)
         entries = [
-            {"wav": self.data_dir / "fsdd" / name, "image": image, "label": digit}
-            for (name, digit, _), image in zip(wavs, chosen, strict=True)
+            {"wav": name, "image": image, "label": digit} for (name, digit, _), image in zip(wavs, chosen, strict=True)
         ]
         heard = [e for e, w in zip(entries, wavs, strict=True) if w[2] not in config.test_speakers]
         test = [e for e, w in zip(entries, wavs, strict=True) if w[2] in config.test_speakers]
@@ -91,27 +92,37 @@ class AvMnist(Benchmark):
 
     def _recordings(self):
         """(file name, digit, speaker) of each recording, in order."""
-        folder = self.data_dir / "fsdd"
-        found = []
-        for path in sorted(folder.glob("*.wav")):
-            match = WAV_NAME.fullmatch(path.name)
+        folder, found = self.data_dir / "fsdd", []
+        for path in self.files:
+            place, _, name = path.rpartition("/")
+            if place != "fsdd" or not name.endswith(".wav"):
+                continue
+            match = WAV_NAME.fullmatch(name)
             if match is None:
-                raise ValueError(f"{path} is not named {{digit}}_{{speaker}}_{{index}}.wav; rename or remove it.")
-            require_file(path, "fetch it again.")
-            found.append((path.name, int(match[1]), match[2]))
+                raise ValueError(
+                    f"{folder / name} is not named {{digit}}_{{speaker}}_{{index}}.wav; rename or remove it."
+                )
+            self.file(path, "fetch it again.")
+            found.append((name, int(match[1]), match[2]))
         if not found:
             raise FileNotFoundError(f"no recordings in {folder}. {HINT}")
         return found
 
     def _read_mnist(self):
         folder = self.data_dir / "mnist"
-        images = _read_idx(_first(folder, IMAGE_FILES), dimensions=3)
-        labels = _read_idx(_first(folder, LABEL_FILES), dimensions=1)
+        images = _read_idx(self._first(IMAGE_FILES), dimensions=3)
+        labels = _read_idx(self._first(LABEL_FILES), dimensions=1)
         if len(images) != len(labels):
             raise ValueError(f"{folder} holds {len(images)} images but {len(labels)} labels; fetch both again.")
         if labels.max(initial=0) > 9:
             raise ValueError(f"{folder} holds the label {labels.max()}; labels are digits 0 to 9.")
         return images, labels
+
+    def _first(self, names):
+        for name in names:
+            if f"mnist/{name}" in self.files:
+                return self.file(f"mnist/{name}", "fetch it again.")
+        raise FileNotFoundError(f"neither {' nor '.join(names)} in {self.data_dir / 'mnist'}. {HINT}")
 
     def _pair(self, wavs, labels):
         """An image index for each recording, of the same digit, each image once."""
@@ -147,7 +158,7 @@ class AvMnist(Benchmark):
 
     def example(self, entry):
         config = self.config
-        rng = np.random.default_rng((config.seed, 1, zlib.crc32(entry["wav"].name.encode())))
+        rng = np.random.default_rng((config.seed, 1, zlib.crc32(entry["wav"].encode())))
         image = self._images[entry["image"]]
         if self._standardised is not None:
             low, high = STORED_RANGE
@@ -155,13 +166,13 @@ class AvMnist(Benchmark):
             noisy = noisy + config.image_noise * rng.standard_normal(noisy.shape)
             image = np.clip((noisy - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
         return {
-            "audio": {"bytes": self._audio(entry["wav"], rng), "path": entry["wav"].name},
+            "audio": {"bytes": self._audio(entry["wav"], rng), "path": entry["wav"]},
             "image": {"bytes": _png(image), "path": f"mnist_{entry['image']}.png"},
             "label": entry["label"],
         }
 
-    def _audio(self, path, rng):
-        content = read_media(path, "fetch it again.", load_audio)
+    def _audio(self, name, rng):
+        content = self.read_media(f"fsdd/{name}", "fetch it again.", load_audio)
         if self.config.audio_snr_db is None:
             return content
         wave, rate = load_audio(content)
@@ -183,26 +194,29 @@ def remove_components(pixels, fitted, share):
     return centred - centred @ leading.T @ leading
 
 
-def _first(folder, names):
-    for name in names:
-        if (folder / name).is_file():
-            return require_file(folder / name, "fetch it again.")
-    raise FileNotFoundError(f"neither {' nor '.join(names)} in {folder}. {HINT}")
-
-
 def _read_idx(path, dimensions):
-    """A gzip-compressed idx file of unsigned bytes as an array with so many `dimensions`."""
+    """A gzip-compressed idx file of unsigned bytes as an array with so many `dimensions`.
+
+    No more is unpacked than the header announces, nor than [`MAX_VALUES`].
+    """
     try:
-        content = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            header = file.read(4 + 4 * dimensions)
+            if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
+                raise ValueError(
+                    f"{path} is not an idx file of unsigned bytes with {dimensions} dimensions; fetch it again."
+                )
+            shape = np.frombuffer(header, dtype=">u4", offset=4).astype(int)
+            announced = math.prod(shape.tolist())
+            if announced > MAX_VALUES:
+                raise ValueError(f"{path} announces {announced:,} values; no more than {MAX_VALUES:,} are read.")
+            content = file.read(announced)
+            if len(content) != announced or file.read(1):
+                found = f"more than {announced}" if len(content) == announced else len(content)
+                raise ValueError(f"{path} announces {announced} values but holds {found}; fetch it again.")
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
-    header = 4 + 4 * dimensions
-    if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
-        raise ValueError(f"{path} is not an idx file of unsigned bytes with {dimensions} dimensions; fetch it again.")
-    shape = np.frombuffer(content, dtype=">u4", count=dimensions, offset=4).astype(int)
-    if len(content) != header + shape.prod():
-        raise ValueError(f"{path} announces {shape.prod()} values but holds {len(content) - header}; fetch it again.")
-    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
 def _png(image):

@@ -1,11 +1,11 @@
 """`mvsa_single`: tweets with a picture and a text, labelled by sentiment (MVSA-Single, Niu et al., MMM 2016)."""
 
-import csv
 from dataclasses import dataclass
 
 from modeling_lfm.media_lfm import read_image
 
-from ..benchmark import Benchmark, BenchmarkConfig, check_share, read_media, require_file, split_entries
+from ..benchmark import MAX_TEXT, Benchmark, BenchmarkConfig, check_share, split_entries
+from ..listed import read_csv
 
 HINT = "data_dir must hold train.csv (columns id and label) and data/{id}.jpg and data/{id}.txt."
 HINT_FILE = "fetch it again, or remove its line."
@@ -38,9 +38,9 @@ class MvsaSingle(Benchmark):
         check_share("test", config.test)
         if config.data_dir is None:
             raise ValueError(f"mvsa_single needs data_dir. {HINT}")
-        train = self._read(self.data_dir / "train.csv")
-        if (self.data_dir / "test.csv").is_file():
-            test = self._read(self.data_dir / "test.csv")
+        train = self._read("train.csv")
+        if "test.csv" in self.files:
+            test = self._read("test.csv")
             twice = {e["id"] for e in train} & {e["id"] for e in test}
             if twice:
                 raise ValueError(f"train.csv and test.csv share the id {sorted(twice)[0]}; remove it from one.")
@@ -49,38 +49,37 @@ class MvsaSingle(Benchmark):
         train, validation = split_entries(train, config.validation, config.seed)
         return {"train": train, "validation": validation, "test": test}
 
-    def _read(self, path):
-        require_file(path, HINT)
-        entries, seen = [], set()
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if not {"id", "label"} <= set(rows.fieldnames or ()):
-                raise ValueError(f"{path} needs the columns id and label, it has {rows.fieldnames}.")
-            for number, row in enumerate(rows, 2):
-                name, label = (row["id"] or "").strip(), (row["label"] or "").strip()
-                if label not in self.class_names:
-                    raise ValueError(
-                        f"{path}, line {number}: label {label!r} is not one of {', '.join(self.class_names)}."
+    def _read(self, file):
+        path = self.file(file, HINT)
+        entries, seen, rows = [], set(), read_csv(path, None)
+        _, header = next(rows, (0, []))
+        if not {"id", "label"} <= set(header):
+            raise ValueError(f"{path} needs the columns id and label, it has {header}.")
+        for number, cells in rows:
+            row = dict(zip(header, cells, strict=True))
+            name, label = row["id"], row["label"]
+            if label not in self.class_names:
+                raise ValueError(f"{path}, line {number}: label {label!r} is not one of {', '.join(self.class_names)}.")
+            if not name or "/" in name or "\\" in name or name in seen:
+                raise ValueError(f"{path}, line {number}: id {name!r} is empty, a path, or there twice.")
+            seen.add(name)
+            for ending in (".jpg", ".txt"):
+                if f"data/{name}{ending}" not in self.files:
+                    raise FileNotFoundError(
+                        f"no file at {self.data_dir / 'data' / (name + ending)} ({path}, line {number}); fetch it, or "
+                        "remove the line."
                     )
-                if not name or "/" in name or "\\" in name or name in seen:
-                    raise ValueError(f"{path}, line {number}: id {name!r} is empty, a path, or there twice.")
-                seen.add(name)
-                for ending in (".jpg", ".txt"):
-                    if not (self.data_dir / "data" / (name + ending)).is_file():
-                        raise FileNotFoundError(
-                            f"no file at {self.data_dir / 'data' / (name + ending)} ({path}, line {number}); "
-                            "fetch it, or remove the line."
-                        )
-                entries.append({"id": name, "label": label})
+            entries.append({"id": name, "label": label})
         return entries
 
     def example(self, entry):
-        folder = self.data_dir / "data"
-        picture = folder / f"{entry['id']}.jpg"
-        # A tweet may hold bytes that are not UTF-8; they become the replacement character.
-        text = (folder / f"{entry['id']}.txt").read_bytes().decode("utf-8", errors="replace")
+        picture, text = f"data/{entry['id']}.jpg", f"data/{entry['id']}.txt"
+        content = b""
+        if self.files[text][0]:  # a tweet may be empty
+            content = self.file(text, HINT_FILE, MAX_TEXT).read_bytes()
         return {
-            "image": {"bytes": read_media(picture, HINT_FILE, read_image), "path": picture.name},
-            "text": " ".join(text.split()),
+            "image": {"bytes": self.read_media(picture, HINT_FILE, read_image), "path": f"{entry['id']}.jpg"},
+            # Bytes that are not UTF-8 become the replacement character.
+            "text": " ".join(content.decode("utf-8", errors="replace").split()),
             "label": entry["label"],
         }

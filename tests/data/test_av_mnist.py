@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -208,3 +210,22 @@ def test_real_files(data_dir):
     assert values.std() == pytest.approx(np.sqrt(2), rel=0.02), "as strong a noise as the image"
     stored = np.stack([pixels_of(row) for row in raw["train"].select(range(0, 1800, 5))])
     assert np.isin(stored, (0, 255)).mean() < 1e-3, "the stored range cuts hardly anything"
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path):
+    """What the header announces bounds what is unpacked, and is bounded itself."""
+    folder = make_av_mnist(tmp_path / "av_mnist", recordings=1)
+    path = folder / "mnist" / "labels-idx1-ubyte.gz"
+    packed = zlib.compressobj(9, wbits=31)
+    zeros = bytes(2**24)
+    bomb = packed.compress(bytes([0, 0, 8, 1, 0, 0, 0, 9])) + b"".join(packed.compress(zeros) for _ in range(64))
+    path.write_bytes(bomb + packed.flush())
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"labels-idx1-ubyte\.gz announces 9 values but holds more"):
+        load_benchmark("av_mnist", data_dir=folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24, "of the gigabyte that it would unpack to"
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 1, 255, 255, 255, 255])))
+    with pytest.raises(ValueError, match=r"labels-idx1-ubyte\.gz announces 4,294,967,295 values"):
+        load_benchmark("av_mnist", data_dir=folder)

@@ -1,15 +1,26 @@
 """What all benchmarks share: the registry, the cache and its keys, errors."""
 
 import os
+from importlib import import_module
 
+import numpy as np
 import pytest
 
-from modeling_lfm.data import BENCHMARKS, check_benchmark, find_benchmark, list_benchmarks, load_benchmark
+from modeling_lfm import LfmProcessor
+from modeling_lfm.data import (
+    BENCHMARKS,
+    check_benchmark,
+    find_benchmark,
+    list_benchmarks,
+    load_benchmark,
+    load_prepared,
+)
 from modeling_lfm.data.benchmark import fingerprint, list_files
 from modeling_lfm.data.sources import SOURCES, how
+from modeling_lfm.scripts import prepare_data
 
 from . import layouts
-from .media import make_av_mnist, make_mvsa, tone, wav_bytes
+from .media import image_bytes, make_av_mnist, make_mvsa, tone, wav_bytes
 
 MAKERS = {
     "av_mnist": make_av_mnist,
@@ -124,16 +135,111 @@ def test_list_of_files(tmp_path):
     (data / "link").symlink_to(tmp_path / "elsewhere")
     (data / "b" / "loop").symlink_to(data)
     (data / "broken").symlink_to(tmp_path / "nothing")
-    files = list_files(data)
+    with pytest.raises(ValueError, match="data/link is a symbolic link"):
+        list_files(data)
+    files = list_files(data, links=True)
     assert list(files) == ["b/two", "link/three", "one"]
     assert files["link/three"] == (3, (tmp_path / "elsewhere" / "three").stat().st_mtime_ns)
     first = fingerprint(files)
-    assert first == fingerprint(list_files(str(data)))
+    assert first == fingerprint(list_files(str(data), links=True))
     layouts.write(data / "one", "longer")
-    assert fingerprint(list_files(data)) != first
+    assert fingerprint(list_files(data, links=True)) != first
+    (data / "link").unlink()
+    (data / "within").symlink_to(data / "b" / "two")
+    assert list(list_files(data)) == ["b/two", "one", "within"]
     assert fingerprint({}) == ""
 
 
 def test_cache_lies_where_it_is_asked_for(tmp_path):
     raw = load_benchmark("demo", split="test", cache_dir=str(tmp_path))
     assert os.path.commonpath([raw.cache_files[0]["filename"], tmp_path]) == str(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "victim"), [("mvsa_single", "data/1.txt"), ("crema_d", "train.csv")])
+def test_links_out_of_the_folder_are_refused(name, victim, tmp_path):
+    """A file of this machine must not become a sample by a link in a set of files from somebody else."""
+    folder = MAKERS[name](tmp_path / name)
+    elsewhere = tmp_path / "passwords"
+    (folder / victim).rename(elsewhere)
+    (folder / victim).symlink_to(elsewhere)
+    for read in (load_benchmark, check_benchmark):
+        with pytest.raises(ValueError, match=f"{victim} is a symbolic link"):
+            read(name, data_dir=folder)
+    assert sum(len(part) for part in load_benchmark(name, data_dir=folder, links=True).values()) > 0
+
+
+MINE = """
+from modeling_lfm.data import BENCHMARKS, Benchmark
+
+
+@BENCHMARKS.register("mine")
+class Mine(Benchmark):
+    modalities = {"image": "image", "text": "text"}
+    class_names = ["cat", "dog"]
+    summary = "Pictures and names of cats and dogs."
+
+    def plan(self):
+        return {split: [path for path in self.files if path.startswith(split)] for split in ("train", "test")}
+
+    def example(self, path):
+        image = {"bytes": self.file(path, "fetch it").read_bytes(), "path": path}
+        return {"image": image, "text": path, "label": path.rpartition("/")[2].split("_")[0]}
+"""
+CONFIG = """
+benchmark: mine
+modalities: {image: {tower: timm, name: resnet10t}}
+processor: {image: {type: image, size: [8, 8]}}
+"""
+
+
+def test_a_benchmark_of_a_users_own(tmp_path, monkeypatch):
+    """Fifteen lines in a file outside the package: built, prepared, read back."""
+    (tmp_path / "my_parts.py").write_text(MINE)
+    (tmp_path / "mine.yaml").write_text(CONFIG)
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("my_parts")
+    for number in range(6):
+        pixels = np.full((9, 9, 3), number, np.uint8)
+        layouts.write(
+            tmp_path / f"files/{'test' if number > 3 else 'train'}/{['cat', 'dog'][number % 2]}_{number}.png",
+            image_bytes(pixels),
+        )
+    raw = load_benchmark("mine", tmp_path / "files")
+    assert raw["test"]["label"] == [0, 1]
+    assert raw["train"][1]["text"] == "train/cat_2.png"
+    assert check_benchmark("mine", tmp_path / "files").found == 6
+    assert "mine" in how("mine")
+    words = ["--benchmark", "mine", "--config", tmp_path / "mine.yaml", "--data_dir", tmp_path / "files"]
+    prepare_data.main([str(word) for word in [*words, "--output", tmp_path / "out", "--num_proc", 2]])
+    test = load_prepared(tmp_path / "out", LfmProcessor.from_pretrained(tmp_path / "out" / "processor"), split="test")
+    assert [int(sample["image_values"].float().mean()) for sample in test] == [4, 5]
+    with pytest.raises(ValueError, match="'demo' exists already"):
+        BENCHMARKS.register("demo", find_benchmark("mine"))
+    monkeypatch.delitem(BENCHMARKS, "mine")
+
+
+@pytest.mark.parametrize(("name", "victim"), [("mvsa_single", "data/1.txt"), ("mvsa_single", "data/1.jpg")])
+def test_files_of_gigabytes_are_not_read(name, victim, tmp_path):
+    folder = MAKERS[name](tmp_path / name)
+    with open(folder / victim, "wb") as file:
+        file.truncate(8 * 2**30)  # takes no room on the disk
+    with pytest.raises(ValueError, match=rf"{victim} has 8,589,934,592 bytes"):
+        load_benchmark(name, data_dir=folder)
+
+
+@pytest.mark.parametrize(("name", "file"), [("mvsa_single", "train.csv"), ("crema_d", "test.csv")])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("caf\u00e9,x\n".encode("latin-1"), "line 2: not UTF-8 .*iconv"),
+        (b'"open,x\n', "line 2: "),
+        (b"a" * 200_000 + b",x\n", "line 2: more than"),
+        (b"a\0b,x\n", "line 2: "),
+    ],
+)
+def test_lines_that_are_no_csv_are_named(name, file, line, message, tmp_path):
+    folder = MAKERS[name](tmp_path / name)
+    first, *rest = (folder / file).read_bytes().splitlines(keepends=True)
+    (folder / file).write_bytes(b"".join([first, line, *rest]))
+    with pytest.raises(ValueError, match=f"{file}, {message}"):
+        load_benchmark(name, data_dir=folder)

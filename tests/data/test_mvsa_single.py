@@ -87,7 +87,7 @@ def edit(name, change):
             "line 17: id '1' is empty, a path",
         ),
         (edit("train.csv", lambda t: t + "../1,neutral\n"), ValueError, r"line 17: id '\.\./1'"),
-        (edit("train.csv", lambda t: t + "99\n"), ValueError, "line 17: label ''"),
+        (edit("train.csv", lambda t: t + "99\n"), ValueError, "line 17: 1 cells"),
     ],
 )
 def test_errors_name_the_file_and_the_line(tmp_path, damage, error, message):

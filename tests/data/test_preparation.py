@@ -5,15 +5,18 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import BertTokenizer
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import LfmDataCollator, prepare_dataset, read_prepared
+from modeling_lfm.data.benchmark import digest_files
 from modeling_lfm.data.preparation import encode_sample, sample_bytes, stored_features
 
 from .media import image_bytes, read_number, tone, wav_bytes, write_video
@@ -339,3 +342,84 @@ def test_memory_of_a_batch_is_bounded(processor):
     size = sample_bytes(big, big.modalities)
     assert size == 10 * 3 * 224 * 224 + 9 * 2 * 224 * 224 + 4 * 257 * 299
     assert sample_bytes(processor, processor.modalities) == 4 * 65 * 31 + 3 * 12 * 10 + 4 * 1000
+
+
+def pictures(folder, colour):
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(image_bytes(np.full((9, 9, 3), colour, np.uint8)))
+    return [str(folder / f"{number}.png") for number in range(3)]
+
+
+MAKERS = {
+    "paths": lambda paths: datasets.Dataset.from_dict({"image": paths, "label": list("aba")}),
+    "structs": lambda paths: datasets.Dataset.from_list(
+        [{"image": {"bytes": None, "path": path}, "label": "ab"[i % 2]} for i, path in enumerate(paths)]
+    ),
+    "frame": lambda paths: datasets.Dataset.from_pandas(pd.DataFrame({"image": paths, "label": list("aba")})),
+    "images": lambda paths: MAKERS["paths"](paths).cast_column("image", datasets.Image()),
+}
+AGAIN = """
+import sys, datasets
+from modeling_lfm import LfmProcessor
+from modeling_lfm.data import prepare_dataset
+raw = datasets.Dataset.from_dict({"image": sys.argv[1:], "label": list("aba")})
+prepared = prepare_dataset(raw, LfmProcessor({"image": {"type": "image", "size": [8, 8]}}))
+print([int(row["image_values"].float().mean()) for row in prepared])
+"""
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_files_that_were_replaced_are_read_anew(kind, tmp_path):
+    """At the same paths, with the same names and sizes; in this process and in a new one."""
+    processor = LfmProcessor({"image": {"type": "image", "size": [8, 8]}})
+
+    def prepare(colour):
+        prepared = prepare_dataset(MAKERS[kind](pictures(tmp_path, colour)), processor)
+        assert [int(row["image_values"].float().mean()) for row in prepared] == [colour] * 3
+        return prepared
+
+    first = prepare(40)
+    assert prepare_dataset(MAKERS[kind]([str(tmp_path / f"{i}.png") for i in range(3)]), processor).cache_files == (
+        first.cache_files
+    ), "found again as long as nothing changed"
+    prepare(80)
+    if kind == "paths":
+        command = [sys.executable, "-c", AGAIN, *pictures(tmp_path, 120)]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert result.stdout.strip() == "[120, 120, 120]", result.stderr
+
+
+def test_a_broken_file_that_was_replaced_is_read(tmp_path):
+    processor = LfmProcessor({"image": {"type": "image", "size": [8, 8]}})
+    paths = pictures(tmp_path, 40)
+    (tmp_path / "1.png").write_bytes(b"broken")
+    assert len(prepare_dataset(MAKERS["paths"](paths), processor, broken="skip")) == 2
+    pictures(tmp_path, 40)
+    assert len(prepare_dataset(MAKERS["paths"](paths), processor, broken="skip")) == 3
+
+
+def test_the_state_of_every_named_file_counts(tmp_path):
+    """Frames in lists and folders, cuts, samples that are picked; not what is held as bytes, nor addresses."""
+    one, two = (str(tmp_path / name) for name in ("one", "two"))
+    rows = [
+        {"clip": [one, two], "cut": {"bytes": None, "path": two, "first_frame": 1}, "folder": str(tmp_path / "frames")},
+        {"clip": [], "cut": {"bytes": b"x", "path": one, "first_frame": 2}, "folder": "https://example.org/a.png"},
+    ]
+    for path in (one, two, str(tmp_path / "frames" / "0.png")):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_text("a")
+    raw = datasets.Dataset.from_list(rows)
+
+    def changes(column, path, part=raw):
+        before = digest_files(part, [column])
+        assert before == digest_files(part, [column])
+        state = os.stat(path)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+        return digest_files(part, [column]) != before
+
+    assert changes("clip", one)
+    assert changes("cut", two)
+    assert changes("folder", str(tmp_path / "frames" / "0.png"))
+    assert not changes("cut", one)
+    assert not changes("clip", one, raw.select([1]))
+    assert changes("clip", one, raw.select([1, 0]))
