@@ -5,8 +5,10 @@ Importing it makes the Auto classes and pipelines of transformers know it.
 
 import sys
 from pathlib import Path
+from pkgutil import extend_path
 from typing import TYPE_CHECKING
 
+__path__ = extend_path(__path__, __name__)  # within a clone: trainer, data and scripts lie where they are installed
 __version__ = "0.1.0"
 
 _EXPORTS = {

@@ -1,6 +1,17 @@
 """How LFM models are trained: the trainer, its settings, and the methods that it can train with."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers; else each is imported when it is asked for
+    from .alpha.hypergradient import hypergradient
+    from .alpha.schedules import make_alpha
+    from .cards.card import write_model_card
+    from .collator import LfmDataCollator
+    from .methods import list_methods
+    from .metrics import compute_multimodal_metrics
+    from .trainer import LfmTrainer
+    from .training_args import LfmTrainingArguments
 
 _EXPORTS = {
     "LfmDataCollator": "collator",

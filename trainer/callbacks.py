@@ -176,7 +176,8 @@ class LfmProgressCallback(TrainerCallback):
             if not self.training:
                 self.close()
 
-    on_predict = on_evaluate
+    def on_predict(self, args, state, control, metrics=None, **kwargs):
+        self.on_evaluate(args, state, control)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not self.training or not logs:

@@ -3,13 +3,12 @@
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from .conftest import ROOT
 
-NEEDED = ("bash", "dirname", "cksum", "cat")
+NEEDED = ("bash", "dirname", "cksum", "cat", "find", "sort", "grep", "ln")
 
 
 @pytest.fixture
@@ -20,6 +19,8 @@ def clone(tmp_path):
     tools.mkdir()
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("modeling_lfm", "trainer", "data", "model_cards"):
+        (folder / name).mkdir()
     for tool in NEEDED:
         (tools / tool).symlink_to(shutil.which(tool))
     return folder, tools
@@ -45,25 +46,41 @@ def test_no_suitable_python_is_one_sentence(clone):
     assert not (clone[0] / ".venv").exists()
 
 
-def test_an_environment_that_is_ready_is_reused_and_gets_the_arguments(clone):
-    folder, _ = clone
-    bin_folder = folder / ".venv" / "bin"
-    bin_folder.mkdir(parents=True)
-    add(bin_folder, "python", f'#!/bin/sh\nexec {sys.executable} -c "import sys; print(sys.argv[1:])" "$@"\n')
-    checksum = subprocess.run(["cksum"], input=(folder / "pyproject.toml").read_bytes(), capture_output=True).stdout
-    (folder / ".venv" / "lfm-installed").write_text(f"{folder.resolve()} {checksum.decode()}")
-    result = start(clone, "-k", "two words", VIRTUAL_ENV="/nowhere")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "['-m', 'pytest', '-n', 'auto', '--dist', 'loadfile', '-k', 'two words']"
+PYTHON = """#!/bin/sh
+case "$*" in *pip*) echo "called: $*" >&2; exit {status};; esac
+printf '[%s]' "$@"
+"""
 
 
-def test_a_changed_pyproject_is_installed_again_and_a_failure_said(clone):
+def make_environment(folder, status=0):
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    add(folder / ".venv" / "bin", "python", PYTHON.format(status=status))
+
+
+def test_an_environment_is_made_once_and_linked_anew_when_a_file_comes(clone):
     folder, _ = clone
-    bin_folder = folder / ".venv" / "bin"
-    bin_folder.mkdir(parents=True)
-    add(bin_folder, "python", '#!/bin/sh\necho "called: $*"\nexit 1\n')
-    (folder / ".venv" / "lfm-installed").write_text("another clone")
+    make_environment(folder)
+    words = "[-m][pytest][-n][auto][--dist][loadfile][-k][two words]"
+    installed = []
+    for _ in range(2):
+        result = start(clone, "-k", "two words", VIRTUAL_ENV="/nowhere")
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == words
+        installed += [line for line in result.stderr.splitlines() if "called" in line]
+    assert len(installed) == 1
+    assert "editable_mode=strict" in installed[0]
+    assert installed[0].endswith(f"-e {folder}[test]")
+    (folder / "scripts" / "new.py").touch()
+    result = start(clone)
+    assert f"--no-deps --no-build-isolation -e {folder}" in result.stderr
+    assert "called" not in start(clone).stderr
+    with open(folder / "pyproject.toml", "a") as file:
+        file.write("# changed")
+    assert f"-e {folder}[test]" in start(clone).stderr
+
+
+def test_a_failed_installation_is_said(clone):
+    make_environment(clone[0], status=1)
     result = start(clone)
     assert result.returncode == 1
-    assert f"called: -m pip install --quiet --disable-pip-version-check -e {folder}[test]" in result.stderr
     assert "the installation failed" in result.stderr

@@ -211,8 +211,8 @@ class _DoubleBackward:
     def __init__(self, space: _Space, gradients: Sequence[Tensor | None]):
         self.space = space
         # a gradient without a graph is constant: the loss is linear in that parameter
-        self.rows = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
-        self.gradients = [gradients[i] for i in self.rows]
+        kept = {i: g for i, g in enumerate(gradients) if g is not None and g.requires_grad}
+        self.rows, self.gradients = list(kept), list(kept.values())
         with _naming_the_remedy():
             if _has_undifferentiable_node(self.gradients):
                 raise RuntimeError("the backward of a layer is only once differentiable")
@@ -370,4 +370,4 @@ def _has_undifferentiable_node(gradients: Sequence[Tensor]) -> bool:
 
 def _mix(of_cls: Tensor | None, of_mm: Tensor | None, alpha: float) -> Tensor | None:
     parts = [w * t for w, t in ((1 - alpha, of_cls), (alpha, of_mm)) if t is not None]
-    return sum(parts) if parts else None
+    return sum(parts[1:], parts[0]) if parts else None

@@ -296,7 +296,7 @@ def make_alpha(
     rule_class = ALPHAS.find(name)
     if not num_epochs >= 1 or math.isinf(num_epochs):
         raise ValueError(f"num_epochs must be at least 1, got {num_epochs}.")
-    given = {"num_epochs": num_epochs, "value": value, "start": start, "step": step, "rule": rule}
+    given: dict[str, Any] = {"num_epochs": num_epochs, "value": value, "start": start, "step": step, "rule": rule}
     given["coefficients"] = coefficients
     taken = inspect.signature(rule_class).parameters
     schedule = rule_class(**{key: value for key, value in given.items() if key in taken and value is not None})

@@ -199,7 +199,8 @@ def _describe_curve(what, values, form=".2f"):
     """Alternative text of a line chart, with where the line starts, ends, and its extremes."""
     if not values:
         return ""
-    (first, start), *_, (last, end) = [*values.items(), *values.items()]
+    points = list(values.items())
+    (first, start), (last, end) = points[0], points[-1]
     low, high = min(values.values()), max(values.values())
     return (
         f"Line chart: {what} is {start:{form}} in epoch {first:g} and {end:{form}} in epoch {last:g}, "

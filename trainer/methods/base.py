@@ -85,7 +85,7 @@ class Method:
     """
 
     spec: MethodSpec
-    Settings = NoSettings
+    Settings: type = NoSettings
     own_backward = False
     """Whether `run_batch` takes the place of `losses`: the method computes gradients itself. The model then runs
     without DistributedDataParallel, and the trainer averages the gradients over the processes before `on_gradients`."""
