@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common.settings import read_arguments
 
 GRADIO = "6.24"  # the first that can be told to keep no history of what was asked
 HELP = """
@@ -30,9 +30,6 @@ examples:
   python scripts/demo.py --checkpoint outputs/av_mnist
   python scripts/demo.py --checkpoint outputs/av_mnist --port 8000 --examples my_examples
   python scripts/demo.py --checkpoint outputs/av_mnist --export my_space      a folder to be uploaded as a Space
-
-settings:
-{settings}
 
 The page is served to this machine alone unless --host says otherwise, answers no page of another site, and asks nothing
 of other servers. It reads no files but uploads and examples; uploads lie in a folder that is removed at the end.
@@ -132,10 +129,7 @@ def export(args):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        arguments.show_help(HELP.format(settings=arguments.describe(DemoArguments)))
-    (args,) = arguments.build(arguments.read_settings(argv), DemoArguments)
+    args = read_arguments(argv, HELP, DemoArguments)
     check_packages()
     hide_progress_bars()
     export(args) if args.export else serve(args)

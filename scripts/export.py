@@ -1,11 +1,10 @@
 """Export a trained model to one file, ONNX or torch.export, checked against the model."""
 
-import sys
 from dataclasses import dataclass, field
 
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common.settings import read_arguments
 
 HELP = """
 Export a trained model to one file that runs without this package, and check it against the model.
@@ -22,9 +21,6 @@ examples:
   python scripts/export.py --checkpoint outputs/mvsa_single --output sentiment.onnx --processor.text.max_length 64
   python scripts/export.py --checkpoint outputs/crema_d --output crema_d.pt2 --batch_size 1
 
-settings:
-{settings}
-
 Inputs are named as the model's, outputs are logits and MODALITY_logits (batch, classes), before softmax (multi-label:
 sigmoid). The number of samples is free unless --batch_size fixes it; every other shape is that of the processor, and
 texts are padded to max_length. The file also holds, as JSON, id2label, problem_type, modalities, the processor's
@@ -39,13 +35,6 @@ their tensors does not matter. A sample without any gets NaN.
 
 to run it, with raw inputs as the processor reads them:
 
-{snippet}
-
-with --present, fill in what is absent before session.run:
-
-{present_snippet}"""
-
-SNIPPET = """
 import json
 
 import onnxruntime
@@ -60,9 +49,9 @@ labels = json.loads(session.get_modelmeta().custom_metadata_map["id2label"])
 inputs = dict(processor(audio=["7.wav"], image=["7.png"], return_tensors="np"))
 logits, audio_logits, image_logits = session.run(None, inputs)
 print(labels[str(logits[0].argmax())])
-"""
 
-PRESENT_SNIPPET = """
+with --present, fill in what is absent before session.run:
+
 import numpy as np
 
 inputs = dict(processor(audio=["7.wav"], return_tensors="np"))  # no image
@@ -118,11 +107,7 @@ def export(args):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        code = {"snippet": SNIPPET.strip(), "present_snippet": PRESENT_SNIPPET.strip()}
-        arguments.show_help(HELP.format(settings=arguments.describe(ExportArguments), **code))
-    (args,) = arguments.build(arguments.read_settings(argv), ExportArguments)
+    args = read_arguments(argv, HELP, ExportArguments)
     hide_progress_bars()
     say(describe(export(args)))
 

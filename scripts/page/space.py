@@ -10,7 +10,6 @@ from modeling_lfm import __version__
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.page.inputs import find_examples, find_sources
 
-OURS = {"app.py", "README.md", "requirements.txt", "model", "examples"}  # what an export writes, and so may replace
 APP = '''"""The page of a model: pip install -r requirements.txt, then python app.py."""
 
 import os
@@ -57,26 +56,23 @@ def export(args):
     """Write the folder of a Space.
 
     Args:
-        args ([`DemoArguments`]): `export` is the folder; one that holds other files than a Space's is left alone.
+        args ([`DemoArguments`]): `export` is the folder: a new or empty one, or a new clone of a Space.
 
     Returns:
         `Path`: the folder.
 
     Raises:
-        FileNotFoundError, ValueError: no model, no or wrong examples, a folder with other things in it.
+        FileNotFoundError, ValueError: no model, no or wrong examples, a folder that holds something.
     """
     folder = Path(args.export)
-    check_folder(folder)
-    for path in filter(None, (args.checkpoint, args.examples)):
-        if folder.resolve() in Path(path).resolve().parents:
-            raise ValueError(f"{path} lies in {folder}, which is written anew: choose another folder for --export.")
+    found = ["a file"] if folder.is_file() else sorted({path.name for path in folder.glob("*")} - {".git"})
+    if found:
+        raise ValueError(f"{folder} is not empty ({', '.join(found[:3])}): choose another folder for --export.")
     model, processor = runs.load_run(args.checkpoint)
     remembered = runs.recall(args.checkpoint)
     names = model.config.modality_names
     sources = find_sources({name: processor.modalities[name] for name in names}, remembered["columns"])
     examples = find_examples(args.examples, sources) if args.examples else {}
-    for path in map(folder.joinpath, OURS):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     kept = {key: remembered[key] for key in runs.REMEMBERED_KEYS}  # which tell nothing of this machine
@@ -93,17 +89,3 @@ def export(args):
     (folder / "README.md").write_text(README.format(**told), encoding="utf-8")
     (folder / "requirements.txt").write_text(f"modeling-lfm[demo]=={__version__}\n", encoding="utf-8")
     return folder
-
-
-def check_folder(folder):
-    """Raise a `ValueError` if `folder` (`Path`) is a file, or holds what no earlier export wrote there."""
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file: choose an empty folder for --export.")
-    app, found = (
-        folder / "app.py",
-        {path.name for path in folder.glob("*") if path.name != ".git" and path.suffix != ".whl"},
-    )
-    ours = app.is_file() and app.read_text("utf-8", "replace").startswith(APP[: APP.index("\n")])
-    foreign = sorted(found - OURS if ours else found)
-    if foreign:
-        raise ValueError(f"{folder} holds {', '.join(foreign[:3])}: choose an empty folder for --export.")

@@ -358,7 +358,9 @@ def test_snippets_of_the_help_run_as_written(checkpoint, tmp_path, monkeypatch, 
     with pytest.raises(SystemExit):
         program.main(["--help"])
     text = capsys.readouterr().out
-    blocks = text[text.index("import json") :].split("\nwith --present, fill in what is absent before session.run:\n")
+    blocks = text[text.index("import json") : text.index("\n\nsettings:")].split(
+        "\nwith --present, fill in what is absent before session.run:\n"
+    )
     names = {}
     for block, words in zip(blocks, ([], ["--present"]), strict=True):
         program.main(["--checkpoint", str(checkpoint), "--output", "outputs/demo_onnx", *words])

@@ -37,8 +37,8 @@ def test_wrong_use_is_told_before_anything_is_served(checkpoint, media, tmp_path
         ([*model, "--max_total", "30"], ValueError, "max_total=30"),
         ([*model, "--example", "x"], ValueError, "examples"),
         ([*model, "--examples", str(tmp_path / "none")], FileNotFoundError, "no folder of examples"),
-        ([*model, "--export", str(tmp_path)], ValueError, r"holds notes\.txt, space"),
-        ([*model, "--export", str(space)], ValueError, "holds model"),
+        ([*model, "--export", str(tmp_path)], ValueError, r"notes\.txt, space"),
+        ([*model, "--export", str(space)], ValueError, r"\(model\)"),
         ([*model, "--host", "192.0.2.1"], OSError, r"192\.0\.2\.1 on port"),
     ):
         with pytest.raises(error, match=message):
@@ -85,13 +85,11 @@ def test_without_gradio_the_program_ends_with_a_sentence(checkpoint):
 
 @pytest.fixture(scope="module")
 def space(checkpoint, examples, tmp_path_factory):
-    """Folder of the model as a Space, written twice."""
+    """Folder of the model as a Space."""
     pytest.importorskip("gradio", reason="gradio is not installed")
     folder = tmp_path_factory.mktemp("spaces") / "space"
     (folder / ".git").mkdir(parents=True)  # as a clone of a Space has it
     words = ["--checkpoint", str(checkpoint), "--export", str(folder), "--title", TITLE, "--examples", str(examples)]
-    demo_program.main(words)
-    (folder / "model" / "old.txt").write_text("goes with the first")
     demo_program.main(words)
     return folder
 
@@ -121,10 +119,10 @@ def test_a_space_is_three_files_and_the_model(space, checkpoint):
     assert re.fullmatch(r"modeling-lfm\[demo\]==[0-9.]+\n", (space / "requirements.txt").read_text())
     files = {str(path.relative_to(space)) for path in space.rglob("*") if path.is_file()}
     assert {"model/model.safetensors", "model/processor_config.json", "examples/first/image.png"} <= files
-    assert not any(re.search("optimizer|notes|old", name) for name in files)
+    assert not any(re.search("optimizer|notes", name) for name in files)
     assert not any(str(checkpoint.parent).encode() in (space / name).read_bytes() for name in files)
-    with pytest.raises(ValueError, match="which is written anew"):
-        demo_program.main(["--checkpoint", str(space / "model"), "--export", str(space)])
+    with pytest.raises(ValueError, match="is not empty"):
+        demo_program.main(["--checkpoint", str(checkpoint), "--export", str(space)])
 
 
 def test_a_person_at_a_browser(served_space, reader, media, tmp_path):
