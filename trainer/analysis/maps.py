@@ -9,7 +9,7 @@ from modeling_lfm.frontend_lfm import LogSpectrogram
 
 from ..collator import LfmDataCollator
 from ..holdout import read_labels
-from ..plots import COLOURS, WIDTH, new_figure, tidy
+from ..plots import COLOURS, WIDTH, add_legend, new_figure, tidy
 from .report import Picture, Section, percent, rounded, shorten
 from .saliency import GRAD_CAM, attention_rollout, choose_map, enlarge, grad_cam, require_captum, select_logits
 
@@ -142,7 +142,7 @@ def draw_maps(numbers, views):
     shown = [(run, key, found) for run, key, found in shown if "map" in found]
     height, width = views[0].pixels.shape[:2]
     wide = width > 2 * height and views[0].extent is None  # frames side by side
-    side = 3.6 if wide else min(max(WIDTH / (len(shown) + 1), 1.1), 1.8)
+    side = 2.4 if wide else min(max(WIDTH / (len(shown) + 1), 1.1), 1.8)
     letters = int(13 * side) - 8  # in a line above a map
     ratio = 0.75 if views[0].extent else min(height / width, 1.2)
     figure = new_figure(side * (len(shown) + 1) + 0.4, (side * ratio + 0.35) * len(views) + 0.7)
@@ -195,12 +195,13 @@ def draw_tokens(numbers, tokens):
         places = [place for place, word in enumerate(words) if word is not None]
         places = sorted(sorted(places, key=lambda place: -shares[:, place].max())[:NUM_TOKENS])
         for i, (run, share) in enumerate(zip(numbers["runs"], shares[:, places], strict=True)):
-            axes.bar(np.arange(len(places)) + i * width, 100 * share, width, color=COLOURS[i % len(COLOURS)], label=run)
+            x = np.arange(len(places)) + (i - (len(shares) - 1) / 2) * width
+            axes.bar(x, 100 * share, width, color=COLOURS[i % len(COLOURS)], label=run)
         axes.set_xticks(range(len(places)), [words[place] for place in places], rotation=45, ha="right", fontsize=8)
         decided = (f"{run}: {found['fused']['class'][n]}" for run, found in numbers["runs"].items())
         axes.set_title(shorten(f"label: {numbers['labels'][n]}   {'   '.join(decided)}", 110), fontsize=8)
         axes.set_ylabel("share (%)", fontsize=8)
-    panels[0].legend(frameon=False, fontsize=8)
+    add_legend(figure, panels[0])
     return tidy(figure, panels)
 
 
