@@ -6,7 +6,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.modules.batchnorm import _NormBase
+
+NORMALISATIONS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
 
 
 @contextmanager
@@ -26,13 +30,12 @@ def frozen_norm_statistics(model: nn.Module) -> Iterator[nn.Module]:
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
+        for name, buffer in module.named_buffers(recurse=False)
     ]
     try:
         model.eval()
         for module in model.modules():
-            if isinstance(module, _NormBase):
+            if isinstance(module, NORMALISATIONS):
                 module.training = True
         yield model
     finally:
@@ -40,7 +43,7 @@ def frozen_norm_statistics(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
         with torch.no_grad():
             for module, name, buffer, saved in buffers:
-                module._buffers[name] = buffer  # a module may have put a new tensor in its place
+                setattr(module, name, buffer)  # a module may have put a new tensor in its place
                 buffer.copy_(saved)
 
 
