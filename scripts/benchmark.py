@@ -51,7 +51,8 @@ def parse(argv):
     """The options of a command line (`argparse.Namespace`)."""
     names = "\n".join(f"  {name:<13}{title}" for name, (title, _) in MEASUREMENTS.items())
     style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=DESCRIPTION + names, epilog=EPILOG, formatter_class=style)
+    about = DESCRIPTION + names
+    parser = argparse.ArgumentParser("benchmark.py", description=about, epilog=EPILOG, formatter_class=style)
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, metavar="NAME", help="these measurements only")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     parser.add_argument("--threads", type=int, help="cores on which torch computes (default: all)")
