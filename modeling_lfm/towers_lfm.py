@@ -310,7 +310,7 @@ def make_tower(config, modality):
     """Build the tower of `modality` with fresh weights; no network.
 
     Raises:
-        ValueError: the tower's nested configuration is not known yet.
+        ValueError: the tower's nested configuration is not known yet; it does not take its `model_args`.
     """
     spec = config.modalities[modality]
     kind, nested = TOWERS[spec["tower"]], config.tower_config(modality)
@@ -319,7 +319,10 @@ def make_tower(config, modality):
             f"modality {modality!r} names the pretrained model {spec.get('name')!r}, whose configuration is not "
             "known yet; make the model with LfmForMultimodalClassification.from_towers(config)."
         )
-    tower = kind(spec, nested)
+    try:
+        tower = kind(spec, nested)
+    except TypeError as error:  # an argument that the architecture does not have, or of a wrong type
+        raise ValueError(f"modality {modality!r} ({spec.get('name')}): {error}; mend its model_args.") from error
     if spec.get("frozen"):
         tower.requires_grad_(False)
     return tower

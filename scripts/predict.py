@@ -83,16 +83,14 @@ def read_inputs(pairs, modalities, columns=None):
         if not equals:
             raise ValueError(f"--input {pair!r} should be MODALITY=VALUE, such as {next(iter(modalities))}=...")
         if name not in modalities:
-            known = [*modalities, *(f.name for f in fields(PredictArguments))]
-            raise ValueError(f"unknown modality {name!r}; {suggest(name, known)}")
+            raise ValueError(f"unknown modality {name!r}; {suggest(name, [*modalities, 'checkpoint', 'top_k'])}")
         inputs[name] = _read_input(name, value, modalities[name]["type"])
     by_column = {columns.get(name, name): value for name, value in inputs.items()}
     for name in modalities:
         if name not in inputs and columns.get(name) in by_column:
             inputs[name] = by_column[columns[name]]
     if not inputs:
-        first = next(iter(modalities))
-        raise ValueError(f"no input; the model reads {', '.join(modalities)}: give one at least, --input {first}=...")
+        raise ValueError(f"no input; give one at least of {', '.join(modalities)}: --input MODALITY=...")
     return inputs
 
 

@@ -264,8 +264,10 @@ def check_report_to(names):
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             raise ValueError(f"report_to={name!r} is unknown; {suggest(name, [*INTEGRATION_TO_CALLBACK, 'none'])}")
-        if name in PACKAGES and importlib.util.find_spec(name) is None:
-            raise ValueError(f'report_to={name!r} needs {name}: pip install {name}, or "modeling-lfm[track]".')
+        package = {"azure_ml": "azureml", "flyte": "flytekit"}.get(name, name)
+        if importlib.util.find_spec(package) is None:
+            extra = ', or "modeling-lfm[track]"' if name in PACKAGES else ""
+            raise ValueError(f"report_to={name!r} needs {package}: pip install {package}{extra}.")
 
 
 def run_name(args, state):

@@ -1,10 +1,14 @@
-"""Settings: YAML, overrides, types, and errors that name the key."""
+"""Settings: YAML, overrides, types, plugins, and errors that name the file and the key."""
 
 import shlex
+import sys
 
 import pytest
+import yaml
+from transformers import HfArgumentParser
 
 from modeling_lfm.scripts.common.settings import (
+    CONFIGS,
     DataArguments,
     ModelArguments,
     apply_overrides,
@@ -17,6 +21,7 @@ from modeling_lfm.scripts.common.settings import (
     read_settings,
 )
 from modeling_lfm.trainer import LfmTrainingArguments
+from modeling_lfm.trainer.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -192,3 +197,108 @@ def test_help_says_what_each_setting_means():
     assert "(required) Ordered mapping" in text
     assert "--hidden_size" in text
     assert "512" in text
+
+
+def test_the_parser_of_transformers_reads_the_same_settings(tmp_path):
+    parser = HfArgumentParser((ModelArguments, DataArguments, LfmTrainingArguments))
+    words = ["--benchmark", "demo", "--modalities", "{a: {tower: timm, name: resnet18}}", "--processor", "{a: {}}"]
+    words += ["--output_dir", str(tmp_path), "--report_to", "none"]
+    model, _, training = parser.parse_args_into_dataclasses([*words, "--method", "ogm"])
+    assert model.modalities == {"a": {"tower": "timm", "name": "resnet18"}}
+    assert training.method == "ogm"
+    *_, training = parser.parse_args_into_dataclasses([*words, "--method", '{"name": "ogm", "alpha": 0.5}'])
+    assert training.method == {"name": "ogm", "alpha": 0.5}
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_configs_that_come_along_read_the_same_everywhere(name, tmp_path):
+    file = CONFIGS / f"{name}.yaml"
+    settings = read_config(name)
+    assert yaml.safe_load(file.read_text(encoding="utf-8")) == settings
+    ours = build(settings | {"output_dir": str(tmp_path)}, ModelArguments, DataArguments, LfmTrainingArguments)
+    plain = HfArgumentParser((ModelArguments, DataArguments, LfmTrainingArguments))
+    for read, expected in zip(ours, plain.parse_dict(settings | {"output_dir": str(tmp_path)}), strict=True):
+        assert vars(read).keys() == vars(expected).keys()
+        for key, value in vars(expected).items():
+            assert vars(read)[key] == value or str(vars(read)[key]) == str(value), key
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BOMB.encode(), "aliases"),
+        (BOMB.replace("[*", "{<<: [*").replace("]\n", "]}\n").encode(), r"broken\.yaml"),
+        (b"a: &a [*a]", "line 1.*alias"),
+        (b"a: 1\nb: {c: 1, c: 2}", "line 2.*'c'"),
+        (b"benchmark: \xff\xfe", "UTF-8"),
+        (b"[" * 5000, "nested too deep"),
+        (b"a: !!python/object x", "line 1"),
+        (b"a: 2020-13-45", "month"),
+        (b"#" * 2**21, "bytes"),
+        (b"", "mapping"),
+        (b"1: 2", "mapping"),
+    ],
+)
+def test_yaml_that_cannot_be_used_is_told_at_once(tmp_path, content, message):
+    (tmp_path / "broken.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_config(str(tmp_path / "broken.yaml"))
+    assert "broken.yaml" in str(error.value)
+
+
+def test_several_values_where_one_is_expected_are_an_error(tmp_path):
+    for key, value in (("seed", ["1", "2"]), ("label_names", {"a": 1}), ("seed", None)):
+        with pytest.raises(ValueError, match=key):
+            build({"output_dir": str(tmp_path), key: value}, LfmTrainingArguments)
+    (args,) = build({"output_dir": str(tmp_path), "report_to": ["tensorboard", "trackio"]}, LfmTrainingArguments)
+    assert args.report_to == ["tensorboard", "trackio"]
+
+
+def test_report_to_what_is_not_installed_is_told_with_the_settings(tmp_path):
+    with pytest.raises(ValueError, match="pip install comet_ml"):
+        build({"output_dir": str(tmp_path), "report_to": "comet_ml"}, LfmTrainingArguments)
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from modeling_lfm.trainer.methods import Method, MethodSpec, register
+
+@register
+class Plain(Method):
+    spec = MethodSpec("plain_of_a_plugin", title="Plain", paper="-", venue="-", formula="CE")
+"""
+
+
+def test_a_plugin_is_imported_before_settings_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_parts_of_a_test.py").write_text(PLUGIN)
+    words = ["--plugin", str(tmp_path / "my_parts_of_a_test.py"), "--method", "plain_of_a_plugin"]
+    try:
+        (args,) = build(read_settings([*words, "--output_dir", str(tmp_path)]), LfmTrainingArguments)
+        assert args.method == "plain_of_a_plugin"
+    finally:
+        METHODS.pop("plain_of_a_plugin", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("nothing_here.py", None, "no such file"),
+        ("fails_in_a_test.py", "x = 1\nraise KeyError('a')", "line 2.*KeyError"),
+        ("ends_in_a_test.py", "raise SystemExit", "SystemExit"),
+        ("no_python_in_a_test.py", "x = (", "SyntaxError"),
+        ("json.py", "x = 1", "rename"),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        read_settings(["--plugin", str(tmp_path / name)])
+    assert name in str(error.value)

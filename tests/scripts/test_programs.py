@@ -327,7 +327,7 @@ def test_bad_input_of_eval(trained, tmp_path, capsys, words, message):
     ("pairs", "message"),
     [
         (["audio=a.wav", "image=nowhere.png"], "no file at"),
-        ([], "no input; the model reads audio, image: give one at least, --input audio=..."),
+        ([], "audio, image: --input"),
         (["image=file:///b.png"], "'file:///b.png' is not read"),
         (["audio=a.wav", "imag=b.png"], "unknown modality 'imag'; did you mean 'image'"),
         (["a.wav"], "should be MODALITY=VALUE"),

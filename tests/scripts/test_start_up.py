@@ -56,3 +56,8 @@ def test_no_program_imports_another():
     for file in (ROOT / "scripts").glob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert not re.search(rf"scripts(\.| import )({names})\b", "".join(IMPORT.findall(text))), file.name
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "predict", "quickstart"])
+def test_programs_are_short(name):
+    assert len((ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 150

@@ -1,0 +1,146 @@
+"""What is wrong with files and settings is one sentence that names them; what does not fit, before the first step."""
+
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
+from modeling_lfm.scripts import eval as eval_program
+from modeling_lfm.scripts import train as train_program
+from modeling_lfm.scripts.common.console import naming_full_disk, run, write_json
+from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+from modeling_lfm.trainer.fitting import check_parts
+
+from .test_six_benchmarks import NARROW, tokenizer  # noqa: F401
+
+
+def fails(main, argv, capsys):
+    """What `run` prints for `argv`."""
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: main([str(word) for word in argv]))
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    return next(line for line in told.splitlines() if line.startswith("error: "))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("model.safetensors", None, "model.safetensors"),
+        ("config.json", b"[1]", "config.json"),
+        ("config.json", b"{", "config.json"),
+        ("processor_config.json", b"\xff", "processor_config.json"),
+        ("lfm_run.json", b"[]", "lfm_run.json"),
+        ("lfm_run.json", b'{"benchmark": 3}', "benchmark"),
+        ("lfm_run.json", b'{"benchmark": "demo", "columns": []}', "columns"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(trained, tmp_path, capsys, name, content, named):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert named in fails(eval_program.main, ["--checkpoint", folder, "--max_samples", "4", "--use_cpu"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--metric_for_best_model", "acuracy"], "did you mean 'accuracy'"),
+        (["--modalities.audio.model_args.chanels", "[8]"], "'audio'.*chanels"),
+        (["--modalities.audio.in_chans", "3"], "'audio'.*in_chans"),
+        (["--max_train_samples", "33", "--holdout", "0"], "dataloader_drop_last"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_the_first_step(tiny_config, tmp_path, capsys, words, named):
+    line = fails(train_program.main, [tiny_config, "--output_dir", tmp_path / "run", *words], capsys)
+    assert all(part in line for part in named.split(".*"))
+
+
+def test_errors_of_any_kind_are_a_sentence(capsys, monkeypatch):
+    def main(argv):
+        return {}["missing"]
+
+    assert "KeyError: 'missing'" in fails(main, [], capsys)
+    monkeypatch.setenv("LFM_DEBUG", "1")
+    with pytest.raises(KeyError):
+        run(lambda: main([]))
+
+
+def test_a_full_disk_is_named(tmp_path):
+    for error in (OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left on device")):
+        with pytest.raises(OSError, match="make room") as caught, naming_full_disk(tmp_path):
+            raise error
+        assert str(tmp_path) in str(caught.value)
+        assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(KeyError), naming_full_disk(tmp_path):
+        raise KeyError("a")
+
+
+def test_json_is_valid_where_a_number_is_none(tmp_path, capsys):
+    write_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}}, tmp_path / "a.json")
+    assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": {"c": None}}
+    assert "NaN" not in (tmp_path / "a.json").read_text()
+
+
+@pytest.fixture
+def text_trainer(tokenizer, tmp_path):  # noqa: F811
+    """A function that makes a trainer of a text model, of two samples and two classes."""
+
+    def make(max_length=8, vocab_size=10, labels=(0, 1), num_labels=2, added=(), **args):
+        words = AutoTokenizer.from_pretrained(tokenizer)
+        words.add_tokens(list(added))
+        nested = {"model_type": "bert", **NARROW, "vocab_size": vocab_size, "max_position_embeddings": 16}
+        config = LfmConfig(modalities={"t": {"tower": "transformers", "config": nested}}, num_labels=num_labels)
+        processor = LfmProcessor(modalities={"t": {"type": "text", "max_length": max_length}}, tokenizer=words)
+        samples = [{"t_input_ids": [3, 4], "labels": label} for label in labels]
+        settings = LfmTrainingArguments(output_dir=str(tmp_path), use_cpu=True, method="concat", **args)
+        model = LfmForMultimodalClassification(config)
+        return LfmTrainer(model, settings, samples, processing_class=processor)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"max_length": 17}, "'t'.*17.*16 positions.*processor.t.max_length"),
+        ({"added": ["<new>"]}, "'t'.*11 tokens.*10"),
+        ({"labels": (0, 2)}, "0 to 2.*2 classes"),
+    ],
+)
+def test_tokens_and_classes_that_do_not_fit(text_trainer, changes, named):
+    check_parts(text_trainer())
+    with pytest.raises(ValueError, match=named):
+        check_parts(text_trainer(**changes))
+
+
+def test_a_picture_that_a_vit_does_not_take_and_statistics_that_stay(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def make(tower, size, number, **model_args):
+        spec = {"tower": "timm", "name": tower, "model_args": model_args}
+        config = LfmConfig(modalities={"a": spec}, num_labels=2, hidden_size=8)
+        samples = [
+            {"a_values": rng.normal(size=(3, size, size)).astype("float32"), "labels": n % 2} for n in range(number)
+        ]
+        args = LfmTrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, method="concat", per_device_train_batch_size=2
+        )
+        processor = LfmProcessor(modalities={"a": {"type": "image", "size": [size, size]}})
+        return LfmTrainer(LfmForMultimodalClassification(config), args, samples, processing_class=processor)
+
+    with pytest.raises(ValueError, match=r"'a'.*test_vit.*size"):
+        check_parts(make("test_vit", 32, 4, dynamic_img_size=False))
+    trainer = make("test_resnet", 64, 3)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_parts(trainer)
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
