@@ -37,7 +37,9 @@ def download(name, data_dir, media_url=CREMA_D, annotation_urls=None, on_plan=No
     urls = find_source(name).urls if annotation_urls is None else annotation_urls
     if not urls:
         raise ValueError(f"{name} cannot be fetched by this program; --how tells where it is obtained.")
-    folder = Path(data_dir)
+    if data_dir is None:
+        raise ValueError("data_dir is missing, the folder to fetch into.")
+    folder = Path(data_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     for file, url in urls.items():
         if not any(_is_there(folder / place / file) for place in find_benchmark(name).folders):

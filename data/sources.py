@@ -245,15 +245,17 @@ def find_source(name):
     return Source(name, tuple(cls.modalities.values()), len(cls.class_names), counts={}, urls={}, **words)
 
 
-def how(name):
+def how(name=None):
     """Where a benchmark is obtained, its licence and its layout, as lines of text (`str`).
 
     Args:
-        name (`str`): of a benchmark.
+        name (`str`, *optional*): of a benchmark; all of ours if not given.
 
     Raises:
         ValueError: an unknown name.
     """
+    if name is None:
+        return "\n\n".join(how(name) for name in SOURCES)
     source = find_source(name)
     classes = f"; {source.classes} classes" if source.classes else ""
     lines = [f"{name}: {source.title} ({', '.join(source.modalities)}{classes})", "Where from:"]

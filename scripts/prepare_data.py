@@ -12,13 +12,11 @@ from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 
 HELP = """
 Prepare a benchmark: check the files, decode them, compute what training reads, write Parquet shards.
-
 usage: python scripts/prepare_data.py --benchmark NAME --data_dir DIR --output DIR [--setting value ...]
        python scripts/prepare_data.py --how [--benchmark NAME]
 
 What is computed is what training with the benchmark's configuration reads; its settings can be overridden as in
 train.py. Stopped or killed, the same command goes on and ends with the same bytes. Broken media are named and left out.
-
 examples:
   python scripts/prepare_data.py --how --benchmark crema_d                     where it is obtained, its licence, layout
   python scripts/prepare_data.py --benchmark crema_d --data_dir CREMA-D --output prepared/crema_d --download
@@ -27,12 +25,10 @@ examples:
 
 settings:
 {settings}
-
 written to output: data/*.parquet and README.md, which datasets.load_dataset reads without this library; processor/;
 preparation.json (what was prepared how, and a checksum of each shard); report.json (counts, every missing sample).
 """
-FROM_CONFIG = ("benchmark", "processor", "columns", "benchmark_options", "modalities", "tokenizer", "num_proc")
-
+FROM_CONFIG = ("processor", "columns", "benchmark_options", "modalities", "tokenizer", "num_proc")
 
 BAR = {"unit": "", "mininterval": 0.5 if sys.stderr.isatty() else 30}  # in a file, a line in half a minute
 AS_IN_CONFIG = {"help": "As in the configuration."}
@@ -65,31 +61,24 @@ class PrepareArguments:
     modalities: dict = field(default_factory=dict, metadata=AS_IN_CONFIG)
     tokenizer: str | None = field(default=None, metadata=AS_IN_CONFIG)
 
-    def __post_init__(self):
-        for key, least in (("num_proc", 1), ("samples_per_shard", 1), ("missing_shown", 0)):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise ValueError(f"{key}={value} must be at least {least}.")
-
 
 def parse_arguments(argv):
     """[`PrepareArguments`] of a command line (`list[str]`), filled up from the configuration."""
     from modeling_lfm.data import find_benchmark
 
-    words, overrides = arguments.parse_command_line(argv)
-    if words:
-        raise ValueError(f"{' '.join(words)} is not a setting; --help tells more.")
-    for name in overrides.get("benchmark", []):
-        find_benchmark(name)
-    config = {}
-    for source in () if "how" in overrides else overrides.get("config") or overrides.get("benchmark") or ():
-        config = arguments.read_config(source)
-    settings = {key: config[key] for key in FROM_CONFIG if key in config}
-    arguments.apply_overrides(settings, overrides)
-    (args,) = arguments.build(settings, PrepareArguments)
-    for key in () if args.how else ("benchmark", "output"):
-        if getattr(args, key) is None:
+    given = arguments.read_settings(argv)
+    if "benchmark" in given:
+        find_benchmark(given["benchmark"])
+    for key in () if "how" in given else ("benchmark", "output"):
+        if key not in given:
             raise ValueError(f"--{key} is missing; --help tells more.")
+    config = {} if "how" in given else arguments.read_config(given.get("config", given["benchmark"]))
+    settings = {key: config[key] for key in FROM_CONFIG if key in config}
+    arguments.apply_overrides(settings, arguments.parse_command_line(argv)[1])
+    (args,) = arguments.build(settings, PrepareArguments)
+    for key in ("num_proc", "samples_per_shard"):
+        if (value := getattr(args, key)) is not None and value < 1:
+            raise ValueError(f"{key}={value} must be at least 1.")
     if args.public and args.push_to_hub is None:
         raise ValueError("--public says who may see what --push_to_hub sends; give that too.")
     if config.get("benchmark", args.benchmark) != args.benchmark:
@@ -104,13 +93,10 @@ def prepare(args):
     from modeling_lfm.data.shards import check_output, locked
     from modeling_lfm.scripts.common.hub_upload import open_dataset, push_dataset
 
-    output = Path(args.output).expanduser()
-    check_output(output)
+    check_output(output := Path(args.output).expanduser())
     if args.push_to_hub is not None:
         open_dataset(args.push_to_hub, args.public)  # better now than after hours
     if args.download:
-        if args.data_dir is None:
-            raise ValueError("--download needs --data_dir, the folder to fetch into.")
         with tqdm(desc="fetching", **BAR) as bar:
             absent = download(args.benchmark, args.data_dir, on_plan=bar.reset, on_file=bar.update)
         if absent:
@@ -137,18 +123,13 @@ def write(output, args, report):
     source = (args.benchmark, args.benchmark_options, raw, args.data_dir)
     task = Preparation(output, *source, processor, columns, args.samples_per_shard)
     task.begin(args.verify)
-    if len(task.todo) < len(task.shards):
-        say(f"{len(task.shards) - len(task.todo)} of {len(task.shards)} shards are there already")
     total, left = (sum(len(shard) for shard in shards) for shards in (task.shards, task.todo))
     with tqdm(desc="preparing", total=total, initial=total - left, **BAR) as bar:
         task.write(args.num_proc, lambda done: bar.update(total - left + done - bar.n))
     counts = task.finish(report, args.strict)
     say(report.text(args.missing_shown))
-    if sum(counts.values()) < total:
-        say(f"  {total - sum(counts.values()):,} of them cannot be read; report.json names all.")
     told = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    train = f"scripts/train.py {args.config or args.benchmark} --data_dir {output}"
-    say(f"prepared {told} samples in {output}; train: {train}")
+    say(f"prepared {told} samples; train: scripts/train.py {args.config or args.benchmark} --data_dir {output}")
 
 
 def main(argv=None):
@@ -157,10 +138,9 @@ def main(argv=None):
         arguments.show_help(HELP.format(settings=arguments.describe(PrepareArguments)))
     args = parse_arguments(argv)
     if args.how:
-        from modeling_lfm.data.sources import SOURCES, how
+        from modeling_lfm.data.sources import how
 
-        print("\n\n".join(how(name) for name in ([args.benchmark] if args.benchmark else SOURCES)))
-        return
+        return print(how(args.benchmark))
     if not sys.stderr.isatty():
         hide_progress_bars()
     prepare(args)
