@@ -1,6 +1,5 @@
 """What the page of demo.py tells of one sample: predictions, what each modality adds, and where the model looks."""
 
-from math import isfinite
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -80,12 +79,10 @@ class Reader:
             ValueError: the model answers with numbers that are not finite.
         """
         answer = self.pipeline.postprocess(self.pipeline.forward(batch), top_k=None)
-        if not all(isfinite(entry["score"]) for entry in answer["scores"]):
-            raise ValueError("the model answers with numbers that are not finite: its training diverged.")
         best, config = answer["scores"][0]["label"], self.model.config
         number = next(number for number, label in config.id2label.items() if label == best)
         logits = coalition_logits(self.model, batch).double().cpu().numpy()
-        values = coalition_values(logits, multi_label=config.problem_type == "multi_label_classification")
+        values = coalition_values(logits, multi_label=config.is_multi_label)
         shares = dict(zip(self.names, shapley_shares(values[:, 0, number]).tolist(), strict=True))
         shares = {name: shares[name] for name in answer["modalities"]}
         return {**answer, "shapley": {"of": best, "baseline": float(values[0, 0, number]), "modalities": shares}}
