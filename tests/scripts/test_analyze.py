@@ -158,7 +158,9 @@ def test_wrong_settings_are_told(run, tmp_path):
     assert "no results at" in fail("--checkpoint", run, "--label_fitting", tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_text('{"test": 1}\n')
     assert "label_fitting" in fail("--checkpoint", run, "--label_fitting", tmp_path / "x.jsonl")
-    assert "label_fitting: the results hold none" in fail("--checkpoint", run, "--figures", "label_fitting")
+    assert "label_fitting: no results of the rows one-hot labels" in fail(
+        "--checkpoint", run, "--figures", "label_fitting"
+    )
     assert "unknown setting 'checkpiont'; did you mean 'checkpoint'" in fail("--checkpiont", run)
 
 

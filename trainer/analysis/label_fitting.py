@@ -38,7 +38,8 @@ def measure_label_fitting(records, published=None):
     rows = {name: found for name, found in rows.items() if found}
     if not rows:
         raise ValueError(
-            f"the results hold none of the rows {', '.join(TITLES)}; make them by reproduce.py --table figure_1."
+            f"no results of the rows {', '.join(TITLES)}; make them by reproduce.py --table figure_1, and name their "
+            "file (--label_fitting FILE)."
         )
     test = next(iter(rows.values()))[0]["test"]
     ends = "_accuracy"
