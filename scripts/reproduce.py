@@ -1,19 +1,21 @@
 """Run a table of experiments, every row with every seed, and print it; goes on where it stopped."""
 
+import argparse
 import sys
 from pathlib import Path
 
 from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.scripts.common.console import run
 from modeling_lfm.scripts.experiments import report
-from modeling_lfm.scripts.experiments.run import FORCED, append, read_lines, read_records, sweep
-from modeling_lfm.scripts.experiments.tables import TABLES, check_cells, find_table, make_cells, read_table
+from modeling_lfm.scripts.experiments.check import check_cells, check_output
+from modeling_lfm.scripts.experiments.run import FORCED, file_of, read_all, read_records, sweep, write_record
+from modeling_lfm.scripts.experiments.tables import TABLES, find_table, make_cells, read_table
 
 HELP = """
 Run a table of experiments and print it as Markdown.
 
 usage: python scripts/reproduce.py --table 1 --benchmark av_mnist [--data_dir DIR] [--seeds 0 1 2] [--rows NAME ...]
-                                   [--jobs 2] [--output FILE.jsonl] [--report] [--key value ...]
+                                   [--jobs 2] [--output DIR] [--report] [--key value ...]
        python scripts/reproduce.py TABLE [--settings NAME ...] [the same]
 
 Tables of the LFM paper, on a data set of yours:
@@ -31,8 +33,8 @@ name of one that comes along: {tables}.
   --seeds 0 1 2     one run a seed
   --rows, --settings   only those (default: all)
   --jobs N          runs at the same time, each on its own share of the cores, and on one CUDA device (default 1)
-  --output FILE     one JSON line a finished run; runs that are there already are not repeated, unless their
-                    configuration has changed (default outputs/TABLE_BENCHMARK.jsonl; the table goes beside it, as .md)
+  --output DIR      one JSON file a run, in DIR/TABLE/BENCHMARK, and the table beside them, table.md; runs that are
+                    there already are not repeated, unless their configuration has changed (default outputs/results)
   --report          print the table of what is there, run nothing
   --key value       any setting of train.py, for all runs
 
@@ -41,36 +43,35 @@ examples:
   python scripts/reproduce.py --table 3 --benchmark demo --rows "cross-entropy only" --num_train_epochs 2
   python scripts/reproduce.py av_mnist --data_dir DIR --settings "S1 Adam"
 
-All rows have the same towers, budget and optimizer, and train on the same samples. A run is evaluated on validation
-data after each epoch and keeps the best, by `metric_for_best_model` of the configuration; then it reads the test split
-once. What makes no sense on a data set, such as a third modality of two, is told before anything is trained. A run that
-fails does not stop the others; the program then ends with status 1, and the next call tries it again.
+All rows have the same towers, budget and optimizer, and train on the same samples; where authors publish settings of
+their method for the data set, these are taken (scripts/configs/published_settings.yaml). A run is evaluated on
+validation data after each epoch and keeps the best, by `metric_for_best_model` of the configuration; then it reads the
+test split once. Whatever is wrong with a row, the data or the folder is told before anything is trained, and what makes
+no sense on a data set, such as a third modality of two, is left out. A run that fails does not stop the others; the
+program then ends with status 1, and the next call tries it again.
 """
-OWN = {"seeds": ["0", "1", "2"], "jobs": ["1"]} | dict.fromkeys(
-    ("table", "benchmark", "settings", "rows", "output", "report")
-)
+OWN = {"seeds": ["0", "1", "2"], "jobs": ["1"], "output": ["outputs/results"]}
+OWN |= dict.fromkeys(("table", "benchmark", "settings", "rows", "report"))
 
 
 def parse(argv):
-    """The table, the program's own settings (`dict`) and those of train.py (`dict`) of a command line."""
+    """The table, the program's own settings (`argparse.Namespace`) and those of train.py (`dict`) of a command line."""
     words, overrides = arguments.parse_command_line(argv)
-    own = {key: overrides.pop(key, default) for key, default in OWN.items()}
-    words += own["table"] or []
+    own = argparse.Namespace(**{key: overrides.pop(key, default) for key, default in OWN.items()})
+    words += own.table or []
     if len(words) != 1:
         raise ValueError(f"one table is expected, got {', '.join(words) or 'none'}; --help tells more.")
-    if own["benchmark"] is not None and len(own["benchmark"]) != 1:
+    if own.benchmark is not None and len(own.benchmark) != 1:
         raise ValueError("--benchmark takes one data set; run the program once for each.")
-    benchmark = None if own["benchmark"] is None else own["benchmark"][0]
-    table = read_table(str(find_table(words[0])), benchmark)
+    table = read_table(str(find_table(words[0])), own.benchmark and own.benchmark[0])
     for kind in ("settings", "rows"):
-        known = getattr(table, kind)
-        unknown = [name for name in own[kind] or [] if name not in known]
-        if unknown:
+        known, given = getattr(table, kind), getattr(own, kind)
+        if unknown := [name for name in given or [] if name not in known]:
             raise ValueError(f"unknown {kind} {unknown}; the table has {', '.join(known)}.")
-        own[kind] = own[kind] or list(known)
-    own["seeds"], own["jobs"] = whole_numbers("seeds", own["seeds"], 0), whole_numbers("jobs", own["jobs"], 1)[-1]
-    stem = table.name if benchmark is None else f"{table.name}_{Path(benchmark).stem}"
-    own["output"] = Path(own["output"][0] if own["output"] else f"outputs/{stem}.jsonl")
+        setattr(own, kind, given or list(known))
+    own.seeds, own.jobs = whole_numbers("seeds", own.seeds, 0), whole_numbers("jobs", own.jobs, 1)[-1]
+    data = next(iter(table.settings.values()))["benchmark"] if own.benchmark is None else Path(own.benchmark[0]).stem
+    own.output = Path(own.output[-1], table.name, data)
     return table, own, overrides
 
 
@@ -82,62 +83,35 @@ def whole_numbers(key, words, least):
 
 
 def run_table(table, own, overrides):
-    """Run what is not there yet.
-
-    Returns:
-        `dict` from (setting, row, seed) to the errors of the runs that failed; `all seeds` where none could start.
-    """
-    cells = make_cells(table, own["settings"], own["rows"], overrides)
-    inapplicable, wrong = check_cells(cells, FORCED)
-    for (setting, row), reason in {**inapplicable, **wrong}.items():
+    """Run what is not there yet; the errors of the runs that failed (`dict` by (setting, row, seed))."""
+    cells = make_cells(table, own.settings, own.rows, overrides)
+    check_output(own.output, 0, own.jobs)
+    inapplicable, largest = check_cells(cells, FORCED)
+    check_output(own.output, largest, own.jobs)
+    for (setting, row), reason in inapplicable.items():
         if row == table.reference:  # then it is no matter of the row
             raise ValueError(f"{setting}, {row}: {reason}")
-    known = read_inapplicable(own["output"])
-    own["output"].parent.mkdir(parents=True, exist_ok=True)
-    for (setting, row), reason in inapplicable.items():
         print(f"{setting}, {row}: left out, {reason}")
-        if known.get((setting, row)) != reason:
-            append(own["output"], {"setting": setting, "row": row, "inapplicable": reason})
-    for (setting, row), error in wrong.items():
-        print(f"{setting}, {row}: FAILED, {error}")
-    jobs = {
-        (*cell, seed): {**config, "seed": seed}
-        for seed in own["seeds"]
-        for cell, config in cells.items()
-        if cell not in inapplicable and cell not in wrong
-    }
-    failed = sweep(jobs, own["jobs"], own["output"])
-    failures = {(setting, row, f"seed {seed}"): error for (setting, row, seed), error in failed.items()}
-    return {**{(*cell, "all seeds"): error for cell, error in wrong.items()}, **failures}
+        write_record(own.output, setting, row, None, inapplicable=reason)
+    jobs = {(*cell, seed): config for seed in own.seeds for cell, config in cells.items() if cell not in inapplicable}
+    if len({file_of(own.output, *key) for key in jobs}) < len(jobs):
+        raise ValueError("two rows or settings differ in characters only that file names lack; rename one.")
+    return sweep({key: {**config, "seed": key[2]} for key, config in jobs.items()}, own.jobs, own.output)
 
 
-def read_inapplicable(output):
-    """Why cells were left out (`dict` by (setting, row))."""
-    lines = read_lines(output)
-    return {(line["setting"], line["row"]): line["inapplicable"] for line in lines if "inapplicable" in line}
-
-
-def read_failures(output, records):
-    """Errors of the runs that failed and were not repeated since (`dict` by (setting, row, seed))."""
-    failed = {(r["setting"], r["row"], r["seed"]): r["error"] for r in read_lines(output) if "error" in r}
-    return {(*key[:2], f"seed {key[2]}"): error for key, error in failed.items() if key not in records}
-
-
-def write_report(table, output, failures=()):
-    """Print the table of what `output` holds, and write it beside it."""
-    records = read_records(output)
+def write_report(table, folder):
+    """Print the table of what `folder` holds, and write it there."""
+    records, others = read_records(folder), read_all(folder)
+    inapplicable = {(r["setting"], r["row"]): r["inapplicable"] for r in others if "inapplicable" in r}
+    failures = {(r["setting"], r["row"], r["seed"]): r["error"] for r in others if "error" in r}
     if table.reference is None:
         text = report.format_settings(list(records.values()), table.settings, table.rows)
     else:
-        failures = {**read_failures(output, records), **dict(failures)}
-        parts = [
-            report.format_report(table, setting, records, read_inapplicable(output), failures)
-            for setting in table.settings
-        ]
+        parts = (report.format_report(table, setting, records, inapplicable, failures) for setting in table.settings)
         text = "\n".join(parts)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(f"\n{text}\nwritten to {output.with_suffix('.md')}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}\nwritten to {folder / 'table.md'}")
 
 
 def main(argv=None):
@@ -146,12 +120,12 @@ def main(argv=None):
         others = sorted(file.stem for file in TABLES.glob("*.yaml") if not file.stem.startswith(("paper_", "figure_")))
         arguments.show_help(HELP.format(tables=", ".join(others)))
     table, own, overrides = parse(argv)
-    failures = {} if own["report"] is not None else run_table(table, own, overrides)
-    write_report(table, own["output"], failures)
+    failures = {} if own.report is not None else run_table(table, own, overrides)
+    write_report(table, own.output)
     if failures:
         print(f"\n{len(failures)} failed:", file=sys.stderr)
         for (setting, row, seed), error in failures.items():
-            print(f"  {setting}, {row}, {seed}: {error}", file=sys.stderr)
+            print(f"  {setting}, {row}, seed {seed}: {error}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -166,7 +166,7 @@ def parse_value(text):
 
 def list_configs():
     """Names of the configurations of train.py that come with the package (`list`)."""
-    return sorted(file.stem for file in CONFIGS.glob("*.yaml") if file.stem != "published")
+    return sorted(file.stem for file in CONFIGS.glob("*.yaml") if not file.stem.startswith("published"))
 
 
 def read_config(path):

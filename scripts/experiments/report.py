@@ -1,7 +1,5 @@
 """Markdown tables of finished runs: means and spreads over seeds, significance, cost, and the published figures."""
 
-import statistics
-
 from modeling_lfm.scripts.common import settings as arguments
 
 COLUMNS = {"accuracy": "accuracy", "map": "mAP", "f1": "macro F1"}
@@ -14,6 +12,18 @@ SIGNIFICANCE = (
     "steady differences come out below 0.05. *Cost*: seconds of training per step (on a CPU: of "
     "processor time), over those of {reference}."
 )
+BESIDE = (
+    "These figures are of another data set, {benchmark}, with the towers and budgets of the paper: the order of the "
+    "methods can be compared, not the figures."
+)
+
+
+def make_frame(records):
+    """Finished runs (`list[dict]`) as a `pandas.DataFrame`, a run a line, metrics in columns (`test.accuracy`)."""
+    import pandas as pd
+
+    frame = pd.json_normalize(records)
+    return frame if len(frame) else pd.DataFrame(columns=["setting", "row", "seed", "seconds"])
 
 
 def format_report(table, setting, records, inapplicable, failures):
@@ -28,113 +38,85 @@ def format_report(table, setting, records, inapplicable, failures):
     Returns:
         `str`: Markdown.
     """
-    rows = {row: [r for key, r in records.items() if key[:2] == (setting, row)] for row in table.rows}
+    runs = make_frame([record for key, record in records.items() if key[0] == setting and key[1] in table.rows])
+    rows = {row: runs[runs["row"] == row] for row in table.rows}
     names = list(table.settings[setting]["modalities"])
     published = read_published(table.name, setting)
-    best = find_best(rows)
     column = f"published ({published['benchmark']})" if published else "published"
     without = ["without " + " / ".join(names)] if table.absence else []
     head = [*COLUMNS.values(), " / ".join(names), "gap", *without, column, "p", "cost"]
-    lines = [f"## {table.title}: {setting}", "", *_notes(table, setting, rows), ""]
-    lines += ["| | " + " | ".join(head) + " |", "| --- " * (len(head) + 1) + "|"]
-    remarks, most = [], max(map(len, rows.values()))
+    lines = ["| | " + " | ".join(head) + " |", "| --- " * (len(head) + 1) + "|"]
+    remarks, most, reference = [], runs.groupby("row").size().max(), rows.get(table.reference)
+    means = runs.groupby("row")[[f"test.{metric}" for metric in COLUMNS if f"test.{metric}" in runs]].mean()
     for row, found in rows.items():
-        failed = {key[2]: text for key, text in failures.items() if key[:2] == (setting, row)}
-        reason = None if found else inapplicable.get((setting, row))
-        figure = format_published(published.get("rows", {}).get(row))
-        if reason is None and failed:
-            reason = "; ".join(f"{seed} failed: {text}" for seed, text in failed.items())
+        failed = [f"seed {key[2]} failed: {text}" for key, text in failures.items() if key[:2] == (setting, row)]
+        reason = "; ".join(failed) or (inapplicable.get((setting, row)) if found.empty else None)
+        if found.empty and reason is None:
+            continue
         mark = f" ({len(found)})" if 0 < len(found) < most else ""
         if reason is not None:
             remarks.append(f"<sup>{len(remarks) + 1}</sup> {row}: {reason}")
             mark += f"<sup>{len(remarks)}</sup>"
-        if found:
-            cells = [
-                mean_and_spread([r["test"][metric] for r in found], bold=row in best[metric]) for metric in COLUMNS
-            ]
+        figure = format_published(published.get("rows", {}).get(row))
+        cells = [*["-"] * (5 + len(without)), figure, "-", "-"]
+        if len(found):
+            best = {metric: means.loc[row, f"test.{metric}"] == means[f"test.{metric}"].max() for metric in COLUMNS}
+            cells = [mean_and_spread(found[f"test.{metric}"], best[metric]) for metric in COLUMNS]
             cells += [format_modalities(found, names), format_gap(found, names)]
-            cells += [*([format_modalities(found, [f"without_{name}" for name in names])] * len(without)), figure]
-            reference = rows.get(table.reference, [])
-            cells += [format_p(compare(found, reference), row == table.reference), format_cost(found, reference)]
-        elif reason is not None:
-            cells = [*["-"] * (5 + len(without)), figure, "-", "-"]
-        else:
-            continue
+            cells += [format_modalities(found, [f"without_{name}" for name in names])] * len(without)
+            cells += [figure, format_p(compare(found, reference), row == table.reference)]
+            cells += [format_cost(found, reference)]
         lines.append(f"| {row}{mark} | " + " | ".join(cells) + " |")
-    lines += ["", *(line for remark in remarks for line in (remark, ""))]
+    parts = [f"## {table.title}: {setting}", *_notes(table, setting, runs), "\n".join(lines), *remarks]
     if published:
-        lines += [f"Published: {' '.join(published['source'].split())}", ""]
-        if published["benchmark"] != setting:
-            lines += [
-                f"These figures are of another data set, {published['benchmark']}, with the towers and budgets "
-                "of the paper: the order of the methods can be compared, not the figures.",
-                "",
-            ]
-    return "\n".join(lines).rstrip() + "\n"
+        parts.append(f"Published: {' '.join(published['source'].split())}")
+        parts += [BESIDE.format(**published)] if published["benchmark"] != setting else []
+    return "\n\n".join(parts) + "\n"
 
 
-def _notes(table, setting, rows):
+def _notes(table, setting, runs):
     """What stands above the table (`list[str]`)."""
-    config = table.settings[setting]
-    runs = [run for found in rows.values() for run in found]
-    seeds = ", ".join(map(str, sorted({run["seed"] for run in runs})))
+    metric = table.settings[setting].get("metric_for_best_model", "loss")
     notes = [" ".join(note.split()) for note in table.notes]
-    notes.append(SELECTION.format(seeds=seeds, metric=config.get("metric_for_best_model", "loss")))
+    notes.append(SELECTION.format(seeds=", ".join(map(str, sorted(runs["seed"].unique()))), metric=metric))
     if table.reference is not None:
         notes.append(SIGNIFICANCE.format(reference=table.reference))
-    hours = sum(run["seconds"] for run in runs) / 3600
-    notes.append(f"{len(runs)} runs, {hours:.2f} hours of training.")
-    return [line for note in notes for line in (note, "")][:-1]
-
-
-def mean(values):
-    """Mean of fractions, in percent."""
-    return f"{100 * statistics.fmean(values):.1f}"
+    return [*notes, f"{len(runs)} runs, {runs['seconds'].sum() / 3600:.2f} hours of training."]
 
 
 def mean_and_spread(values, bold=False):
-    """`mean ± standard deviation` of fractions, in percent (sample deviation; none for one value)."""
-    centre = f"**{mean(values)}**" if bold else mean(values)
-    return centre + (f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def find_best(rows):
-    """The rows (`list[str]`; several if equal) with the highest mean of each metric, by metric."""
-    best = {}
-    for metric in COLUMNS:
-        means = {row: statistics.fmean(r["test"][metric] for r in found) for row, found in rows.items() if found}
-        best[metric] = [row for row, value in means.items() if value == max(means.values())]
-    return best
+    """`mean ± standard deviation` of fractions (`pandas.Series`), in percent (sample deviation; none for one value)."""
+    centre = f"{100 * values.mean():.1f}"
+    return (f"**{centre}**" if bold else centre) + (f" ± {100 * values.std():.1f}" if len(values) > 1 else "")
 
 
 def format_modalities(found, names):
     """Mean accuracy of each modality alone; `-` where the model does not have it."""
-    cells = []
-    for name in names:
-        values = [r["test"][f"{name}_accuracy"] for r in found if f"{name}_accuracy" in r["test"]]
-        cells.append(mean(values) if values else "-")
-    return " / ".join(cells)
+    columns = [f"test.{name}_accuracy" for name in names]
+    values = [found[column].mean() if column in found else float("nan") for column in columns]
+    return " / ".join("-" if value != value else f"{100 * value:.1f}" for value in values)
 
 
 def format_gap(found, names):
     """Mean gap between the modalities' accuracies; `-` for a model of one modality among several."""
-    alone = sum(f"{name}_accuracy" in found[0]["test"] for name in names) == 1 < len(names)
-    return "-" if alone else mean([r["test"]["gap"] for r in found])
+    columns = [f"test.{name}_accuracy" for name in names if f"test.{name}_accuracy" in found]
+    alone = found[columns].notna().any().sum() == 1 < len(names)
+    return "-" if alone else f"{100 * found['test.gap'].mean():.1f}"
 
 
-def compare(found, reference, metric="accuracy"):
+def compare(found, reference, metric="test.accuracy"):
     """p (`float`) of a paired, two-sided t-test over the seeds that both have; None for one seed or no difference.
 
     Args:
-        found, reference (`list[dict]`): finished runs.
+        found, reference (`pandas.DataFrame`): finished runs of two rows, or None.
     """
     from scipy.stats import ttest_rel
 
-    ours, theirs = ({r["seed"]: r["test"][metric] for r in runs} for runs in (found, reference))
-    seeds = sorted(ours.keys() & theirs.keys())
-    if len(seeds) < 2 or all(ours[seed] == theirs[seed] for seed in seeds):
+    if reference is None or reference.empty:
         return None
-    return float(ttest_rel([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]).pvalue)
+    pairs = found.merge(reference, on="seed", suffixes=("", "_reference"))
+    ours, theirs = pairs[metric], pairs[f"{metric}_reference"]
+    return None if len(pairs) < 2 or (ours == theirs).all() else float(ttest_rel(ours, theirs).pvalue)
 
 
 def format_p(p, is_reference):
@@ -146,10 +128,9 @@ def format_p(p, is_reference):
 
 def format_cost(found, reference):
     """Seconds a step over those of the reference."""
-    if not reference:
+    if reference is None or reference.empty:
         return "-"
-    ours, theirs = (statistics.fmean(r["seconds_per_step"] for r in runs) for runs in (found, reference))
-    return f"{ours / theirs:.2f}"
+    return f"{found['seconds_per_step'].mean() / reference['seconds_per_step'].mean():.2f}"
 
 
 def read_published(table, setting):
@@ -159,11 +140,8 @@ def read_published(table, setting):
         `dict` with `rows`, `source` and `benchmark`, the data set of the figures; empty where there are none.
     """
     content = arguments.read_config(str(arguments.CONFIGS / "published.yaml"))
-    found = content["tables"].get(table)
-    if found is None:
-        return {}
-    other = content["beside"].get(setting)
-    for benchmark in (setting, other):
+    found = content["tables"].get(table, {"benchmarks": {}})
+    for benchmark in (setting, content["beside"].get(setting)):
         if benchmark in found["benchmarks"]:
             return {"rows": found["benchmarks"][benchmark], "source": found["source"], "benchmark": benchmark}
     return {}
@@ -178,27 +156,23 @@ def format_published(figures):
     return ", ".join(cells)
 
 
-def best_constant(records, rows):
+def best_constant(runs, rows):
     """Per setting (`dict`), the constant row with the best mean validation accuracy, and its mean test accuracy.
 
     Constant rows are those marked `constant_of_the_default`: default fusion, matching loss and total.
 
     Args:
-        records (`list[dict]`): finished runs.
-        rows (`dict`): of the table.
+        runs (`pandas.DataFrame`), rows (`dict`): of the table.
     """
     constants = [name for name, row in rows.items() if row.get("constant_of_the_default")]
+    chosen = runs[runs["row"].isin(constants)]
+    if chosen.empty:
+        return {}
+    means = chosen.groupby(["setting", "row"])[["validation.accuracy", "test.accuracy"]].mean()
     best = {}
-    for setting in {r["setting"] for r in records}:
-        means = {}
-        for name in constants:
-            found = [r for r in records if r["setting"] == setting and r["row"] == name]
-            if found:
-                validation = statistics.fmean(r["validation"]["accuracy"] for r in found)
-                means[name] = (validation, statistics.fmean(r["test"]["accuracy"] for r in found))
-        if means:
-            name = max(means, key=lambda key: means[key][0])
-            best[setting] = (name, means[name][1])
+    for setting, found in means.groupby(level="setting"):
+        name = found["validation.accuracy"].idxmax()
+        best[setting] = (name[1], found.loc[name, "test.accuracy"])
     return best
 
 
@@ -209,29 +183,26 @@ def format_settings(records, settings, rows):
         records (`list[dict]`): finished runs.
         settings, rows (`dict`): of the table.
     """
-    best = best_constant(records, rows)
-    present = [s for s in settings if any(r["setting"] == s for r in records)]
+    runs = make_frame(records)
+    best = best_constant(runs, rows)
+    present = [setting for setting in settings if (runs["setting"] == setting).any()]
     lines = ["| | " + " | ".join(f"{s} | modalities, gap" for s in present) + " | regret mean / worst | seconds |"]
     lines.append("| --- " * (2 * len(present) + 3) + "|")
     for row in rows:
-        cells, regrets, seconds = [], [], []
+        cells, regrets = [], []
         for setting in present:
-            found = [r for r in records if r["setting"] == setting and r["row"] == row]
-            if not found:
+            found = runs[(runs["setting"] == setting) & (runs["row"] == row)]
+            if found.empty:
                 cells += ["", ""]
                 continue
-            cells.append(mean_and_spread([r["test"]["accuracy"] for r in found]))
-            names = [k for k in found[0]["test"] if k.endswith("_accuracy") and not k.startswith("without_")]
-            parts = [f"{100 * statistics.fmean(r['test'][name] for r in found):.0f}" for name in names]
-            gap = f"{100 * statistics.fmean(r['test']['gap'] for r in found):.0f}"
-            cells.append(" / ".join(parts) + f", {gap}")
-            seconds += [r["seconds"] for r in found]
+            means = found.filter(regex=r"^test\.(?!without_).*_accuracy$").mean().dropna()
+            parts = " / ".join(f"{100 * value:.0f}" for value in means)
+            cells += [mean_and_spread(found["test.accuracy"]), f"{parts}, {100 * found['test.gap'].mean():.0f}"]
             if setting in best:
-                regrets.append(100 * (best[setting][1] - statistics.fmean(r["test"]["accuracy"] for r in found)))
-        if seconds:
-            regret = f"{statistics.fmean(regrets):.2f} / {max(regrets):.2f}" if regrets else ""
-            lines.append(f"| {row} | " + " | ".join(cells) + f" | {regret} | {statistics.fmean(seconds):.0f} |")
-    for setting in present:
-        if setting in best:
-            lines += ["", f"{setting}: best constant by validation is {best[setting][0]!r}."]
-    return "\n".join(lines) + "\n"
+                regrets.append(100 * (best[setting][1] - found["test.accuracy"].mean()))
+        seconds = runs[(runs["row"] == row) & runs["setting"].isin(present)]["seconds"]
+        if len(seconds):
+            regret = f"{sum(regrets) / len(regrets):.2f} / {max(regrets):.2f}" if regrets else ""
+            lines.append(f"| {row} | " + " | ".join(cells) + f" | {regret} | {seconds.mean():.0f} |")
+    notes = [f"{s}: best constant by validation is {best[s][0]!r}." for s in present if s in best]
+    return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in notes)

@@ -1,17 +1,18 @@
-"""Many runs: each trains one model in a worker process and becomes one JSON line, so that a sweep can go on later."""
+"""Many runs: each trains one model in a worker process and becomes one JSON file, so that a sweep can go on later."""
 
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from queue import SimpleQueue
 
 from modeling_lfm.scripts.common import settings as arguments
 
@@ -65,9 +66,10 @@ def run_one(config, threads):
         watch.start()
         trainer.train()
     state, method = trainer.state, trainer.method
+    best = next(e for e in state.log_history if e["step"] == state.best_global_step and "eval_loss" in e)
     record = {
         "method": {"name": method.spec.name, **asdict(method.settings)},
-        "best_epoch": best_epoch(state),
+        "best_epoch": best["epoch"],
         "seconds": round(watch.seconds, 2),
         "steps": state.global_step,
         "seconds_per_step": watch.busy / state.global_step,
@@ -81,12 +83,6 @@ def run_one(config, threads):
     absence = trainer.measure_absence(splits["test"], metric_key_prefix="test")
     record["test"] |= {key.removeprefix("test_"): value for key, value in absence.items()}
     return record
-
-
-def best_epoch(state):
-    """The epoch (`float`) whose model was kept, from a `TrainerState`."""
-    evaluations = (e for e in state.log_history if e["step"] == state.best_global_step and "eval_loss" in e)
-    return next(evaluations)["epoch"]
 
 
 def make_stopwatch():
@@ -122,61 +118,54 @@ def digest(config):
     return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def sweep(jobs, workers, output):
-    """Run every job that `output` does not hold yet; append each as it ends.
+def sweep(jobs, workers, folder):
+    """Run every job that `folder` does not hold yet; write each as it ends.
 
-    A job whose configuration is another than that of its line is run again, and so is one that failed.
+    A job whose configuration is another than that of its file is run again, and so is one that failed.
 
     Args:
         jobs (`dict`): configurations by (setting, row, seed).
         workers (`int`): runs at the same time; each gets one of the CUDA devices, in turn.
-        output (`Path`): JSON lines.
+        folder (`Path`): of the results, see [`write_record`].
 
     Returns:
         `dict` from (setting, row, seed) to the error of each job that failed.
     """
-    done = {key: record["config"] for key, record in read_records(output).items()}
-    left = deque((key, config) for key, config in jobs.items() if done.get(key) != digest(config))
-    number, total, failures, lock = 0, len(left), {}, threading.Lock()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    drop_cut_line(output)
-    threads = max((os.cpu_count() or 1) // workers, 1)
-    devices = find_devices()
+    done = {key: record["config"] for key, record in read_records(folder).items()}
+    left = {key: config for key, config in jobs.items() if done.get(key) != digest(config)}
+    threads, devices, pools = max((os.cpu_count() or 1) // workers, 1), find_devices() or [None], SimpleQueue()
+    for slot in range(workers):
+        pools.put(start_worker(devices[slot % len(devices)]))
 
-    def work(slot):
-        nonlocal number
-        pool = None
-        while True:
-            with lock:
-                if not left:
-                    break
-                key, config = left.popleft()
-            if pool is None:
-                pool = start_worker(devices[slot % len(devices)] if devices else None)
-            try:
-                result = pool.submit(run_one, config, threads).result()
-            except BrokenProcessPool:
-                result, pool = {"error": "the process died: killed, or out of memory."}, None
-            except Exception as error:
-                text = " ".join(str(error).split())
-                result = {"error": f"{type(error).__name__}: {text}", "traceback": str(error.__cause__)}
-            with lock:
-                number += 1
-                append(output, dict(zip(("setting", "row", "seed"), key, strict=True), config=digest(config), **result))
-                if "error" in result:
-                    failures[key] = result["error"]
-                setting, row, seed = key
-                print(f"[{number}/{total}] {setting}, {row}, seed {seed}: {summarise(result)}", flush=True)
-        if pool is not None:
-            pool.shutdown()
-
-    with ThreadPoolExecutor(workers) as pool:
+    def work(config):
+        pool = pools.get()
         try:
-            for future in [pool.submit(work, slot) for slot in range(workers)]:
-                future.result()
-        except BaseException:
-            left.clear()
-            raise
+            return pool.submit(run_one, config, threads).result()
+        except BrokenProcessPool:
+            pool = start_worker(pool.device)
+            return {"error": "the process died: killed, or out of memory."}
+        except Exception as error:
+            return {
+                "error": f"{type(error).__name__}: {' '.join(str(error).split())}",
+                "traceback": str(error.__cause__),
+            }
+        finally:
+            pools.put(pool)
+
+    failures = {}
+    with ThreadPoolExecutor(workers) as executor:
+        futures = {executor.submit(work, config): key for key, config in left.items()}
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                (setting, row, seed), result = futures[future], future.result()
+                write_record(folder, setting, row, seed, config=digest(left[setting, row, seed]), **result)
+                if "error" in result:
+                    failures[setting, row, seed] = result["error"]
+                print(f"[{number}/{len(left)}] {setting}, {row}, seed {seed}: {summarise(result)}", flush=True)
+        finally:  # where it is ended, no further run is begun
+            executor.shutdown(cancel_futures=True)
+            for _ in range(workers):
+                pools.get().shutdown()
     return failures
 
 
@@ -203,7 +192,9 @@ def find_devices():
 def start_worker(device):
     """A pool of one process that runs jobs, on the CUDA device `device` (`str`, or None for what there is)."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, initializer=prepare_worker, initargs=(device,))
+    pool = ProcessPoolExecutor(1, context, initializer=prepare_worker, initargs=(device,))
+    pool.device = device
+    return pool
 
 
 def prepare_worker(device):
@@ -223,30 +214,39 @@ def end_with_parent():
     os._exit(1)
 
 
-def append(output, record):
-    """Add one JSON line to `output` (`Path`)."""
-    with output.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+def file_of(folder, setting, row, seed):
+    """The file (`Path`) of a run, or of a cell that was left out (`seed` None); characters that files lack are `-`."""
+    end = "" if seed is None else f"_seed{seed}"
+    return folder / re.sub(r"[^\w.,+-]+", "-", f"{row}_{setting}{end}.json")
 
 
-def drop_cut_line(output):
-    """Remove from `output` (`Path`) a last line that a kill cut short."""
-    content = output.read_bytes() if output.is_file() else b""
-    if content and not content.endswith(b"\n"):
-        output.write_bytes(content[: content.rfind(b"\n") + 1])
+def write_record(folder, setting, row, seed, **result):
+    """Write a run, or why a cell was left out, as a JSON file, which is there whole or not at all."""
+    file = file_of(folder, setting, row, seed)
+    record = json.dumps({"setting": setting, "row": row, "seed": seed, **result})
+    record = json.loads(record, parse_constant=lambda word: None)  # NaN is no JSON
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part.replace(file)
 
 
-def read_lines(output):
-    """The lines of `output` (`Path`) as dictionaries (`list`); one that a kill cut short is left out."""
-    if not output.is_file():
-        return []
-    return [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
+def read_all(folder):
+    """Every record (`list[dict]`) in `folder` (`Path`): runs, failures, and cells that were left out.
 
-
-def read_records(output):
-    """The last finished run of each (setting, row, seed) in `output` (`Path`), as a `dict`."""
-    records = {}
-    for line in read_lines(output):
-        if "test" in line:
-            records[line["setting"], line["row"], line["seed"]] = {"config": None, **line}
+    Raises:
+        ValueError: a file there is none.
+    """
+    records = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            records.append({key: record[key] for key in ("setting", "row", "seed")} | record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is not what reproduce.py writes; remove it.") from error
     return records
+
+
+def read_records(folder):
+    """The finished runs in `folder` (`Path`), as a `dict` by (setting, row, seed)."""
+    finished = (record for record in read_all(folder) if "test" in record)
+    return {(record["setting"], record["row"], record["seed"]): {"config": None, **record} for record in finished}

@@ -68,15 +68,12 @@ def read_table(path, benchmark=None):
             entry.pop("rows", None)
             entry.pop("rows_note", None)
         content = {"benchmarks": other["benchmarks"], "common": other.get("common", {}), **content}
-    unknown = sorted(set(content) - KEYS)
-    if unknown:
+    if unknown := sorted(set(content) - KEYS):
         raise ValueError(f"{path} has the unknown keys {unknown}; a table has {', '.join(sorted(KEYS))}.")
-    by_benchmark = "benchmarks" in content
-    missing = {"rows", "benchmarks"} if by_benchmark else {"rows", "settings", "base"}
-    missing -= set(content)
-    if missing:
+    needed = {"rows", "benchmarks"} if "benchmarks" in content else {"rows", "settings", "base"}
+    if missing := needed - set(content):
         raise ValueError(f"{path} is no table of experiments: it lacks {', '.join(sorted(missing))}.")
-    if by_benchmark:
+    if "benchmarks" in content:
         settings, changes, notes = _read_benchmark(path, content, benchmark)
     elif benchmark is not None:
         raise ValueError(f"{path} has settings, not benchmarks: choose with --settings.")
@@ -119,47 +116,39 @@ def merge(config, changes):
     config = json.loads(json.dumps(config))
     for key, value in changes.items():
         if key == "method":
-            config[key] = _merge_method(config.get(key, "lfm"), value)
+            former = named(config.get(key, "lfm"))
+            method = named(value, former["name"])
+            config[key] = {**former, **method} if method["name"] == former["name"] else method
         else:
             config[key] = {**(config.get(key) or {}), **value} if isinstance(value, dict) else value
     return config
 
 
-def _merge_method(former, method):
-    former, method = ({"name": given} if isinstance(given, str) else given for given in (former, method))
-    name = former.get("name", "lfm")
-    return {**former, **method} if method.get("name", name) == name else method
+def named(method, name="lfm"):
+    """A method, a word or a mapping, as a mapping with its name; one without is that of `name`."""
+    return {"name": method} if isinstance(method, str) else {"name": name, **method}
 
 
-def configure(config, changes, seed, overrides):
-    """The configuration of one run: `config` changed by each of `changes`, the command line, and the seed.
-
-    Two keys of a row are no settings: `only` names the modalities that stay, and `constant_of_the_default` marks what
-    the report compares with.
-
-    Args:
-        config (`dict`): of a setting.
-        changes (`list[dict]`): of the row, in this order.
-        seed (`int`)
-        overrides (`dict`): see [`apply_overrides`].
-    """
-    only = None
-    for changed in changes:
-        only = changed.get("only", only)
-        config = merge(config, {key: value for key, value in changed.items() if key not in MARKS})
-    arguments.apply_overrides(config, overrides)
-    if only:
-        config["modalities"] = {name: config["modalities"][name] for name in only}
-    return {**config, "seed": seed}
+def add_published(config):
+    """Complete the method's settings (in place) by those that its authors publish for the data set."""
+    published = arguments.read_config(arguments.CONFIGS / "published_settings.yaml")
+    method = named(config.get("method", "lfm"))
+    settings = dict(published.get(config.get("benchmark"), {}).get(method["name"], {}))
+    settings.pop("source", None)
+    if settings:
+        config["method"] = {**settings, **method}
 
 
 def make_cells(table, settings, rows, overrides):
     """The configurations, without their seeds, of all cells.
 
+    Two keys of a row are no settings: `only` names the modalities that stay, and `constant_of_the_default` marks what
+    the report compares with.
+
     Args:
         table ([`Table`])
         settings, rows (`list[str]`): the names of those wanted.
-        overrides (`dict`): of the command line.
+        overrides (`dict`): of the command line, see [`apply_overrides`].
 
     Returns:
         `dict` from (setting, row) to configurations.
@@ -167,69 +156,13 @@ def make_cells(table, settings, rows, overrides):
     cells = {}
     for setting in settings:
         for row in rows:
-            changes = [table.rows[row], table.changes.get(setting, {}).get(row, {})]
-            cells[setting, row] = configure(table.settings[setting], changes, 0, overrides)
+            config, only = table.settings[setting], None
+            for changes in (table.rows[row], table.changes.get(setting, {}).get(row, {})):
+                only = changes.get("only", only)
+                config = merge(config, {key: value for key, value in changes.items() if key not in MARKS})
+            add_published(config)
+            arguments.apply_overrides(config, overrides)
+            if only:
+                config["modalities"] = {name: config["modalities"][name] for name in only}
+            cells[setting, row] = config
     return cells
-
-
-def check_cells(cells, forced):
-    """Find out, before anything is trained, which cells cannot be.
-
-    Args:
-        cells (`dict`): configurations by (setting, row).
-        forced (`dict`): settings of every run that take the place of the configuration's.
-
-    Returns:
-        `(dict, dict)` from (setting, row) to a sentence: cells that make no sense there, such as a third modality of
-        two, or a fusion of images with a tower of text; and cells that are wrong, such as an unknown method.
-
-    Raises:
-        ValueError: no cell is left. FileNotFoundError: a pretrained tower cannot be had.
-    """
-    inapplicable, wrong, seen = {}, {}, {}
-    for key, config in cells.items():
-        on_cpu = {"use_cpu": True, "bf16": False, "fp16": False, "output_dir": "outputs"}
-        try:
-            built = _build({**config, **forced, **on_cpu})
-        except ValueError as error:
-            wrong[key] = str(error)
-            continue
-        try:
-            _try_model(*built, seen)
-        except ValueError as error:
-            inapplicable[key] = str(error)
-    if len(inapplicable) + len(wrong) == len(cells):
-        raise ValueError(f"nothing can be run: {next(iter({**wrong, **inapplicable}.values()))}")
-    return inapplicable, wrong
-
-
-def _build(config):
-    from modeling_lfm.trainer import LfmTrainingArguments
-
-    return arguments.build(config, arguments.ModelArguments, arguments.DataArguments, LfmTrainingArguments)
-
-
-def _try_model(model_args, data_args, training_args, seen):
-    """Make the model of a run, with no weights fetched; `seen` keeps what was found of equal ones."""
-    from modeling_lfm import LfmForMultimodalClassification
-    from modeling_lfm.scripts.common.training import make_config
-    from modeling_lfm.towers_lfm import resolve_tower_configs
-
-    config = make_config(model_args, training_args)
-    same = json.dumps([config.modalities, config.fusion, config.fusion_args, config.unimodal_heads], sort_keys=True)
-    if same not in seen:
-        try:
-            resolve_tower_configs(config)
-        except OSError as error:
-            names = {m: spec["name"] for m, spec in config.modalities.items() if "name" in spec}
-            raise FileNotFoundError(
-                f"{data_args.benchmark}: a pretrained tower of {names} is neither a folder nor can it be fetched from "
-                "the Hub; give a folder with --modalities.MODALITY.name."
-            ) from error
-        seen[same] = None
-        try:
-            LfmForMultimodalClassification(config)
-        except ValueError as error:
-            seen[same] = str(error)
-    if seen[same] is not None:
-        raise ValueError(seen[same])

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import t as students_t
 
@@ -25,6 +26,7 @@ def test_significance_is_a_paired_t_test_over_common_seeds():
     by_hand = 2 * students_t.sf(abs(mean / (deviation / math.sqrt(3))), df=2)
     reference = [a_run(seed, value) for seed, value in enumerate(theirs)] + [a_run(9, 0.1)]
     found = [a_run(seed, value) for seed, value in reversed(list(enumerate(ours)))] + [a_run(8, 0.9)]
+    found, reference = report.make_frame(found), report.make_frame(reference)
     assert report.compare(found, reference) == pytest.approx(by_hand, rel=1e-9)
     assert by_hand == pytest.approx(0.0604, abs=5e-4)
     assert report.compare(reference, reference) is None
@@ -33,9 +35,9 @@ def test_significance_is_a_paired_t_test_over_common_seeds():
 
 
 def test_means_and_spreads_are_in_percent():
-    assert report.mean_and_spread([0.5, 0.6]) == "55.0 ± 7.1"
-    assert report.mean_and_spread([0.5]) == "50.0"
-    assert report.mean_and_spread([0.5, 0.6], bold=True) == "**55.0** ± 7.1"
+    assert report.mean_and_spread(pd.Series([0.5, 0.6])) == "55.0 ± 7.1"
+    assert report.mean_and_spread(pd.Series([0.5])) == "50.0"
+    assert report.mean_and_spread(pd.Series([0.5, 0.6]), bold=True) == "**55.0** ± 7.1"
 
 
 def test_the_report_has_each_row_with_its_reasons(monkeypatch):
@@ -48,12 +50,12 @@ def test_the_report_has_each_row_with_its_reasons(monkeypatch):
         "Best": [a_run(0, 0.7, 0.25, a=0.5, b=0.7), a_run(1, 0.9, 0.15, a=0.5, b=0.8)],
         "Half": [a_run(1, 0.8, a=0.1, b=0.2)],
     }
-    records = {("s", row, r["seed"]): r for row, found in runs.items() for r in found}
-    records["other", "Later", 0] = a_run(0, 1.0)
+    records = {("s", row, r["seed"]): {**r, "row": row} for row, found in runs.items() for r in found}
+    records["other", "Later", 0] = {**a_run(0, 1.0), "row": "Later"}
     published = {"benchmark": "t", "source": "a paper", "rows": {"Third": {"accuracy": [61.42, 0.35], "map": 70}}}
     monkeypatch.setattr(report, "read_published", lambda table, setting: published)
     inapplicable = {("s", "Third"): "there are two.", ("s", "Best"): "of an earlier call"}
-    failures = {("s", "Broken", "all seeds"): "no such method", ("s", "Half", "seed 0"): "out of memory"}
+    failures = {("s", "Broken", 1): "no such method", ("s", "Half", 0): "out of memory"}
     text = report.format_report(table, "s", records, inapplicable, failures)
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert lines[0] == "| | accuracy | mAP | macro F1 | a / b | gap | published (t) | p | cost |"
@@ -67,7 +69,7 @@ def test_the_report_has_each_row_with_its_reasons(monkeypatch):
     ]
     for part in (
         "<sup>1</sup> Third: there are two.",
-        "<sup>2</sup> Broken: all seeds failed: no such method",
+        "<sup>2</sup> Broken: seed 1 failed: no such method",
         "<sup>3</sup> Half: seed 0 failed: out of memory",
         "Published: a paper",
         "another data set, t,",
@@ -109,13 +111,14 @@ def test_the_best_constant_is_chosen_on_validation_data():
         {"setting": "s", "row": row, "validation": {"accuracy": v}, "test": {"accuracy": t}}
         for row, (v, t) in values.items()
     ]
-    assert report.best_constant(records, rows) == {"s": ("0.9", 0.6)}
+    assert report.best_constant(report.make_frame(records), rows) == {"s": ("0.9", 0.6)}
 
 
 def test_what_a_missing_modality_costs_is_a_column_where_the_table_asks_for_it():
     config = {"modalities": {"a": {}, "b": {}}, "metric_for_best_model": "loss"}
     runs = {
-        ("s", "Concat", seed): a_run(seed, 0.8, a=0.5, b=0.6, without_a=0.4 + seed / 10, without_b=0.3)
+        ("s", "Concat", seed): {"setting": "s", "row": "Concat"}
+        | a_run(seed, 0.8, a=0.5, b=0.6, without_a=0.4 + seed / 10, without_b=0.3)
         for seed in (0, 1)
     }
     for absence, cells in ((True, "50.0 / 60.0 | 25.0 | 45.0 / 30.0 |"), (False, "50.0 / 60.0 | 25.0 |  |")):
@@ -125,6 +128,4 @@ def test_what_a_missing_modality_costs_is_a_column_where_the_table_asks_for_it()
         assert cells in text
         lines = [line for line in text.split("\n") if line.startswith("|")]
         assert len({line.count("|") for line in lines}) == 1
-    assert "50 / 60, 25" in report.format_settings(
-        [{"setting": "s", "row": "Concat", **r} for r in runs.values()], ["s"], {"Concat": {}}
-    )
+    assert "50 / 60, 25" in report.format_settings(list(runs.values()), ["s"], {"Concat": {}})

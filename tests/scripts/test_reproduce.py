@@ -38,7 +38,7 @@ reference: Concat
 common: {json.dumps(SMALL)}
 benchmarks: {{demo: {{}}}}
 rows:
-  broken: {{method: concat, benchmark_options: {{no_such: 1}}}}
+  broken: {{method: concat, metric_for_best_model: no_such}}
   Concat: {{method: concat}}
   OGM: {{method: ogm}}
   Sum: {{method: sum}}
@@ -46,8 +46,9 @@ rows:
 """
 
 
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def read(folder):
+    """The records of a folder by row."""
+    return {record["row"]: record for record in sweep.read_all(folder)}
 
 
 def wait_for(condition, explain=str, seconds=300):
@@ -60,9 +61,14 @@ def wait_for(condition, explain=str, seconds=300):
 def test_runs_each_cell_once_and_keeps_the_best_epoch(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "table.yaml").write_text(SETTINGS)
-    command = ["table.yaml", "--seeds", "3", "--output", "runs.jsonl"]
+    command, folder = ["table.yaml", "--seeds", "3", "--output", "runs"], tmp_path / "runs" / "table" / "demo"
     reproduce.main(command)
-    records = {record["row"]: record for record in read(tmp_path / "runs.jsonl")}
+    records = read(folder)
+    assert {file.name for file in folder.iterdir()} == {
+        "image-only_small_seed3.json",
+        "JS,-learned_small_seed3.json",
+        "table.md",
+    }
     assert set(records) == {"image only", "JS, learned"}
     names = {f"{n}{m}" for n in ("", "image_") for m in sweep.METRICS} - {"image_gap"}
     assert set(records["image only"]["test"]) == names | {"loss"}
@@ -75,13 +81,13 @@ def test_runs_each_cell_once_and_keeps_the_best_epoch(tmp_path, capsys, monkeypa
     capsys.readouterr()
 
     # Nothing is left to do, and the seed of a later call is.
-    before = (tmp_path / "runs.jsonl").read_text()
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
     reproduce.main(command)
-    assert (tmp_path / "runs.jsonl").read_text() == before
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("*.json")} == before
     printed = capsys.readouterr().out
     assert "[1/" not in printed
     assert "| image only |" in printed
-    assert (tmp_path / "runs.md").read_text() in printed
+    assert (folder / "table.md").read_text() in printed
 
 
 def test_the_best_epoch_by_validation_is_the_one_that_is_tested(tmp_path, monkeypatch):
@@ -101,46 +107,44 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "table.yaml").write_text(BENCHMARKS)
     (tmp_path / "tmp").mkdir()
-    output, command = tmp_path / "runs.jsonl", ["table.yaml", "--benchmark", "demo", "--seeds", "0"]
-    command += ["--output", "runs.jsonl"]
+    folder, command = tmp_path / "runs" / "table" / "demo", ["table.yaml", "--benchmark", "demo", "--seeds", "0"]
+    command += ["--output", "runs"]
 
     # Killed in the middle: the worker ends too, and leaves no checkpoints behind.
     script = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *command, "--num_train_epochs", "4"]
     env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "log", "w") as log:
         process = psutil.Popen(script, env=env, stdout=log, stderr=log)
-    wait_for(lambda: output.is_file() and '"OGM"' in output.read_text(), (tmp_path / "log").read_text)
+    wait_for((folder / "OGM_demo_seed0.json").is_file, (tmp_path / "log").read_text)
     workers = process.children(recursive=True)
     process.kill()
     process.wait()
     assert psutil.wait_procs(workers, timeout=20)[1] == []
     assert list((tmp_path / "tmp").glob("lfm-run-*")) == []
-    killed = {line["row"]: line for line in read(output)}
+    killed = read(folder)
     assert set(killed) == {"Unimodal-3", "broken", "Concat", "OGM"}
     assert "no_such" in killed["broken"]["error"]
+    times = {row: (folder / f"{row}_demo_seed0.json").stat().st_mtime_ns for row in ("Concat", "OGM")}
 
     # It goes on: what is there is not run again, what failed is, and what is configured otherwise.
-    lines = output.read_text().splitlines()
-    output.write_text("\n".join(lines) + "\n" + lines[-1][:50])  # as if killed while it wrote
     killer = threading.Thread(target=kill_first_worker)
     killer.start()
     with pytest.raises(SystemExit) as stop:
         reproduce.main([*command, "--rows", "broken", "Concat", "Sum", "--num_train_epochs", "4"])
     killer.join()
     assert stop.value.code == 1
-    assert output.read_text().splitlines()[:4] == lines
-    died, summed = read(output)[4:]
-    assert (died["row"], summed["row"]) == ("broken", "Sum")
-    assert "the process died" in died["error"]
-    assert summed["steps"] == 4
+    assert {row: (folder / f"{row}_demo_seed0.json").stat().st_mtime_ns for row in times} == times
+    records = read(folder)
+    assert "the process died" in records["broken"]["error"]
+    assert records["Sum"]["steps"] == 4
     printed = capsys.readouterr()
     assert "[2/2] demo, Sum, seed 0: test accuracy" in printed.out
     assert "1 failed:\n  demo, broken, seed 0: the process died" in printed.err
-    report = (tmp_path / "runs.md").read_text()
+    report = (folder / "table.md").read_text()
     for row in ("broken<sup>1</sup> | - ", "Concat | ", "OGM | ", "Sum | ", "Unimodal-3<sup>2</sup> | - "):
         assert f"| {row}" in report
     reproduce.main([*command, "--report"])
-    assert (tmp_path / "runs.md").read_text() == report
+    assert (folder / "table.md").read_text() == report
 
 
 def kill_first_worker():
@@ -156,17 +160,22 @@ def test_a_run_is_repeated_when_its_configuration_changes_in_what_matters():
     assert sweep.digest(config) != sweep.digest({**config, "method": {"name": "ogm", "alpha": 0.7}})
 
 
-def test_the_last_line_of_a_run_counts(tmp_path):
-    def line(row, **result):
-        return {"setting": "s", "row": row, "seed": 0, "config": "x", **result}
-
-    lines = [line("a", test=1), line("a", test=2), line("b", error="no"), line("b", test=3), line("c", error="no")]
-    lines += [{"setting": "s", "row": "d", "inapplicable": "three of two"}, line("a", error="later")]
-    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-    records = sweep.read_records(tmp_path / "runs.jsonl")
-    assert {key: record["test"] for key, record in records.items()} == {("s", "a", 0): 2, ("s", "b", 0): 3}
-    assert reproduce.read_failures(tmp_path / "runs.jsonl", records) == {("s", "c", "seed 0"): "no"}
-    assert reproduce.read_inapplicable(tmp_path / "runs.jsonl") == {("s", "d"): "three of two"}
+def test_a_record_is_there_whole_or_not_at_all_and_has_no_nan(tmp_path):
+    sweep.write_record(tmp_path, "S1 Adam", "JS, 0.5", 0, test={"accuracy": 0.5, "loss": float("nan")}, config="x")
+    sweep.write_record(tmp_path, "S1 Adam", "UMT", 0, error="no")
+    sweep.write_record(tmp_path, "S1 Adam", "three", None, inapplicable="of two")
+    (tmp_path / "later_s_seed0.part").write_text('{"setting":')  # as if killed while it wrote
+    assert sorted(file.name for file in tmp_path.glob("*.json")) == [
+        "JS,-0.5_S1-Adam_seed0.json",
+        "UMT_S1-Adam_seed0.json",
+        "three_S1-Adam.json",
+    ]
+    assert "NaN" not in (tmp_path / "JS,-0.5_S1-Adam_seed0.json").read_text()
+    assert sweep.read_records(tmp_path)["S1 Adam", "JS, 0.5", 0]["test"] == {"accuracy": 0.5, "loss": None}
+    assert len(sweep.read_records(tmp_path)) == 1
+    (tmp_path / "mine.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"mine\.json"):
+        sweep.read_all(tmp_path)
 
 
 def test_workers_take_turns_on_the_devices(monkeypatch):

@@ -1,22 +1,19 @@
 """Tables of experiments: how their files are read, what a row changes, and what is told before anything is trained."""
 
 import json
+from argparse import Namespace
 
 import pytest
 
 from modeling_lfm.scripts import reproduce
-from modeling_lfm.scripts.common.settings import list_configs, read_config
+from modeling_lfm.scripts.common.settings import CONFIGS, list_configs, read_config
+from modeling_lfm.scripts.experiments.check import check_cells, check_output
 from modeling_lfm.scripts.experiments.run import FORCED
-from modeling_lfm.scripts.experiments.tables import (
-    TABLES,
-    check_cells,
-    configure,
-    find_table,
-    make_cells,
-    merge,
-    read_table,
-)
+from modeling_lfm.scripts.experiments.tables import TABLES, Table, find_table, make_cells, merge, read_table
 from modeling_lfm.trainer.methods import METHODS, make_method
+
+from ..data.media import make_mvsa
+from ..modeling.towers import make_tokenizer
 
 PRESETS = ("paper_1", "paper_2", "paper_3", "paper_4", "paper_5", "figure_1")
 CLIP = {
@@ -32,10 +29,17 @@ BERT = {"model_type": "bert", **CLIP, "vocab_size": 10}
 
 
 def checked(name, benchmark, **overrides):
-    """Cells of a table that comes along that cannot be, and those that are wrong, by row."""
+    """Why rows of a table that comes along make no sense, by row."""
     table = read_table(find_table(name), benchmark)
-    cells = make_cells(table, table.settings, table.rows, {key: [value] for key, value in overrides.items()})
-    return [{row: reason for (_, row), reason in found.items()} for found in check_cells(cells, FORCED)]
+    cells = make_cells(table, table.settings, table.rows, {key: [str(value)] for key, value in overrides.items()})
+    return {row: reason for (_, row), reason in check_cells(cells, FORCED)[0].items()}
+
+
+@pytest.fixture
+def mvsa(tmp_path):
+    """Settings of a small `mvsa_single` and of a tokenizer for it."""
+    make_tokenizer(tmp_path).save_pretrained(tmp_path / "tokenizer")
+    return {"data_dir": make_mvsa(tmp_path / "files"), "tokenizer": tmp_path / "tokenizer"}
 
 
 def test_mappings_are_changed_key_by_key_and_the_base_is_not():
@@ -44,14 +48,15 @@ def test_mappings_are_changed_key_by_key_and_the_base_is_not():
         "benchmark_options": {"seed": 1},
         "method": {"name": "lfm", "alpha": "learned"},
     }
-    changes = [{"only": ["b"], "method": {"alpha": "constant"}, "constant_of_the_default": True}, {"holdout": 0}]
-    config = configure(merge(base, {"benchmark_options": {"noise": 2}}), changes, 5, {"modalities.b.name": ["z"]})
-    assert config == {
+    row = {"only": ["b"], "method": {"alpha": "constant"}, "constant_of_the_default": True}
+    table = Table(
+        "t", {"s": merge(base, {"benchmark_options": {"noise": 2}})}, {"r": row}, {"s": {"r": {"holdout": 0}}}
+    )
+    assert make_cells(table, ["s"], ["r"], {"modalities.b.name": ["z"]})["s", "r"] == {
         "modalities": {"b": {"name": "z"}},
         "benchmark_options": {"seed": 1, "noise": 2},
         "method": {"name": "lfm", "alpha": "constant"},
         "holdout": 0,
-        "seed": 5,
     }
     assert base["benchmark_options"] == {"seed": 1}
     assert base["method"]["alpha"] == "learned"
@@ -131,8 +136,7 @@ def test_tables_are_found_by_number_name_or_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", PRESETS[:4] + PRESETS[5:])
 def test_tables_of_the_paper_make_sense_on_sound_and_images(name):
     table = read_table(find_table(name), "demo")
-    inapplicable, wrong = checked(name, "demo")
-    assert wrong == {}
+    inapplicable = checked(name, "demo")
     assert set(inapplicable) == {"Unimodal-3"} & set(table.rows)
     assert table.reference in table.rows
     # The learned alpha watches the validation split, so that all rows train on the same samples.
@@ -166,33 +170,76 @@ def test_the_main_table_has_every_method_in_its_row():
     assert read_table(find_table("2"), "demo").rows == rows
 
 
-def test_a_text_tower_rules_out_the_fusions_of_feature_maps():
+def test_a_text_tower_rules_out_the_fusions_of_feature_maps(mvsa):
     text = json.dumps({"tower": "transformers", "config": BERT})
-    inapplicable, wrong = checked("1", "mvsa_single", **{"modalities.text": text})
-    assert wrong == {}
+    inapplicable = checked("1", "mvsa_single", **{"modalities.text": text}, **mvsa)
     assert set(inapplicable) == {"Unimodal-3", "Channel", "Greedy"}
     assert "there are only 2 (image, text)" in inapplicable["Unimodal-3"]
 
 
-def test_clip_towers_come_from_the_hub_or_from_the_command_line():
+def test_clip_towers_come_from_the_hub_or_from_the_command_line(mvsa):
     with pytest.raises(FileNotFoundError, match=r"openai/clip-vit-base-patch32.*--modalities\.MODALITY\.name"):
-        checked("5", "mvsa_single")
+        checked("5", "mvsa_single", **mvsa)
     towers = {"modalities.image": json.dumps(CLIP_IMAGE), "modalities.text": json.dumps(CLIP_TEXT)}
-    assert checked("5", "mvsa_single", **towers) == [{}, {}]
-    towers.pop("modalities.text")
-    assert checked("5", "av_mnist", **towers) == [{}, {}]
+    with pytest.raises(ValueError, match=r"cannot read samples of mvsa_single .*image_values \(2, 3, 224, 224\)"):
+        checked("5", "mvsa_single", **towers, **mvsa)
+    assert checked("5", "mvsa_single", **towers, **mvsa, **{"processor.image.size": [32, 32]}) == {}
 
 
-def test_wrong_rows_are_told_apart_and_a_wrong_base_is_an_error():
+def test_wrong_rows_are_told_before_anything_is_run(tmp_path):
     table = read_table(find_table("1"), "demo")
     table.rows = {"Concat": {"method": "concat"}, "no": {"method": "magic"}}
     table.rows |= {"three": {"method": "unimodal_3"}, "two": {"method": "unimodal_2"}}
     cells = make_cells(table, ["demo"], table.rows, {})
-    inapplicable, wrong = check_cells(cells, FORCED)
+    with pytest.raises(ValueError, match=r"nothing was run(.|\n)*demo, no: .*'magic'"):
+        check_cells(cells, FORCED)
+    inapplicable, largest = check_cells({key: cells[key] for key in cells if key != ("demo", "no")}, FORCED)
     assert list(inapplicable) == [("demo", "three")]
-    assert "unknown method 'magic'" in wrong["demo", "no"]
-    with pytest.raises(ValueError, match=r"nothing can be run: .*unknown method"):
-        check_cells({key: cells[key] for key in [("demo", "no"), ("demo", "three")]}, FORCED)
-    own = {"settings": ["demo"], "rows": ["Concat", "two"], "seeds": [0], "jobs": 1, "output": None}
+    assert largest > 4 * 80_000  # two towers of 41,000 weights
+    with pytest.raises(ValueError, match="nothing can be run"):
+        check_cells({key: cells[key] for key in [("demo", "three")]}, FORCED)
+    own = Namespace(settings=["demo"], rows=["Concat", "two"], seeds=[0], jobs=1, output=tmp_path)
     with pytest.raises(ValueError, match=r"demo, Concat: .*resnet19"):
         reproduce.run_table(table, own, {"modalities.audio.name": ["resnet19"]})
+    with pytest.raises(ValueError, match=r"nothing was run(.|\n)*no_such"):
+        reproduce.run_table(table, own, {"benchmark_options.no_such": ["1"]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_run(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/results: .*--output"):
+        check_output(tmp_path / "file" / "results", 0, 1)
+    with pytest.raises(OSError, match="TMPDIR"):
+        check_output(tmp_path / "results", 10**15, 2)
+
+
+def test_settings_that_authors_publish_for_a_data_set_are_taken():
+    """And a table that says otherwise wins, as the command line does over both."""
+
+    def methods(benchmark):
+        table = read_table(find_table("1"), benchmark)
+        cells = make_cells(table, [benchmark], table.rows, {})
+        return {row: make_method(config["method"]).settings for (_, row), config in cells.items()}
+
+    crema_d = methods("crema_d")
+    assert (crema_d["OGM"].alpha, crema_d["AGM"].alpha, crema_d["MSES"].patience) == (0.8, 1.5, 80)
+    assert crema_d["MSLR"].factors == {"audio": 0.9, "video": 1.1}
+    assert (crema_d["PMR"].alpha, crema_d["PMR"].momentum) == (2, 0)
+    av_mnist = methods("av_mnist")
+    assert av_mnist["MSLR"].factors == {"audio": 1.3, "image": 0.7}
+    assert av_mnist["AGM"].cap > 1e6
+    assert av_mnist["MSES"].patience == 3  # of ten: the training is short
+    assert av_mnist["OGM"].alpha == methods("demo")["OGM"].alpha == 0.1
+    cells = make_cells(read_table(find_table("1"), "crema_d"), ["crema_d"], ["OGM"], {"method.alpha": ["0.3"]})
+    assert cells["crema_d", "OGM"]["method"]["alpha"] == 0.3
+
+
+def test_published_settings_fit_their_methods_and_data_sets():
+    for benchmark, entries in read_config(CONFIGS / "published_settings.yaml").items():
+        assert benchmark in list_configs()
+        for name, settings in entries.items():
+            assert settings.pop("source")
+            method = make_method({"name": name, **settings})
+            modalities = read_config(benchmark)["modalities"]
+            assert set(getattr(method.settings, "factors", None) or {}) <= set(modalities)
