@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from modeling_lfm.scripts.common import runs
@@ -53,15 +54,14 @@ def check_cells(cells, forced):
 def _try(model_args, data_args, training_args, seen):
     """Why a model makes no sense (`str`, or None) and its bytes; `seen` keeps what was found of equal cells."""
     from modeling_lfm import LfmForMultimodalClassification
-    from modeling_lfm.scripts.common.training import check_metric, make_config, make_processor
+    from modeling_lfm.scripts.common.training import check_metric, give_frontends, make_config, make_processor
     from modeling_lfm.towers_lfm import resolve_tower_configs
 
     try:
         config = make_config(model_args, training_args)
     except ValueError as error:
-        if "unknown method" in str(error):
-            raise
         return str(error), 0
+    check_metric(training_args, config.modality_names)
     data = [getattr(data_args, name) for name in ("benchmark", "data_dir", "benchmark_options", "processor", "columns")]
     parts = [config.modalities, config.fusion, config.fusion_args, config.unimodal_heads, model_args.tokenizer]
     same = json.dumps([*parts, data], sort_keys=True)
@@ -75,17 +75,19 @@ def _try(model_args, data_args, training_args, seen):
             f"{data_args.benchmark}: a pretrained tower of {names} is neither a folder nor can it be fetched from "
             "the Hub; give a folder with --modalities.MODALITY.name."
         ) from error
+    processor = make_processor(config.modality_names, model_args, data_args)
+    give_frontends(config, processor)
     try:
         model = LfmForMultimodalClassification(config)
     except ValueError as error:
         seen[same] = str(error), 0
         return seen[same]
-    read_samples(model, make_processor(config.modality_names, model_args, data_args), data_args, seen)
+    read_samples(model, processor, data_args, training_args, seen)
     seen[same] = None, sum(parameter.numel() * 4 for parameter in model.parameters())
     return seen[same]
 
 
-def read_samples(model, processor, data_args, seen):
+def read_samples(model, processor, data_args, training_args, seen):
     """Let a model read two training samples of a data set, once for each.
 
     Raises:
@@ -93,14 +95,16 @@ def read_samples(model, processor, data_args, seen):
     """
     import torch
 
-    from modeling_lfm.data import LfmDataCollator
+    from modeling_lfm.scripts.common.training import check_splits
+    from modeling_lfm.trainer import LfmDataCollator
 
     names = model.config.modality_names
     columns = {name: column for name, column in data_args.columns.items() if name in names}
     data = json.dumps([data_args.benchmark, data_args.data_dir, data_args.benchmark_options], sort_keys=True)
     if data not in seen:
         seen[data] = runs.load_data(data_args, processor)
-    data_args = arguments.DataArguments(**{**vars(data_args), "columns": columns, "num_proc": None})
+        check_splits(seen[data], data_args.benchmark, training_args)
+    data_args = replace(data_args, columns=columns, num_proc=None)
     samples = runs.prepare(seen[data]["train"], data_args, processor, 2)
     batch = LfmDataCollator(processor)([samples[index] for index in range(len(samples))])
     batch = {name: value for name, value in batch.items() if name in model.lfm.input_names}

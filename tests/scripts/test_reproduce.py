@@ -38,7 +38,7 @@ reference: Concat
 common: {json.dumps(SMALL)}
 benchmarks: {{demo: {{}}}}
 rows:
-  broken: {{method: concat, metric_for_best_model: no_such}}
+  broken: {{method: concat, max_test_samples: 0}}
   Concat: {{method: concat}}
   OGM: {{method: ogm}}
   Sum: {{method: sum}}
@@ -123,7 +123,7 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     assert list((tmp_path / "tmp").glob("lfm-run-*")) == []
     killed = read(folder)
     assert set(killed) == {"Unimodal-3", "broken", "Concat", "OGM"}
-    assert "no_such" in killed["broken"]["error"]
+    assert "limit of 0" in killed["broken"]["error"]
     times = {row: (folder / f"{row}_demo_seed0.json").stat().st_mtime_ns for row in ("Concat", "OGM")}
 
     # It goes on: what is there is not run again, what failed is, and what is configured otherwise.

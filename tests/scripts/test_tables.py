@@ -203,6 +203,8 @@ def test_wrong_rows_are_told_before_anything_is_run(tmp_path):
         reproduce.run_table(table, own, {"modalities.audio.name": ["resnet19"]})
     with pytest.raises(ValueError, match=r"nothing was run(.|\n)*no_such"):
         reproduce.run_table(table, own, {"benchmark_options.no_such": ["1"]})
+    with pytest.raises(ValueError, match="speed"):
+        reproduce.run_table(table, own, {"metric_for_best_model": ["speed"]})
     assert list(tmp_path.iterdir()) == []
 
 
