@@ -13,7 +13,7 @@ figures:
   contributions   Shapley values of the modalities, for samples and for classes
   agreement       how often the modalities and the fused prediction are the same
   calibration     reliability diagrams and the expected calibration error
-  label_fitting   what softer labels do, from the results of reproduce.py --table figure_1 (--label_fitting FILE)
+  label_fitting   what softer labels do, from the results of reproduce.py --table figure_1 (--label_fitting DIR)
 
 examples:
   python scripts/analyze.py --checkpoint outputs/demo
@@ -43,7 +43,7 @@ class AnalyzeArguments(runs.SplitArguments):
     output: str = field(default="outputs/analysis", metadata={"help": "Folder that everything is written into."})
     projection: str = field(default="pca", metadata={"help": "Of the features: pca, or umap (needs umap-learn)."})
     runs: list[str] = field(default_factory=list, metadata={"help": "Further runs, [NAME=]DIR, for alpha."})
-    label_fitting: str | None = field(default=None, metadata={"help": "What reproduce.py --table figure_1 wrote."})
+    label_fitting: str | None = field(default=None, metadata={"help": "Results of reproduce.py --table figure_1."})
     samples: list[int] = field(default_factory=list, metadata={"help": "Samples in maps, counted from 0."})
     layers: dict = field(
         default_factory=dict,
@@ -77,17 +77,16 @@ def make_initial(models, folders):
     return initial_model(config, seed, towers)
 
 
-def read_results(file):
-    """The runs of reproduce.py --table figure_1, and the published figures beside; nothing without a file."""
-    if file is None:
+def read_results(folder):
+    """The runs of reproduce.py --table figure_1, and the published figures beside; nothing without a folder."""
+    if folder is None:
         return [], {}
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"no results at {file}; make them by reproduce.py --table figure_1 --output {file}.")
-    try:
-        records = list(sweep.read_records(Path(file)).values())
-        return records, report.read_published("figure_1", records[0]["setting"])
-    except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"label_fitting: {file} holds no results of reproduce.py --table figure_1.") from error
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"no results at {folder}; make them by reproduce.py --table figure_1.")
+    records = list(sweep.read_records(Path(folder)).values())
+    if not records:
+        raise ValueError(f"label_fitting: {folder} holds no results of reproduce.py --table figure_1.")
+    return records, report.read_published("figure_1", records[0]["setting"])
 
 
 def analyze(args):

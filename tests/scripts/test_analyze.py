@@ -14,6 +14,7 @@ from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.data.benchmarks.demo import WORDS
 from modeling_lfm.scripts import analyze, train
 from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.experiments.run import write_record
 from modeling_lfm.trainer.analysis import FIGURES
 from tests.scripts.conftest import ROOT, TOWER
 
@@ -52,13 +53,12 @@ def page(run, tmp_path_factory):
     """The program's folder and its output, for a checkpoint of the run and its model."""
     pytest.importorskip("captum")
     folder = tmp_path_factory.mktemp("analysis")
-    results = folder / "figure_1.jsonl"
+    results = folder / "figure_1"
     rows = {"one-hot labels": 0.9, "label smoothing 0.3": 0.8, "uniform labels": 0.3}
     test = {"audio_accuracy": 0.5, "image_accuracy": 0.4, "gap": 0.1}
-    lines = [
-        {"setting": "demo", "row": row, "seed": 0, "test": {"accuracy": value, **test}} for row, value in rows.items()
-    ]
-    results.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results.mkdir()
+    for row, value in rows.items():
+        write_record(results, "demo", row, 0, test={"accuracy": value, **test})
     words = ["--checkpoints", run / "checkpoint-15", f"last={run}", "--output", folder / "out", *QUICK]
     with contextlib.redirect_stdout(io.StringIO()) as output:
         analyze.main([str(word) for word in [*words, "--label_fitting", results, "--samples", 7]])
@@ -155,9 +155,9 @@ def test_wrong_settings_are_told(run, tmp_path):
     assert "two folders are called 'run'" in fail("--checkpoints", run, f"run={run}/.")
     assert "layers.audio: the tower has no layer 'x'" in fail("--checkpoint", run, "--layers.audio", "x")
     assert "no trainer_state.json" in fail("--checkpoint", run, "--runs", f"a={tmp_path}")
-    assert "no results at" in fail("--checkpoint", run, "--label_fitting", tmp_path / "x.jsonl")
-    (tmp_path / "x.jsonl").write_text('{"test": 1}\n')
-    assert "label_fitting" in fail("--checkpoint", run, "--label_fitting", tmp_path / "x.jsonl")
+    assert "no results at" in fail("--checkpoint", run, "--label_fitting", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    assert "label_fitting" in fail("--checkpoint", run, "--label_fitting", tmp_path / "results")
     assert "label_fitting: no results of the rows one-hot labels" in fail(
         "--checkpoint", run, "--figures", "label_fitting"
     )
