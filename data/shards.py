@@ -12,7 +12,7 @@ import signal
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -361,8 +361,7 @@ class Preparation:
         for split, count in counts.items():
             if count == 0:
                 raise ValueError(f"no sample of the split {split!r} can be read; {report.missing[-1].reason}")
-        report.data_dir = ""  # of no concern to those who get the folder
-        report.save(self.folder / "report.json")
+        replace(report, data_dir="").save(self.folder / "report.json")  # of no concern to those who get the folder
         self._write_text("README.md", prepared.make_card(self, counts, report))
         return counts
 

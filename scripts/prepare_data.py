@@ -97,7 +97,7 @@ def prepare(args):
     if args.push_to_hub is not None:
         open_dataset(args.push_to_hub, args.public)  # better now than after hours
     if args.download:
-        with tqdm(desc="fetching", **BAR) as bar:
+        with tqdm(desc="fetching files", **BAR) as bar:
             absent = download(args.benchmark, args.data_dir, on_plan=bar.reset, on_file=bar.update)
         if absent:
             say(f"{len(absent)} files are not on the server, such as {absent[0]}")
@@ -124,7 +124,7 @@ def write(output, args, report):
     task = Preparation(output, *source, processor, columns, args.samples_per_shard)
     task.begin(args.verify)
     total, left = (sum(len(shard) for shard in shards) for shards in (task.shards, task.todo))
-    with tqdm(desc="preparing", total=total, initial=total - left, **BAR) as bar:
+    with tqdm(desc="preparing samples", total=total, initial=total - left, **BAR) as bar:
         task.write(args.num_proc, lambda done: bar.update(total - left + done - bar.n))
     counts = task.finish(report, args.strict)
     say(report.text(args.missing_shown))

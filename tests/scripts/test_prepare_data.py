@@ -240,6 +240,7 @@ def test_broken_clips_are_named_and_left_out(words, files, tmp_path, capsys):
         assert f"test: AudioWAV/{clip}.wav: column 'video': VideoFlash/{clip}.flv cannot be opened" in printed
     assert f"test: {test[3]}: no file VideoFlash/{test[3]}.flv" in printed
     assert "test                 8        12        744" in printed
+    assert printed.count(f"listed samples are in {mine}.") == 2
     assert len(json.loads((tmp_path / "out" / "report.json").read_text())["missing"]) == 4
     loaded = datasets.load_dataset(str(tmp_path / "out"), split="test", cache_dir=str(tmp_path / "cache"))
     assert len(loaded) == 8
