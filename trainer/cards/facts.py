@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..methods import METHODS, make_method
 from ..plots import alpha_by_epoch, gap_by_epoch
-from .record import describe_run, read_record
+from .record import describe_run, read_json, read_record
 
 SPLITS = {"test": "test", "eval": "validation"}  # from the prefix of metrics to the split
 MEASURES = ("accuracy", "map", "f1")
@@ -198,9 +198,4 @@ def _read_metrics(state, chosen, folder):
 
 
 def _read_json(path):
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it.") from error
+    return read_json(path) if path.is_file() else {}

@@ -5,13 +5,29 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 from dataclasses import MISSING, asdict, fields
 from enum import Enum
 from pathlib import Path
 
+from ..privacy import portable
+
 RUN_RECORD = "lfm_run.json"
 PACKAGES = ("modeling-lfm", "torch", "torchvision", "transformers", "accelerate", "datasets", "timm", "numpy")
+# What the record holds, as far as it is read; "*" stands for any name.
+RECORD_TYPES = {
+    "benchmark": str | None,
+    "benchmark_options": dict,
+    "columns": {"*": str},
+    "data": {
+        **dict.fromkeys(("title", "licence", "citation"), str),
+        **{"notes": [str], "hub": [str], "samples": {"*": int}, "majority": {"*": int | float}},
+    },
+    "run": {
+        **dict.fromkeys(("date", "hardware"), str),
+        **{"method": {"name": str}, "training": dict, "samples": {"*": int}, "pretrained": {"*": str | None}},
+        **{"processes": int, "environment": {"*": str}},
+    },
+}
 # Told even where they are the defaults: nobody can repeat a run without them.
 ESSENTIAL = (
     "num_train_epochs",
@@ -34,32 +50,6 @@ BOOKKEEPING = (
     *("dataloader_multiprocessing", "dataloader_in_order", "remove_unused_columns", "accelerator_config"),
     *("ddp_", "local_rank", "use_cpu", "method", "torch_empty"),
 )
-_ABSOLUTE = re.compile(r"(?:~?[\\/]|\\\\|[A-Za-z]:[\\/]|file:/+)[^/\\]")
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
-
-
-def portable(value):
-    """`value` as JSON holds it, without what belongs to this machine or its user.
-
-    Of absolute paths, also within a text, the last part is left; access tokens become `hf_...`. Objects that JSON does
-    not know become their text.
-    """
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, dict):
-        return {str(key): portable(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [portable(entry) for entry in value]
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    text = _TOKEN.sub("hf_...", str(value))
-    if _ABSOLUTE.match(text):
-        return _last_part(text)
-    return " ".join(_last_part(word) if _ABSOLUTE.match(word) else word for word in text.split(" "))
-
-
-def _last_part(path):
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def describe_run(trainer):
@@ -163,22 +153,48 @@ def describe_environment():
     return versions
 
 
+def read_json(path):
+    """The mapping that a file (`Path`) holds (`dict`).
+
+    Raises:
+        ValueError: it is damaged, or holds something else; the message names it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); save it anew, or remove it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it should hold a JSON object; save it anew, or remove it.")
+    return content
+
+
 def read_record(folder):
     """What [`write_record`] wrote into a folder (`dict`), in portable form; empty if nothing.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or an entry of it has a wrong type; the message names file and key.
     """
     path = Path(folder) / RUN_RECORD
     if not path.is_file():
         return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} should hold a JSON object; remove it.")
+    record = read_json(path)
+    _check_types(record, RECORD_TYPES, path, "")
     return portable(record)
+
+
+def _check_types(value, wanted, path, key):
+    """Raise a `ValueError` where `value` is not as [`RECORD_TYPES`] says of `key`."""
+    kind = type(wanted) if isinstance(wanted, (dict, list)) else wanted
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, int | float)):
+        names = getattr(kind, "__name__", None) or str(kind)
+        raise ValueError(f"{path}: {key.lstrip('.')} is {value!r}, not of type {names}; correct or remove it.")
+    if isinstance(wanted, list):
+        for index, entry in enumerate(value):
+            _check_types(entry, wanted[0], path, f"{key}[{index}]")
+    elif isinstance(wanted, dict):
+        for name, entry in value.items():
+            if name in wanted or "*" in wanted:
+                _check_types(entry, wanted.get(name, wanted.get("*")), path, f"{key}.{name}")
 
 
 def write_record(folder, **entries):

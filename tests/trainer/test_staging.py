@@ -5,78 +5,8 @@ import re
 
 import pytest
 
-from modeling_lfm.trainer import hub as shared_files
-from modeling_lfm.trainer.hub import (
-    check_contents,
-    find_private,
-    list_code,
-    list_other_files,
-    list_pictures,
-    list_weights,
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        ('"data_dir": "/home/me/data/av_mnist",', "the path /home/me of this machine"),
-        ("read from /Users/me/x.wav", "the path /Users/me of this machine"),
-        ("--data_dir=/mnt/disk/x", "the path /mnt/disk of this machine"),
-        ("file:///tmp/me/a.png", "the path /tmp/me of this machine"),
-        ("PATH=/usr/bin:/root/bin", "the path /root/bin of this machine"),
-        ('"C:\\\\Users\\\\me\\\\x"', "the path C:\\\\Users\\\\me of this machine"),
-        ("token hf_" + "aB3" * 11 + "x", "an access token of the Hub (hf_aB3...)"),
-        ("ghp_" + "a1" * 18, "a token of GitHub (ghp_a1...)"),
-        ("AKIAIOSFODNN7EXAMPLE", "a key of AWS (AKIAIO...)"),
-        ("key: sk-proj-" + "a1" * 20, "a secret key (sk-pro...)"),
-        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0.abc", "a signed token (eyJhbG...)"),
-        ("-----BEGIN OPENSSH PRIVATE KEY-----", "a private key (-----B...)"),
-        ("https://me:letmein@example.org/x", "a password in a URL (s://me...)"),
-        ('"hub_token": "abcdefgh1234"', "a password or key (hub_to...)"),
-        ("api_key = 'abcdefgh1234'", "a password or key (api_ke...)"),
-    ],
-)
-def test_what_is_private_is_found_with_its_line(text, what):
-    assert find_private("config.json", f"{{\n\n{text}\n}}") == [f"config.json, line 3: {what}"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "https://huggingface.co/home/me and ../home/me and ./tmp/x and and/or/not",
-        "#!/usr/bin/env python, /dev/null, /etc/hosts, //tmp/x",
-        '"audio": ["/m/09x0r", "/m/0dgw9r"]',
-        "Put it into /path/to/file.wav or /data, see /tmp or /home.",
-        '"mask_token": "<|mask_token|>", "hub_token": "<HUB_TOKEN>", "secret": "short"',
-        "hf_transfer, hf_hub_download, task-specific-and-very-long-hyphenated-words-2, git@github.com:a/b",
-        'text = "Q:\\nA:\\n"',
-    ],
-)
-def test_what_only_looks_like_it_is_not(text):
-    assert find_private("README.md", text) == []
-
-
-def test_other_paths_of_this_machine_and_vocabularies(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared_files, "PRIVATE_ROOTS", set())
-    top, second = tmp_path.parts[1:3]
-    line = f'"{tmp_path}/x", "/{top}/nothing-of-this-name/x"'
-    assert find_private("a.json", line) == [f"a.json, line 1: the path /{top}/{second} of this machine"]
-    assert find_private("tokenizer.json", line) == []
-    assert find_private("tokenizer.json", "hf_" + "a" * 30) != []
-
-
-def test_contents_are_checked_file_by_file(tmp_path):
-    (tmp_path / "a.json").write_text("/home/me/x\n" * 10)
-    (tmp_path / "b.png").write_bytes(b"\x89PNG /home/me/x")
-    with pytest.raises(ValueError, match="nothing was sent; these are not for others to see:\n") as told:
-        check_contents({name: tmp_path / name for name in ("a.json", "b.png")})
-    assert "a.json, line 8: the path /home/me" in str(told.value)
-    assert "line 9" not in str(told.value)
-    assert "and 2 more\n" in str(told.value)
-    assert "b.png" not in str(told.value)
-    (tmp_path / "c.md").write_bytes("# Größe /home/me".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"c\.md is not a text in UTF-8"):
-        check_contents({"c.md": tmp_path / "c.md"})
+from modeling_lfm.trainer import staging
+from modeling_lfm.trainer.staging import list_code, list_other_files, list_pictures, list_weights
 
 
 def write(folder, **files):
@@ -137,7 +67,7 @@ def test_links_that_lead_out_and_large_files(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"tokenizer\.json is a link that leads out of the folder"):
         list_other_files(folder)
     (folder / "tokenizer.json").unlink()
-    monkeypatch.setattr(shared_files, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(staging, "MAX_BYTES", 2**20)
     (folder / "tokenizer.json").write_text(" " * 2**21)
     with pytest.raises(ValueError, match=r"tokenizer\.json has 2 MB; a file that holds no weights may have 1"):
         list_other_files(folder)
