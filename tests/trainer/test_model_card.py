@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from transformers import Trainer
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
@@ -286,6 +287,30 @@ def check_code(cards, folder):
         assert [line.split()[0] for line in lines[-len(names) :]] == names
         answers = 1 + (len(types) if len(types) > 1 else 0)
         assert len(lines) == answers + len(names)
+
+
+EVIL = "<script>a(1)</script> <img src=x onerror=a(1)> [b](javascript:c) ![d](http://t.example/e) <javascript:f>"
+
+
+def test_no_html_or_link_of_others_gets_into_a_card(tmp_path):
+    evil, good = EVIL + " [g]: javascript:h `<b>`", "R&D, 3 < 4, betas [0.9, 0.99]"
+    said = {"title": evil, "licence": evil, "citation": evil, "notes": [evil, good, "[g]: javascript:h"]}
+    run = {"method": {"name": "lfm", "alpha": evil}, "training": {evil: evil, "metric_for_best_model": evil}}
+    run |= {"hardware": evil, "date": evil, "environment": {evil: evil}, "pretrained": {"audio": evil}}
+    record = {"data": said, "run": run, "benchmark": "own", "benchmark_options": {evil: evil}}
+    write_record(tmp_path / "model", **record)
+    towers = make_towers({"audio": "spectrogram", "image": "image"})
+    config = LfmConfig(towers, hidden_size=16, id2label={0: evil, 1: "`" + evil, 2: "</code><b>"})
+    facts = CardFacts(evil, config, None, 1, record=read_record(tmp_path / "model"))
+    text = save_card(facts, tmp_path, base_model=["me/x"]).read_text()
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(text.partition(MARKER)[2])
+    tags = set(re.findall(r"<(\w+)[^>]*>", page))
+    assert tags <= {
+        *("h1", "h2", "h3", "p", "ul", "li", "code", "pre", "em", "strong"),
+        *("table", "thead", "tbody", "tr", "th", "td"),
+    }
+    assert "3 &lt; 4, betas [0.9, 0.99]" in page
+    assert "R&amp;D" in page
 
 
 def test_a_record_of_a_wrong_type_names_file_and_key(tmp_path):

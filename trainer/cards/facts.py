@@ -40,6 +40,19 @@ class CardFacts:
         return self.config.modality_names
 
     @property
+    def input_types(self):
+        """`dict[str, str]`: what each modality is; empty without a processor."""
+        settings = self.processor.modalities if self.processor is not None else {}
+        return {name: settings[name]["type"] for name in self.modalities if name in settings}
+
+    @property
+    def predictions(self):
+        """`list[tuple[str, str]]`: prefix of their metrics, and name: the fused one, and of each modality alone."""
+        if len(self.modalities) == 1:
+            return [("", self.modalities[0])]
+        return [("", "fused"), *((f"{name}_", f"{name} alone") for name in self.modalities)]
+
+    @property
     def labels(self):
         """`list[str]`: names of the classes."""
         return [str(self.config.id2label[i]) for i in range(self.config.num_labels)]
@@ -47,7 +60,7 @@ class CardFacts:
     @property
     def multi_label(self):
         """`bool`: whether a sample can have several labels."""
-        return self.config.problem_type == "multi_label_classification"
+        return self.config.is_multi_label
 
     @property
     def run(self):
@@ -95,6 +108,28 @@ class CardFacts:
     def split(self):
         """`str`, or None: the split by which the model is judged, test if it was measured."""
         return next((split for split in SPLITS.values() if "accuracy" in self.metrics.get(split, {})), None)
+
+    @property
+    def other_splits(self):
+        """`list[str]`: measured beside."""
+        return [split for split in self.metrics if split != self.split]
+
+    @property
+    def ranked(self):
+        """`list[tuple[str, float]]`: modalities with their accuracy alone, the best first."""
+        metrics = self.metrics.get(self.split, {})
+        found = [(name, metrics[f"{name}_accuracy"]) for name in self.modalities if f"{name}_accuracy" in metrics]
+        return sorted(found, key=lambda pair: -pair[1])
+
+    @property
+    def absence_rule(self):
+        """`str`: what the model does without a modality."""
+        from modeling_lfm.fusions_lfm import FUSIONS
+
+        if not FUSIONS[self.config.fusion].joint:
+            return "The fusion leaves an absent modality out"
+        what = "A learned feature stands" if self.config.modality_dropout else "Zeros stand"
+        return f"{what} in for the feature of an absent modality"
 
     @property
     def best_epoch(self):
