@@ -50,7 +50,8 @@ def open_repository(name, repo_type="model", private=False, revision=None, creat
                 raise
             api.create_repo(name, repo_type=repo_type, private=private)
     if private and found is not None and not found.private:
-        raise ValueError(f"{name} is there already, and public: ask for a public one, or choose another name.")
+        remedy = "give --public" if repo_type == "dataset" else "leave --private out"
+        raise ValueError(f"{name} is public on the Hub; {remedy} if everybody may have it, or choose another name.")
     if revision is not None and not revision.startswith("refs/"):
         with explained(name):
             api.create_branch(name, branch=revision, repo_type=repo_type, exist_ok=True)

@@ -309,7 +309,7 @@ def test_errors_of_the_hub_are_told(checkpoint, hub, capsys, monkeypatch, repo, 
 def test_a_public_repository_and_a_card_that_the_hub_refuses(checkpoint, hub, capsys):
     hub.add("me/open", README__md=b"# By hand")
     told = fails(capsys, checkpoint, "--private", repo="me/open")
-    assert "me/open is there already, and public" in told
+    assert "me/open is public on the Hub" in told
     hub.fault = lambda method, path: CUT if "/resolve/" in path else None
     assert "no connection to" in fails(capsys, checkpoint, repo="me/open")  # or the card would be written over
     hub.fault = lambda method, path: None
