@@ -12,6 +12,8 @@ from .media_lfm import WHITE, image_pixels, read_image
 from .registry_lfm import Registry
 
 KINDS = Registry("type of input")
+# What settings may ask for at most: beyond, they are taken for damaged.
+MAX_SIDE, MAX_SAMPLES = 8192, 200_000_000
 AUGMENT = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5}
 
 
@@ -97,6 +99,8 @@ class Spectrogram(InputKind):
             raise ValueError("in_model needs a duration, so that the waveforms of a batch have one length")
         if self.duration is not None:
             check_positive(self, "duration")
+            if self.duration * self.sampling_rate > MAX_SAMPLES:
+                raise ValueError(f"duration={self.duration} s is more than {MAX_SAMPLES:,} samples")
             if self.duration * self.sampling_rate < self.n_fft:
                 raise ValueError(f"duration={self.duration} s is shorter than one window of n_fft={self.n_fft} samples")
 
@@ -288,8 +292,8 @@ def check_range(pair):
 def check_size(size):
     """Height and width (`list[int]`) from `size`, or from one number for both."""
     size = [size, size] if isinstance(size, int) else list(size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"size={size!r} must be [height, width] in pixels")
+    if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in size):
+        raise ValueError(f"size={size!r} must be [height, width] in pixels, {MAX_SIDE} at most")
     return size
 
 

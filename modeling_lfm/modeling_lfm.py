@@ -10,7 +10,6 @@ from transformers.utils import ModelOutput
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
 from .configuration_lfm import LfmConfig
-from .download_lfm import download  # noqa: F401
 from .frontend_lfm import LogSpectrogram  # noqa: F401
 from .fusion_base_lfm import FUSIONS
 from .fusions_lfm import SumFusion  # noqa: F401

@@ -1,21 +1,37 @@
 """`pipeline("multimodal-classification")`: labels and scores of raw inputs, fused and from each modality alone."""
 
-import difflib
+import http.client
 import os
+import re
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .download_lfm import TIMEOUT, download, is_url, name_of
 from .fusion_base_lfm import check_finite
-from .registry_lfm import suggest  # noqa: F401  (older releases of transformers fetch what this file imports alone)
+from .registry_lfm import suggest
 
 TASK = "multimodal-classification"
 TARGETS = ("label", "labels")  # what samples may hold besides, and is not read
+MAX_BYTES = 1_000_000_000  # of a file
+TIMEOUT = 30.0  # seconds without an answer
+CHUNK = 1 << 20  # bytes that are read at a time
+
+_HANDLERS = (  # urllib's own list would also read local files, and follow a server that sends it to one by FTP
+    urllib.request.ProxyHandler,
+    urllib.request.UnknownHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPErrorProcessor,
+)
 
 
 class MultimodalClassificationPipeline(Pipeline):
@@ -216,9 +232,9 @@ class SampleReader:
         wanted = columns if columns is not None else [key for key in sample if key not in TARGETS]
         for name in wanted:
             if name not in self.names:
-                near = difflib.get_close_matches(str(name), self.names, n=1)
-                hint = f"did you mean {near[0]!r}? {known[0].upper()}{known[1:]}" if near else known
-                raise ValueError(f"{where}unknown modality {name!r}; {hint}.")
+                raise ValueError(
+                    f"{where}unknown modality {name!r}; {suggest(name, self.names)} {known[0].upper()}{known[1:]}."
+                )
             if places[name] not in sample:
                 raise ValueError(f"{where}columns has {name}: {places[name]!r}, but the sample has {list(sample)}.")
         given = {name: sample.get(place) for name, place in places.items()}
@@ -261,6 +277,67 @@ def _fetch(value, timeout, fetched):
     if url not in fetched:
         fetched[url] = download(url, timeout)
     return {**whole, "bytes": fetched[url], "path": name_of(url)}
+
+
+def is_url(value):
+    """Whether `value` is an address (`str`) that may be downloaded.
+
+    Raises:
+        ValueError: an address, but not of the web.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://|data:", value) if isinstance(value, str) else None
+    if scheme is None:
+        return False
+    if str(scheme[1]).lower() not in ("http", "https"):
+        raise ValueError(f"{value[:80]!r} is not read; give the path of a file, or an address of http:// or https://.")
+    return True
+
+
+def name_of(url):
+    """An address (`str`) for messages: without what may be secret in it, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def download(url, timeout=TIMEOUT, max_bytes=MAX_BYTES):
+    """The content (`bytes`) of a file of the web.
+
+    Args:
+        url (`str`): of http or https, as all that it is redirected to must be.
+        timeout (`float`): seconds without an answer, or without further bytes.
+        max_bytes (`int`): a larger file is refused.
+
+    Raises:
+        FileNotFoundError: the server has no such file. ValueError: it is too large, or not an address.
+        OSError: the server cannot be reached, does not answer in time, or sends an error or a part of the file only.
+    """
+    opener, name = urllib.request.OpenerDirector(), name_of(url)
+    if "@" in urlsplit(url).netloc:
+        raise ValueError(f"{name} is refused: addresses with a user or password are not supported; download the file.")
+    for handler in _HANDLERS:
+        opener.add_handler(handler())
+    try:
+        with opener.open(urllib.request.Request(url, headers={"User-Agent": "modeling_lfm"}), timeout=timeout) as file:
+            return _read(file, name, max_bytes)
+    except urllib.error.HTTPError as error:
+        if error.code in (404, 410):
+            raise FileNotFoundError(f"{name} is not there (HTTP {error.code}).") from error
+        raise OSError(f"{name} cannot be fetched (HTTP {error.code} {error.reason}).") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise OSError(f"{name} cannot be fetched ({reason or type(error).__name__}).") from error
+
+
+def _read(file, name, max_bytes):
+    expected, parts, size = file.length, [], 0
+    while (expected or 0) <= max_bytes and (part := file.read(min(CHUNK, max_bytes + 1 - size))):
+        parts.append(part)
+        size += len(part)
+    if size > max_bytes or (expected or 0) > max_bytes:
+        raise ValueError(f"{name} is refused: it has more than {max_bytes:,} bytes; make it smaller.")
+    if expected is not None and size < expected:
+        raise ConnectionError(f"the connection ended after {size:,} of {expected:,} bytes")
+    return b"".join(parts)
 
 
 class _Samples(Dataset):

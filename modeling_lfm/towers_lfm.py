@@ -136,6 +136,8 @@ class TimmTower(Tower):
                     "(ARCHITECTURE in towers_lfm.py); leave it out"
                 )
             check_plain(f"model_args: {key}", value)
+        for key, value in (spec.get("frontend") or {}).items():
+            check_plain(f"frontend: {key}", value)
         for key in ("in_chans", "num_frames"):
             value = spec.get(key, 1)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

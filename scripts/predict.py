@@ -96,7 +96,7 @@ def read_inputs(pairs, modalities, columns=None):
 
 def _read_input(name, value, kind):
     """The raw input that `value` (`str`) gives of the modality `name`, whose type is `kind`."""
-    from modeling_lfm.download_lfm import is_url
+    from modeling_lfm.pipeline_lfm import is_url
 
     if kind == "text" and not value.startswith("@"):
         return value

@@ -20,7 +20,7 @@ from transformers import AutoConfig, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor, MultimodalClassificationPipeline
-from modeling_lfm.download_lfm import download
+from modeling_lfm.pipeline_lfm import download
 
 from ..data.media import image_bytes, tone, wav_bytes, write_video
 from ..scripts.servers import serving
@@ -231,7 +231,7 @@ def test_columns_of_a_data_set(classifier, samples):
     assert same(classifier(as_dicts, columns=columns, top_k=None), expected)
     made_so = MultimodalClassificationPipeline(classifier.model, classifier.processor, columns=columns, top_k=None)
     assert same([made_so(as_dicts[0])], expected[:1])
-    with pytest.raises(ValueError, match="unknown modality 'id'; the model reads sound"):
+    with pytest.raises(ValueError, match="unknown modality 'id'; choose one of sound"):
         classifier(rows)
     with pytest.raises(ValueError, match=r"columns has sound: 'record', but the sample has \['id'"):
         classifier(rows, columns={"sound": "record"})
@@ -294,7 +294,7 @@ def test_multi_label(folder, samples, tmp_path):
         ({}, ValueError, "no input of any modality; the model reads sound, sight, clip, words, of which one"),
         ({"sound": None}, ValueError, "no input of any modality"),
         ({"sond": "a.wav"}, ValueError, "unknown modality 'sond'; did you mean 'sound'"),
-        ({"sound": "a.wav", "smell": 1}, ValueError, "unknown modality 'smell'; the model reads sound"),
+        ({"sound": "a.wav", "smell": 1}, ValueError, "unknown modality 'smell'; choose one of sound"),
         ("a.wav", ValueError, "a mapping from modalities to inputs is expected, such as {'sound': ...}, got str"),
         (3, ValueError, "got int"),
         (["a.wav"], ValueError, "sample 0: a mapping from modalities"),
@@ -467,6 +467,6 @@ def test_it_travels_with_the_weights(classifier, samples, folder, tmp_path, monk
     expected = [classifier(sample, top_k=None) for sample in mixed]
     assert same(json.loads(result.stdout.splitlines()[-1]), [expected[0], *expected])
     code = {path.name for path in (tmp_path / "shared").glob("*.py")}
-    assert {"pipeline_lfm.py", "download_lfm.py", "modeling_lfm.py", "media_lfm.py"} <= code
+    assert {"pipeline_lfm.py", "modeling_lfm.py", "media_lfm.py"} <= code
     assert filecmp.cmpfiles(tmp_path / "shared", tmp_path / "again", code, shallow=False)[1:] == ([], [])
     assert same(pipeline(TASK, model=str(tmp_path / "again"))(mixed, top_k=None), expected)

@@ -283,6 +283,8 @@ def test_auto_processor_knows_it(tmp_path):
         ({"image": {"type": "movie"}}, "image"),
         ({"image": {"type": "image", "sise": 3}}, r"'sise'; did you mean 'size'"),
         ({"image": {"type": "image", "size": [0, 8]}}, "size="),
+        ({"image": {"type": "image", "size": [100_000, 100_000]}}, "size="),
+        ({"audio": {"type": "spectrogram", "duration": 1e6}}, "duration="),
         ({"image": {"type": "image", "num_channels": 2}}, "num_channels=2 must be 1 or 3"),
         ({"image": {"type": "image", "mean": [0.5, 0.5]}}, "mean="),
         ({"image": {"type": "image", "std": 0}}, "std="),
