@@ -33,7 +33,7 @@ _DRIVE = re.compile(r"(?<![\w/.-])[A-Za-z]:\\(?![nrt0](?![a-z])|x\d)[\w.$-]+")
 _SHARE = re.compile(r"(?<![\\\w$&}])\\\\\w[\w.-]+\\[\w$.-]+")
 
 # Known by their shape, wherever they stand.
-_TOKENS = {
+_SHAPES = {
     "an access token of the Hub": r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}",
     "a token of GitHub": r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})",
     "a token of GitLab": r"\bgl[a-z]{2,5}-[\w-]{20,}",
@@ -50,7 +50,7 @@ _TOKENS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File|AGE-SECRET-KEY-1\w+",
     "a password in a URL": r"""\w://[^\s/:@"']*:[^\s/:@"']+@""",
 }
-_TOKENS = {what: re.compile(pattern) for what, pattern in _TOKENS.items()}
+_TOKENS = {what: re.compile(pattern) for what, pattern in _SHAPES.items()}
 # Known by what stands before them; not looked for in vocabularies, whose words are anything.
 _NAMED = {
     "a login": re.compile(
