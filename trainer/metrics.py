@@ -7,7 +7,7 @@ from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from transformers.utils import logging
 
-from .methods.lfm import BIBTEX as LFM_BIBTEX
+from .methods.lfm import Lfm
 
 logger = logging.get_logger(__name__)
 
@@ -129,7 +129,7 @@ class ModalityGap(_InMemoryMetric):
         "predictions: int array (N, M) for M modalities, or (N, M, K) if multi-label. references: int array (N,) or "
         "(N, K). Returns {'gap': float, 'accuracies': list of M float}."
     )
-    citation_text = LFM_BIBTEX
+    citation_text = Lfm.spec.bibtex
 
     def prediction_feature(self):
         return datasets.Sequence(self.label_feature())

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
-from ..methods.lfm import BIBTEX as LFM_BIBTEX
+from ..methods.lfm import Lfm
 from ..plots import save_plots
 from .facts import MEASURES, gather_from_folder, method_settings
 
@@ -174,7 +174,7 @@ def render_model_card(
         samples=_samples(facts),
         guessing=_guessing(facts),
         pictures=[(name, *PICTURES[name], _describe(name, facts)) for name in PICTURES if name in pictures],
-        lfm_bibtex=LFM_BIBTEX.strip(),
+        lfm_bibtex=Lfm.spec.bibtex.strip(),
     )
     return re.sub(r"\n{3,}", "\n\n", card.content).rstrip() + "\n"
 

@@ -9,16 +9,6 @@ from ..objectives import full_precision, no_autocast, shapley_values
 from ._modalities import blank_inputs
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{li2023boosting,
-  title={Boosting Multi-modal Model Performance with Adaptive Gradient Modulation},
-  author={Li, Hong and Li, Xingyu and Hu, Pengbo and Lei, Yinuo and Li, Chunxiao and Zhou, Yi},
-  booktitle={Proceedings of the IEEE/CVF International Conference on Computer Vision (ICCV)},
-  pages={22214--22224},
-  year={2023}
-}
-"""
-
 
 @dataclass(frozen=True)
 class AgmSettings:
@@ -68,7 +58,7 @@ class Agm(Method):
         title="AGM",
         paper="Boosting Multi-modal Model Performance with Adaptive Gradient Modulation",
         venue="ICCV 2023",
-        bibtex=BIBTEX,
+        bibtex="li2023boosting",
         formula="CE(sum_m m_m), m_m Shapley shares of F; gradient of m_m times exp(alpha min(tau_m - r_m, cap))",
         extra_passes="2^M - 2, of blanked inputs",
         passes=lambda number: (2**number - 1, 2**number - 1),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,12 @@ def one_pass(number):
     return 1, 1
 
 
+def read_reference(key):
+    """The BibTeX entry (`str`) of `references.bib` that has this key."""
+    entries = (Path(__file__).parent / "references.bib").read_text(encoding="utf-8").split("\n\n")
+    return next(entry.rstrip() + "\n" for entry in entries if f"{{{key}," in entry.split("\n")[0])
+
+
 @dataclass(frozen=True)
 class MethodSpec:
     """What a method says of itself.
@@ -27,7 +34,7 @@ class MethodSpec:
         paper: title of the paper.
         venue: where and when it appeared, such as `"CVPR 2022"`.
         formula: what it computes, in one line.
-        bibtex: the entry by which to cite the paper; None for a baseline without one.
+        bibtex: the entry by which to cite the paper, or the key of one in `references.bib`; None for a baseline.
         fusions: the fusions that it can train, the default first; None: any, `concat` by default.
         unimodal_heads: whether each modality needs a classifier of its own beside the fusion.
         min_modalities, max_modalities: how many modalities it can train; None: no limit.
@@ -61,6 +68,10 @@ class MethodSpec:
     modality_dropout: bool = True
     row: str | None = None
     note: str = ""
+
+    def __post_init__(self):
+        if self.bibtex is not None and not self.bibtex.startswith("@"):
+            object.__setattr__(self, "bibtex", read_reference(self.bibtex))
 
     @property
     def label(self):

@@ -8,16 +8,6 @@ from torch.nn import functional as F
 from ..objectives import full_precision, no_autocast
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{yang2022domfn,
-  title={DOMFN: A Divergence-Orientated Multi-Modal Fusion Network for Resume Assessment},
-  author={Yang, Yang and Zhang, Jingshuai and Gao, Fan and Gao, Xiaoru and Zhu, Hengshu},
-  booktitle={Proceedings of the 30th ACM International Conference on Multimedia},
-  doi={10.1145/3503161.3548203},
-  year={2022}
-}
-"""
-
 
 @dataclass(frozen=True)
 class DomfnSettings:
@@ -66,7 +56,7 @@ class Domfn(Method):
         title="DOMFN",
         paper="DOMFN: A Divergence-Orientated Multi-Modal Fusion Network for Resume Assessment",
         venue="ACM MM 2022",
-        bibtex=BIBTEX,
+        bibtex="yang2022domfn",
         formula="sum_m CE(q_m); where modalities agree also CE(q) + sum_m CE(q_m)^2 / 2 - eta max_k (q_m - mean q)_k^2",
         fusions=("domfn",),
         row="DOMFN",

@@ -8,18 +8,6 @@ from torch.nn import functional as F
 from ..objectives import no_autocast
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@article{han2023trusted,
-  title={Trusted Multi-View Classification With Dynamic Evidential Fusion},
-  author={Han, Zongbo and Zhang, Changqing and Fu, Huazhu and Zhou, Joey Tianyi},
-  journal={IEEE Transactions on Pattern Analysis and Machine Intelligence},
-  volume={45},
-  number={2},
-  pages={2551--2566},
-  year={2023}
-}
-"""
-
 
 @dataclass(frozen=True)
 class EtmcSettings:
@@ -53,7 +41,7 @@ class Etmc(Method):
         title="ETMC",
         paper="Trusted Multi-View Classification With Dynamic Evidential Fusion",
         venue="TPAMI 2023",
-        bibtex=BIBTEX,
+        bibtex="han2023trusted",
         formula="sum over views of E[CE] + min(1, t / 10) KL(Dir(alpha') || Dir(1)), views combined by Dempster's rule",
         fusions=("etmc",),
         row="ETMC",

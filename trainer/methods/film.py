@@ -2,16 +2,6 @@
 
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{perez2018film,
-  title={FiLM: Visual Reasoning with a General Conditioning Layer},
-  author={Perez, Ethan and Strub, Florian and de Vries, Harm and Dumoulin, Vincent and Courville, Aaron},
-  booktitle={Proceedings of the AAAI Conference on Artificial Intelligence},
-  volume={32},
-  year={2018}
-}
-"""
-
 
 @register
 class Film(Method):
@@ -25,7 +15,7 @@ class Film(Method):
         title="FiLM",
         paper="FiLM: Visual Reasoning with a General Conditioning Layer",
         venue="AAAI 2018",
-        bibtex=BIBTEX,
+        bibtex="perez2018film",
         formula="CE(W (gamma(z_1) * z_2 + beta(z_1)) + b)",
         fusions=("film",),
         multi_label=True,

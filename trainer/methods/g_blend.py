@@ -9,15 +9,6 @@ from ._modalities import take_modality
 from .base import Method, MethodSpec, register
 from .concat import Concat
 
-BIBTEX = """\
-@inproceedings{wang2020what,
-  title={What Makes Training Multi-Modal Classification Networks Hard?},
-  author={Wang, Weiyao and Tran, Du and Feiszli, Matt},
-  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year={2020}
-}
-"""
-
 LEAST_OVERFITTING = 0.01  # nats; ours: a smaller change of the gap is noise, and 1 / O^2 would hand it all the weight
 
 
@@ -70,7 +61,7 @@ class GBlend(Method):
         title="G-Blend",
         paper="What Makes Training Multi-Modal Classification Networks Hard?",
         venue="CVPR 2020",
-        bibtex=BIBTEX,
+        bibtex="wang2020what",
         formula="sum_k w_k CE_k over unimodal heads and fused prediction, w_k ~ G_k / O_k^2",
         unimodal_heads=True,
         multi_label=True,

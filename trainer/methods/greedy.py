@@ -7,16 +7,6 @@ import torch
 
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{wu2022characterizing,
-  title={Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep Neural Networks},
-  author={Wu, Nan and Jastrzebski, Stanislaw and Cho, Kyunghyun and Geras, Krzysztof J},
-  booktitle={Proceedings of the 39th International Conference on Machine Learning (ICML)},
-  pages={24043--24055},
-  year={2022}
-}
-"""
-
 STATE = ("main", "bypass", "difference", "held", "left", "means", "steps")
 
 
@@ -63,7 +53,7 @@ class Greedy(Method):
         title="Greedy",
         paper="Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep Neural Networks",
         venue="ICML 2022",
-        bibtex=BIBTEX,
+        bibtex="wu2022characterizing",
         formula="CE(f_1) + CE(f_2), gates of the modality with the larger log10(mu_bypass / mu_main) fixed",
         fusions=("mmtm",),
         max_modalities=2,

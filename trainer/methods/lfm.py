@@ -15,16 +15,6 @@ from ..alpha.schedules import ALPHA_RULES, ALPHAS, make_alpha
 from ..objectives import MATCHING_LOSSES, TOTALS, matching_loss, total_loss
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{yang2024facilitating,
-  title={Facilitating Multimodal Classification via Dynamically Learning Modality Gap},
-  author={Yang, Yang and Wan, Fengqiang and Jiang, Qing-Yuan and Xu, Yi},
-  booktitle={Advances in Neural Information Processing Systems},
-  volume={37},
-  year={2024}
-}
-"""
-
 CHOICES = {
     "matching_loss": MATCHING_LOSSES,
     "total": TOTALS,
@@ -129,7 +119,7 @@ class Lfm(Method):
         title="LFM",
         paper="Facilitating Multimodal Classification via Dynamically Learning Modality Gap",
         venue="NeurIPS 2024",
-        bibtex=BIBTEX,
+        bibtex="yang2024facilitating",
         formula="CE(F) and JS or InfoNCE between modalities, mixed by a learned or scheduled alpha",
         min_modalities=1,
         multi_label=True,

@@ -2,18 +2,6 @@
 
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@article{nie2021multi,
-  title={Multi-modal feature fusion based on multi-layers LSTM for video emotion recognition},
-  author={Nie, Weizhi and Yan, Yan and Song, Dan and Wang, Kun},
-  journal={Multimedia Tools and Applications},
-  volume={80},
-  pages={16205--16214},
-  doi={10.1007/s11042-020-08796-8},
-  year={2021}
-}
-"""
-
 
 @register
 class Lstm(Method):
@@ -27,7 +15,7 @@ class Lstm(Method):
         title="ML-LSTM",
         paper="Multi-modal feature fusion based on multi-layers LSTM for video emotion recognition",
         venue="MTA 2021",
-        bibtex=BIBTEX,
+        bibtex="nie2021multi",
         formula="CE(W LSTM(z_1, ..., z_M) + b), our interpretation",
         fusions=("lstm",),
         multi_label=True,

@@ -7,16 +7,6 @@ import torch
 from ..objectives import full_precision
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{zhang2024multimodal,
-  title={Multimodal Representation Learning by Alternating Unimodal Adaptation},
-  author={Zhang, Xiaohui and Yoon, Jaehong and Bansal, Mohit and Yao, Huaxiu},
-  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  pages={27456--27466},
-  year={2024}
-}
-"""
-
 
 @dataclass(frozen=True)
 class MlaSettings:
@@ -59,7 +49,7 @@ class Mla(Method):
         title="MLA",
         paper="Multimodal Representation Learning by Alternating Unimodal Adaptation",
         venue="CVPR 2024",
-        bibtex=BIBTEX,
+        bibtex="zhang2024multimodal",
         formula="CE(f_m) and a step for each m in turn, gradient of the shared head W times P; F = sum_m w_m f_m",
         fusions=("mla",),
         extra_passes="none; M optimizer steps",

@@ -7,15 +7,6 @@ import torch
 from ..objectives import no_autocast
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{wei2024mmpareto,
-  title={MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance},
-  author={Wei, Yake and Hu, Di},
-  booktitle={Proceedings of the 41st International Conference on Machine Learning (ICML)},
-  year={2024}
-}
-"""
-
 LEAST_WEIGHT = 0.001  # of what the other gradient is zero beside, as in the authors' solver
 
 
@@ -56,7 +47,7 @@ class MmPareto(Method):
         title="MMPareto",
         paper="MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance",
         venue="ICML 2024",
-        bibtex=BIBTEX,
+        bibtex="wei2024mmpareto",
         formula="CE(F) + sum_m CE(f_m); encoder m gets 2 w g + 2 (1 - w) g_m, min-norm w on conflict, magnified",
         unimodal_heads=True,
         multi_label=True,

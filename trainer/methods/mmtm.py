@@ -2,15 +2,6 @@
 
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{joze2020mmtm,
-  title={MMTM: Multimodal Transfer Module for CNN Fusion},
-  author={Vaezi Joze, Hamid Reza and Shaban, Amirreza and Iuzzolino, Michael L. and Koishida, Kazuhito},
-  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year={2020}
-}
-"""
-
 
 @register
 class Mmtm(Method):
@@ -24,7 +15,7 @@ class Mmtm(Method):
         title="MMTM",
         paper="MMTM: Multimodal Transfer Module for CNN Fusion",
         venue="CVPR 2020",
-        bibtex=BIBTEX,
+        bibtex="joze2020mmtm",
         formula="CE(mean_m f_m), maps gated by 2 sigmoid(W_m ReLU(W [s_1; ...; s_M]))",
         fusions=("mmtm",),
         multi_label=True,

@@ -7,15 +7,6 @@ import torch
 
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{fujimori2019modality,
-  title={Modality-Specific Learning Rate Control for Multimodal Classification},
-  author={Fujimori, Naotsuna and Endo, Rei and Kawai, Yoshihiko and Mochizuki, Takahiro},
-  booktitle={Asian Conference on Pattern Recognition (ACPR)},
-  year={2019}
-}
-"""
-
 
 @dataclass(frozen=True)
 class MsesSettings:
@@ -56,7 +47,7 @@ class Mses(Method):
         title="MSES",
         paper="Modality-Specific Learning Rate Control for Multimodal Classification",
         venue="ACPR 2019",
-        bibtex=BIBTEX,
+        bibtex="fujimori2019modality",
         formula="CE(sum_m f_m); encoder m stops when CE(f_m) on held-out samples has no new minimum",
         fusions=("sum",),
         multi_label=True,

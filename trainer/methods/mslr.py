@@ -6,16 +6,6 @@ import torch
 
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{yao2022modality,
-  title={Modality-specific Learning Rates for Effective Multimodal Additive Late-fusion},
-  author={Yao, Yiqun and Mihalcea, Rada},
-  booktitle={Findings of the Association for Computational Linguistics: ACL 2022},
-  pages={1824--1834},
-  year={2022}
-}
-"""
-
 LEAST_RATIO = 0.01  # ours: a modality that predicts nothing right in one epoch could not recover from a rate of 0
 
 
@@ -63,7 +53,7 @@ class Mslr(Method):
         title="MSLR",
         paper="Modality-specific Learning Rates for Effective Multimodal Additive Late-fusion",
         venue="Findings of ACL 2022",
-        bibtex=BIBTEX,
+        bibtex="yao2022modality",
         formula="CE(sum_m f_m); learning rate eta c_m acc_m(t) / mean of the last acc_m for encoder and head m",
         fusions=("sum",),
         multi_label=True,

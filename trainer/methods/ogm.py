@@ -7,16 +7,6 @@ import torch
 from ..objectives import full_precision
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{peng2022balanced,
-  title={Balanced Multimodal Learning via On-the-fly Gradient Modulation},
-  author={Peng, Xiaokang and Wei, Yake and Deng, Andong and Wang, Dong and Hu, Di},
-  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  pages={8238--8247},
-  year={2022}
-}
-"""
-
 
 @dataclass(frozen=True)
 class OgmSettings:
@@ -61,7 +51,7 @@ class Ogm(Method):
         title="OGM-GE",
         paper="Balanced Multimodal Learning via On-the-fly Gradient Modulation",
         venue="CVPR 2022",
-        bibtex=BIBTEX,
+        bibtex="peng2022balanced",
         formula="grad_m <- (1 - tanh(alpha rho_m)) grad_m + N(0, std) for the dominant m",
         fusions=("concat", "sum"),
         row="OGM",

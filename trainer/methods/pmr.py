@@ -9,16 +9,6 @@ from torch.nn import functional as F
 from ..objectives import full_precision, no_autocast
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{fan2023pmr,
-  title={PMR: Prototypical Modal Rebalance for Multimodal Learning},
-  author={Fan, Yunfeng and Xu, Wenchao and Wang, Haozhao and Wang, Junxiao and Guo, Song},
-  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  pages={20029--20038},
-  year={2023}
-}
-"""
-
 LEAST_PER_CLASS = 10  # samples; ours: a tenth of a small training set would leave classes without a prototype
 
 
@@ -69,7 +59,7 @@ class Pmr(Method):
         title="PMR",
         paper="PMR: Prototypical Modal Rebalance for Multimodal Learning",
         venue="CVPR 2023",
-        bibtex=BIBTEX,
+        bibtex="fan2023pmr",
         formula="CE(F) + alpha CE(-||z_m - c_m||) for the modality m that is further from its class prototypes c_m",
         extra_passes="none; a forward pass over a tenth of the training set an epoch",
         batch_statistics=True,

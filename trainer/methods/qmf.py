@@ -7,17 +7,6 @@ import torch
 from ..objectives import full_precision, gather_with_gradients, no_autocast
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{zhang2023provable,
-  title={Provable Dynamic Fusion for Low-Quality Multimodal Data},
-  author={Zhang, Qingyang and Wu, Haitao and Zhang, Changqing and Hu, Qinghua and Fu, Huazhu and
-          Zhou, Joey Tianyi and Peng, Xi},
-  booktitle={Proceedings of the 40th International Conference on Machine Learning (ICML)},
-  pages={41753--41769},
-  year={2023}
-}
-"""
-
 
 @dataclass(frozen=True)
 class QmfSettings:
@@ -54,7 +43,7 @@ class Qmf(Method):
         title="QMF",
         paper="Provable Dynamic Fusion for Low-Quality Multimodal Data",
         venue="ICML 2023",
-        bibtex=BIBTEX,
+        bibtex="zhang2023provable",
         formula="CE(F) + sum_m CE(f_m) + R_m, F = sum_m c_m f_m, R_m ranks confidences c_m by past losses",
         fusions=("qmf",),
         batch_statistics=True,

@@ -8,16 +8,6 @@ from torch.nn import functional as F
 from ..objectives import full_precision
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{hua2024reconboost,
-  title={ReconBoost: Boosting Can Achieve Modality Reconcilement},
-  author={Hua, Cong and Xu, Qianqian and Bao, Shilong and Yang, Zhiyong and Huang, Qingming},
-  booktitle={Proceedings of the 41st International Conference on Machine Learning (ICML)},
-  pages={19573--19597},
-  year={2024}
-}
-"""
-
 
 @dataclass(frozen=True)
 class ReconBoostSettings:
@@ -68,7 +58,7 @@ class ReconBoost(Method):
         title="ReconBoost",
         paper="ReconBoost: Boosting Can Achieve Modality Reconcilement",
         venue="ICML 2024",
-        bibtex=BIBTEX,
+        bibtex="hua2024reconboost",
         formula="in turns: one modality by (-w_1 + w_2 q_y) log p_y + alpha MSE, then all by CE(b sum_m f_m)",
         fusions=("reconboost",),
         extra_passes="none; one encoder trains while the others only look on, in half of the epochs",

@@ -12,17 +12,6 @@ from ._modalities import take_modality
 from .base import Method, MethodSpec, register
 from .concat import Concat
 
-BIBTEX = """\
-@inproceedings{du2023unimodal,
-  title={On Uni-Modal Feature Learning in Supervised Multi-Modal Learning},
-  author={Du, Chenzhuang and Teng, Jiaye and Li, Tingle and Liu, Yichen and Yuan, Tianyuan and Wang, Yue and
-          Yuan, Yang and Zhao, Hang},
-  booktitle={Proceedings of the 40th International Conference on Machine Learning (ICML)},
-  pages={8632--8656},
-  year={2023}
-}
-"""
-
 
 @dataclass(frozen=True)
 class UmtSettings:
@@ -66,7 +55,7 @@ class Umt(Method):
         title="UMT",
         paper="On Uni-Modal Feature Learning in Supervised Multi-Modal Learning",
         venue="ICML 2023",
-        bibtex=BIBTEX,
+        bibtex="du2023unimodal",
         formula="CE(F) + lambda sum_m MSE(z_m, feature of a model trained on modality m alone)",
         multi_label=True,
         extra_passes="one forward pass of every teacher; before that the training of the teachers",

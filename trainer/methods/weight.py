@@ -8,16 +8,6 @@ from torch.nn import functional as F
 from ..objectives import full_precision, no_autocast
 from .base import Method, MethodSpec, register
 
-BIBTEX = """\
-@inproceedings{yang2019comprehensive,
-  title={Comprehensive Semi-Supervised Multi-Modal Learning},
-  author={Yang, Yang and Wang, Ke-Tao and Zhan, De-Chuan and Xiong, Hui and Jiang, Yuan},
-  booktitle={Proceedings of the 28th International Joint Conference on Artificial Intelligence (IJCAI)},
-  pages={4092--4098},
-  year={2019}
-}
-"""
-
 
 @dataclass(frozen=True)
 class WeightSettings:
@@ -59,7 +49,7 @@ class Weight(Method):
         title="CMML",
         paper="Comprehensive Semi-Supervised Multi-Modal Learning",
         venue="IJCAI 2019",
-        bibtex=BIBTEX,
+        bibtex="yang2019comprehensive",
         formula="sum_m CE(f_m) + 2 CE(sum_m a_m f_m) + 0.01 cos(q_1, q_2)",
         fusions=("weight",),
         multi_label=True,
