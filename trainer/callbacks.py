@@ -2,17 +2,18 @@
 
 import atexit
 import importlib.util
-import os
-import sys
+import math
 import time
 from datetime import timedelta
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from transformers import TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallback, TrackioCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import has_length
-from transformers.utils import logging as bars
+from transformers.utils import logging
 
 from modeling_lfm.registry_lfm import suggest
 
@@ -91,39 +92,20 @@ def format_logs(logs):
     return f"epoch {logs.get('epoch', 0):5.2f} | " + "  ".join(parts)
 
 
-def choose_columns(modalities, keys, width, evaluates=True):
-    """The columns of the table that fit on a terminal.
-
-    Args:
-        modalities (`Sequence[str]`): names, in the model's order.
-        keys (`Sequence[str]`): what training logs, such as `loss`, `loss_mm` and `alpha`.
-        width (`int`): characters of a line.
-        evaluates (`bool`): whether there are evaluations.
-
-    Returns:
-        `dict[str, str]`: from the key of a log entry to its title, in the order in which they are shown.
-    """
-    accuracies = {f"eval_{name}_accuracy": f"{name} %" for name in modalities} if len(modalities) > 1 else {}
-    evaluated = {"eval_loss": "val. loss", "eval_accuracy": "fused %", **accuracies}
-    evaluated |= {"eval_gap": "gap %"} if accuracies else {}
-    shown = {"epoch": "epoch", **{key: key for key in keys}, **(evaluated if evaluates else {}), "time": "time"}
-    first = ("epoch", "eval_accuracy", *accuracies, "loss", "alpha", "eval_gap", "eval_loss")
-    kept, left = set(), width - 8  # for the word "best"
-    for key in (*first, *(key for key in shown if key not in first)):
-        left -= column_width(shown[key]) if key in shown else 0
-        if key in shown and left >= 0:
-            kept.add(key)
-    return {key: title for key, title in shown.items() if key in kept}
+def titles_of(row):
+    """From the keys of a row (`dict`) that are shown to their titles (`dict`), those that tell most first."""
+    alone = [key for key in row if key.startswith("eval_") and key.endswith("_accuracy") and key != "eval_accuracy"]
+    titles = {"epoch": "epoch", "eval_accuracy": "fused %"}
+    if len(alone) > 1:
+        titles |= {key: f"{key[5:-9]} %" for key in alone} | {"eval_gap": "gap %"}
+    titles |= {"alpha": "alpha", "loss": "loss", "eval_loss": "val. loss"}
+    trained = [key for key in shown_keys(row) if isinstance(row[key], float) and not key.startswith("eval_")]
+    titles = {**titles, **{key: key for key in trained if key != "time"}, "time": "time"}
+    return {key: title for key, title in titles.items() if key in row}
 
 
-def column_width(title):
-    """Characters of a column with this title, and the space before it."""
-    return max(len(title), 7) + 2
-
-
-def format_cell(key, row):
-    """The number `key` of a row (`dict`) as text."""
-    value = row.get(key)
+def format_cell(key, value):
+    """A number (`float`, None where there is none) of the column `key` as text."""
     if value is None:
         return "-"
     if key == "time":
@@ -141,38 +123,35 @@ class LfmProgressCallback(TrainerCallback):
     """
 
     def __init__(self, live=True):
-        terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
-        self.live = live and terminal
-        self.training, self.display, self.row, self.columns, self.drawn = False, None, {}, None, 0.0
+        self.live = live and Console().is_terminal
+        self.training, self.bars, self.row, self.titles, self.drawn = False, None, {}, {}, 0.0
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, **kwargs):
         self.close()  # of a first try whose batches did not fit into memory
-        self.training = state.is_world_process_zero
-        self.row, self.columns, self.began = {}, None, time.monotonic()
-        self.modalities = getattr(getattr(model, "config", None), "modality_names", ())
+        self.training, self.row, self.titles, self.began = state.is_world_process_zero, {}, {}, time.monotonic()
         if self.live and self.training:
             self.open()
-            self.steps = self.bars.add_task("training", total=state.max_steps, completed=state.global_step)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.finish_row(state)
-        self.advance("steps", description=f"epoch {int(state.epoch or 0) + 1} of {state.num_train_epochs}")
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.advance("steps", completed=state.global_step)
+        if self.bars is not None:
+            epochs = f"epoch {math.ceil(state.epoch or 1)} of {state.num_train_epochs}"
+            self.move("steps", epochs, state.max_steps, state.global_step)
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.live and state.is_world_process_zero and has_length(eval_dataloader):
-            if self.display is None:
+            if self.bars is None:
                 self.open()
-            if self.batches is None:
-                self.batches = self.bars.add_task("evaluation", total=len(eval_dataloader))
-            self.advance("batches", advance=1)
+            self.batches += 1
+            self.move("batches", "evaluation", len(eval_dataloader), self.batches)
 
     def on_evaluate(self, args, state, control, **kwargs):
-        if self.display is not None and self.batches is not None:
-            self.bars.remove_task(self.batches)
-            self.batches = None
+        if self.bars is not None:
+            self.batches = 0
+            if "batches" in self.tasks:
+                self.bars.remove_task(self.tasks.pop("batches"))
             if not self.training:
                 self.close()
 
@@ -186,12 +165,10 @@ class LfmProgressCallback(TrainerCallback):
             print(format_logs(logs), flush=True)
         elif "train_runtime" in logs:
             self.finish_row(state)
-            self.display.console.print(f"trained in {timedelta(seconds=round(logs['train_runtime']))}", style="dim")
+            self.bars.console.print(f"trained in {timedelta(seconds=round(logs['train_runtime']))}", style="dim")
         elif "loss" in logs or "eval_loss" in logs:  # others announce the alpha of the epoch to come
             if "eval_loss" in self.row:
                 self.finish_row(state)
-            if self.columns is None or ("loss" in logs and "loss" not in self.columns):  # an evaluation may come first
-                self.begin_table(args, logs)
             self.row |= {**logs, "time": time.monotonic() - self.began}
 
     def on_save(self, args, state, control, **kwargs):
@@ -202,56 +179,47 @@ class LfmProgressCallback(TrainerCallback):
         self.close()
 
     def open(self):
-        """Show the live line."""
-        from rich.console import Console
-        from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        console = Console()
+        """Show the live line: what is printed stands above it from now on."""
         parts = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bars = Progress(*parts, console=console, auto_refresh=False)
-        self.display = Live(self.bars, console=console, auto_refresh=False, transient=True)
-        self.batches, self.had_bars = None, bars.is_progress_bar_enabled()
-        bars.disable_progress_bar()  # those of loading and saving would tear the live line
-        self.display.start()  # what is printed stands above the live line from now on
+        self.bars = Progress(*parts, console=Console(), auto_refresh=False, transient=True)
+        self.tasks, self.batches, self.had_bars = {}, 0, logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # those of loading and saving would tear the live line
+        self.bars.start()
         atexit.register(self.close)
 
     def close(self):
         """Take the live line away, and leave the terminal as it was; rows stay."""
         self.training = False
-        if self.display is not None:
-            self.display.stop()
+        if self.bars is not None:
+            self.bars.stop()
             atexit.unregister(self.close)
             if self.had_bars:
-                bars.enable_progress_bar()
-            self.display = None
+                logging.enable_progress_bar()
+            self.bars = None
 
-    def advance(self, task, **changes):
-        """Move the bar of `steps` or `batches`, and draw it if it is time to."""
-        if self.display is not None:
-            self.bars.update(getattr(self, task), **changes)
-            if time.monotonic() - self.drawn > REFRESH:
-                self.display.refresh()
-                self.drawn = time.monotonic()
-
-    def begin_table(self, args, logs):
-        keys = [key for key in shown_keys(logs) if isinstance(logs[key], float) and not key.startswith("eval_")]
-        keys = sorted(keys, key=lambda key: key != "alpha")
-        evaluates = str(args.eval_strategy.value) != "no"
-        self.columns = choose_columns(self.modalities, keys, self.display.console.width, evaluates)
-        self.print_line(self.columns, "bold")
+    def move(self, name, description, total, completed):
+        """Set the bar of `steps` or `batches`, and draw it if it is time to."""
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(description, total=total)
+        self.bars.update(self.tasks[name], description=description, completed=completed)
+        if time.monotonic() - self.drawn > REFRESH:
+            self.bars.refresh()
+            self.drawn = time.monotonic()
 
     def finish_row(self, state):
-        """Print the row, with a mark if its evaluation is the best of all so far."""
-        if self.display is not None and self.row:
-            best = "eval_loss" in self.row and state.best_global_step == state.global_step
-            cells = {key: format_cell(key, self.row) for key in self.columns}
-            self.row = {}
-            self.print_line(cells, end="  best" if best else "")
+        """Print the row, with a mark if its evaluation is the best of all so far, below titles that fit it."""
+        if self.bars is None or not self.row:
+            return
+        row, self.row, found = self.row, {}, titles_of(self.row)
+        if not found.keys() <= self.titles.keys():
+            self.titles = found
+            self.print_line(found, style="bold")
+        best = "eval_loss" in row and state.best_global_step == state.global_step
+        self.print_line({key: format_cell(key, row.get(key)) for key in self.titles}, end="  best" if best else "")
 
     def print_line(self, cells, style=None, end=""):
-        texts = (cells[key].rjust(column_width(title)) for key, title in self.columns.items())
-        self.display.console.print("".join(texts) + end, style=style, highlight=False, no_wrap=True, overflow="crop")
+        line = "".join(cells[key].rjust(max(len(title), 7) + 2) for key, title in self.titles.items()) + end
+        self.bars.console.print(line, style=style, highlight=False, no_wrap=True, overflow="crop")
 
 
 # -- reports ---------------------------------------------------------------------------------------------------
