@@ -7,69 +7,49 @@ from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from transformers.utils import logging
 
+from .methods.base import read_reference
 from .methods.lfm import Lfm
+from .objectives import is_multi_label
 
 logger = logging.get_logger(__name__)
 
-MULTI_LABEL = "multi_label_classification"
-PROBLEM_TYPES = ("single_label_classification", MULTI_LABEL)
-
-_SCIKIT_LEARN = """\
-@article{scikit-learn,
-  title={Scikit-learn: Machine Learning in {P}ython},
-  author={Pedregosa, F. and Varoquaux, G. and Gramfort, A. and Michel, V. and Thirion, B. and Grisel, O. and
-          Blondel, M. and Prettenhofer, P. and Weiss, R. and Dubourg, V. and Vanderplas, J. and Passos, A. and
-          Cournapeau, D. and Brucher, M. and Perrot, M. and Duchesnay, E.},
-  journal={Journal of Machine Learning Research},
-  volume={12},
-  pages={2825--2830},
-  year={2011}
-}
-"""
+_SCIKIT_LEARN = read_reference("pedregosa2011scikit")
 
 
 class _InMemoryMetric(evaluate.Metric):
     """An `evaluate.Metric` that keeps its inputs in memory. `config_name="multilabel"`: K 0/1 labels a sample."""
 
-    description_text = ""
-    inputs_text = ""
+    inputs_text = "predictions: int array (N,) or (N, K). references: the same. Returns a dict."
     citation_text = _SCIKIT_LEARN
+    prediction_feature = None
+    """`datasets` feature of one sample's prediction, where it is not that of its label."""
 
     def __init__(self, config_name=None, keep_in_memory=True, **kwargs):
         super().__init__(config_name=config_name, keep_in_memory=keep_in_memory, **kwargs)
 
-    @property
-    def multilabel(self):
-        return self.config_name == "multilabel"
-
-    def label_feature(self):
-        """`datasets` feature of one sample's class or, in a multi-label problem, of its K labels."""
-        label = datasets.Value("int32")
-        return datasets.Sequence(label) if self.multilabel else label
-
-    def prediction_feature(self):
-        """`datasets` feature of one sample's prediction."""
-        return self.label_feature()
-
     def _info(self):
         if self.config_name not in ("default", "multilabel"):
             raise ValueError(f"config_name={self.config_name!r} is unknown; choose 'default' or 'multilabel'.")
+        label = datasets.Value("int32")
+        label = datasets.Sequence(label) if self.config_name == "multilabel" else label
+        prediction = label if self.prediction_feature is None else self.prediction_feature(label)
         return evaluate.MetricInfo(
-            description=self.description_text,
+            description=self.__doc__,
             citation=self.citation_text,
             inputs_description=self.inputs_text,
-            features=datasets.Features({"predictions": self.prediction_feature(), "references": self.label_feature()}),
+            features=datasets.Features({"predictions": prediction, "references": label}),
         )
+
+    def _compute(self, predictions, references):
+        return self.score(np.asarray(predictions), np.asarray(references))
 
 
 class Accuracy(_InMemoryMetric):
     """Share of samples whose prediction is right; multi-label: whose K labels are all right (subset accuracy)."""
 
-    description_text = "Accuracy: the share of samples predicted right (multi-label: with every label right)."
-    inputs_text = "predictions: int array (N,) or (N, K). references: the same. Returns {'accuracy': float}."
-
-    def _compute(self, predictions, references):
-        return {"accuracy": float(accuracy_score(np.asarray(references), np.asarray(predictions)))}
+    def score(self, predictions, references):
+        """`{"accuracy": float}`."""
+        return {"accuracy": float(accuracy_score(references, predictions))}
 
 
 class MacroF1(_InMemoryMetric):
@@ -78,12 +58,9 @@ class MacroF1(_InMemoryMetric):
     In a multi-label problem all K labels count, and one neither present nor predicted has F1 0, as in scikit-learn.
     """
 
-    description_text = "Macro F1: the unweighted mean over classes of F1, the harmonic mean of precision and recall."
-    inputs_text = "predictions: int array (N,) or (N, K). references: the same. Returns {'f1': float}."
-
-    def _compute(self, predictions, references):
-        value = f1_score(np.asarray(references), np.asarray(predictions), average="macro", zero_division=0)
-        return {"f1": float(value)}
+    def score(self, predictions, references):
+        """`{"f1": float}`."""
+        return {"f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
 
 
 class MeanAveragePrecision(_InMemoryMetric):
@@ -93,18 +70,16 @@ class MeanAveragePrecision(_InMemoryMetric):
     under `absent_classes`.
     """
 
-    description_text = "Mean average precision: macro average over classes, one-vs-rest, of the average precision."
     inputs_text = (
-        "predictions: float array (N, K), probabilities. references: int array (N,), or 0/1 (N, K) if multi-label. "
-        "Returns {'map': float, 'absent_classes': list of int}."
+        "predictions: float array (N, K), probabilities. references: int array (N,), or 0/1 (N, K) if multi-label."
     )
 
-    def prediction_feature(self):
+    def prediction_feature(self, label):
         return datasets.Sequence(datasets.Value("float64"))
 
-    def _compute(self, predictions, references):
-        scores, labels = np.asarray(predictions), np.asarray(references)
-        if not self.multilabel:
+    def score(self, scores, labels):
+        """`{"map": float, "absent_classes": list of int}`."""
+        if self.config_name != "multilabel":
             if labels.min() < 0 or labels.max() >= scores.shape[1]:
                 raise ValueError(
                     f"references hold the classes {labels.min()} to {labels.max()}, but predictions have "
@@ -124,18 +99,17 @@ class MeanAveragePrecision(_InMemoryMetric):
 class ModalityGap(_InMemoryMetric):
     """Accuracy of the best modality minus that of the worst, each predicting alone; 0 with a single modality."""
 
-    description_text = "Modality gap: the largest minus the smallest accuracy of the modalities, each on its own."
     inputs_text = (
         "predictions: int array (N, M) for M modalities, or (N, M, K) if multi-label. references: int array (N,) or "
-        "(N, K). Returns {'gap': float, 'accuracies': list of M float}."
+        "(N, K)."
     )
     citation_text = Lfm.spec.bibtex
 
-    def prediction_feature(self):
-        return datasets.Sequence(self.label_feature())
+    def prediction_feature(self, label):
+        return datasets.Sequence(label)
 
-    def _compute(self, predictions, references):
-        predictions, references = np.asarray(predictions), np.asarray(references)
+    def score(self, predictions, references):
+        """`{"gap": float, "accuracies": list of M float}`."""
         accuracies = [float(accuracy_score(references, predictions[:, m])) for m in range(predictions.shape[1])]
         return {"gap": max(accuracies) - min(accuracies), "accuracies": accuracies}
 
@@ -162,30 +136,25 @@ def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single
     """
     logits, modality_logits = _split_predictions(eval_prediction.predictions, tuple(modalities))
     kept = {name: part for name, part in zip(modalities, modality_logits, strict=True) if name not in absent}
-    if problem_type not in PROBLEM_TYPES:
-        raise ValueError(f"problem_type={problem_type!r} is unknown; choose one of {', '.join(PROBLEM_TYPES)}.")
-    multi_label = problem_type == MULTI_LABEL
+    multi_label = is_multi_label(problem_type)
     labels = np.asarray(eval_prediction.label_ids).astype(np.int32)
     config_name = "multilabel" if multi_label else None
     metrics, predicted = {}, {}
     for prefix, values in [("", logits), *((f"{name}_", part) for name, part in kept.items())]:
         _check_finite(values, "the fused logits" if not prefix else f"the logits of modality {prefix[:-1]!r}")
-        probabilities = (expit if multi_label else _softmax)(values.astype(np.float64))
+        wide = values.astype(np.float64)
+        probabilities = expit(wide) if multi_label else softmax(wide, axis=-1)
         predicted[prefix] = (probabilities >= 0.5).astype(np.int32) if multi_label else values.argmax(-1)
         for metric, predictions in (
             (Accuracy(config_name), predicted[prefix]),
             (MeanAveragePrecision(config_name), probabilities),
             (MacroF1(config_name), predicted[prefix]),
         ):
-            result = metric._compute(predictions, labels)  # `compute` would write them into an Arrow table first
+            result = metric.score(predictions, labels)  # `compute` would write them into an Arrow table first
             metrics |= {f"{prefix}{key}": value for key, value in result.items() if isinstance(value, float)}
     alone = np.stack([predicted[f"{name}_"] for name in kept], axis=1)
-    metrics["gap"] = ModalityGap(config_name)._compute(alone, labels)["gap"]
+    metrics["gap"] = ModalityGap(config_name).score(alone, labels)["gap"]
     return metrics
-
-
-def _softmax(values):
-    return softmax(values, axis=-1)
 
 
 def _split_predictions(predictions, modalities):
