@@ -14,7 +14,7 @@ from .fusions_lfm import SumFusion  # noqa: F401  (they register themselves)
 from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .registry_lfm import suggest
 from .towers_lfm import TOWERS
-from .weights_lfm import check_implementation, check_nested
+from .weights_lfm import check_count, check_implementation, check_nested
 
 logger = logging.get_logger(__name__)
 PIPELINES = {  # where `transformers.pipeline` finds the code of a task, and the class by which it loads the model
@@ -98,8 +98,7 @@ class LfmConfig(PreTrainedConfig):
         defaults = FUSIONS.find(fusion).defaults
         for key in set(self.fusion_args) - set(defaults):
             raise ValueError(f"fusion_args: {fusion!r} has no setting {key!r}; {suggest(key, defaults)}")
-        if not (isinstance(hidden_size, int) and hidden_size > 0):
-            raise ValueError(f"hidden_size={hidden_size!r} must be a positive integer.")
+        check_count("hidden_size", hidden_size)
         if isinstance(modality_dropout, bool) or not (
             isinstance(modality_dropout, (int, float)) and 0 <= modality_dropout < 1
         ):
@@ -186,7 +185,10 @@ class LfmConfig(PreTrainedConfig):
         output["modality_order"] = list(self.modalities)
         output["custom_pipelines"] = deepcopy(PIPELINES)
         for name, config in self._tower_configs.items():
-            output["modalities"][name]["config"] = _without_run_time_keys(config.to_dict())
+            nested = config.to_dict()
+            for key in ("transformers_version", "_name_or_path", "name_or_path", "auto_map"):
+                nested.pop(key, None)
+            output["modalities"][name]["config"] = nested
         return output
 
 
@@ -196,12 +198,6 @@ _KNOWN = {*_OTHERS.split(), *PreTrainedConfig().to_dict(), *inspect.signature(Lf
 LfmConfig.register_for_auto_class()  # saved with its code, as the models are
 if not __name__.startswith("transformers_modules."):
     AutoConfig.register(LfmConfig.model_type, LfmConfig)
-
-
-def _without_run_time_keys(nested):
-    for key in ("transformers_version", "_name_or_path", "name_or_path", "auto_map"):
-        nested.pop(key, None)
-    return nested
 
 
 def _check_modality(name, spec):

@@ -8,6 +8,7 @@ from torch import nn
 
 from .fusion_base_lfm import FUSIONS, Fusion, SplitFusion, full_precision
 from .mmtm_lfm import MmtmFusion  # noqa: F401  (registers itself)
+from .weights_lfm import check_count
 
 
 class SlicedHead(nn.Linear):
@@ -141,8 +142,7 @@ class LstmFusion(JointFusion):
     def __init__(self, config):
         super().__init__(config)
         layers, d = config.fusion_arg("num_layers"), config.hidden_size
-        if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
-            raise ValueError(f"fusion_args num_layers={layers!r} must be a positive integer.")
+        check_count("fusion_args num_layers", layers)
         self.lstm = nn.LSTM(d, d, num_layers=layers, batch_first=True)
         self.head = nn.Linear(d, config.num_labels)
 

@@ -90,9 +90,8 @@ class Spectrogram(InputKind):
     }
 
     def __post_init__(self):
-        check_positive(self, "sampling_rate", "n_fft", "hop_length", "floor", "std")
-        for key in ("sampling_rate", "n_fft", "hop_length"):
-            check_whole(self, key)
+        check_positive(self, "sampling_rate", "n_fft", "hop_length", whole=True)
+        check_positive(self, "floor", "std")
         if isinstance(self.mean, bool) or not isinstance(self.mean, (int, float)) or not math.isfinite(self.mean):
             raise ValueError(f"mean={self.mean!r} must be a number")
         if self.in_model and self.duration is None:
@@ -232,8 +231,7 @@ class Text(InputKind):
     read_only: ClassVar = ("padding",)
 
     def __post_init__(self):
-        check_positive(self, "max_length")
-        check_whole(self, "max_length")
+        check_positive(self, "max_length", whole=True)
         if self.padding not in ("longest", "max_length"):
             raise ValueError(f"padding={self.padding!r} must be 'longest' or 'max_length'")
 
@@ -256,36 +254,32 @@ def stack_rows(rows, change=None):
     return batch
 
 
-def check_positive(kind, *keys):
+def check_positive(kind, *keys, whole=False):
     for key in keys:
         value = getattr(kind, key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(f"{key}={value!r} must be a number above 0")
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise ValueError(f"{key}={value!r} must be a {'whole ' if whole else ''}number above 0")
 
 
-def check_whole(kind, key):
-    if not isinstance(getattr(kind, key), int):
-        raise ValueError(f"{key}={getattr(kind, key)!r} must be a whole number")
+def are_numbers(values, count, low, high, kind=(int, float)):
+    """Whether it is a list of so many numbers from `low` to `high`, all finite."""
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == count
+        and all(isinstance(value, kind) and math.isfinite(value) and low <= value <= high for value in values)
+    )
 
 
 def check_colour(colour):
     """Raise a `ValueError` unless it is None or [red, green, blue]."""
-    if colour is not None and not (
-        isinstance(colour, (list, tuple))
-        and len(colour) == 3
-        and all(isinstance(part, int) and 0 <= part <= 255 for part in colour)
-    ):
+    if colour is not None and not are_numbers(colour, 3, 0, 255, int):
         raise ValueError(f"background={colour!r} must be [red, green, blue], 0 to 255 each, or nothing")
 
 
 def check_range(pair):
     """Raise a `ValueError` unless it is None or two ascending numbers."""
-    if pair is not None and not (
-        isinstance(pair, (list, tuple))
-        and len(pair) == 2
-        and all(isinstance(part, (int, float)) and math.isfinite(part) for part in pair)
-        and pair[0] < pair[1]
-    ):
+    if pair is not None and not (are_numbers(pair, 2, -math.inf, math.inf) and pair[0] < pair[1]):
         raise ValueError(f"range={pair!r} must be two ascending numbers, such as [0, 4000]")
 
 
@@ -306,7 +300,7 @@ def check_augment(augment):
     augment = {**AUGMENT, **augment}
     for key, limit in (("scale", 1), ("ratio", math.inf)):
         pair = augment[key]
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not 0 < pair[0] <= pair[1] <= limit:
+        if not are_numbers(pair, 2, 0, limit) or not 0 < pair[0] <= pair[1]:
             raise ValueError(f"augment: {key}={pair!r} must be two ascending numbers above 0 and up to {limit}")
         augment[key] = [float(part) for part in pair]
     if isinstance(augment["flip"], bool) or not 0 <= augment["flip"] <= 1:

@@ -8,6 +8,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from .fusion_base_lfm import FUSIONS, SplitFusion
+from .weights_lfm import check_count
 
 STAGES = ("layer2", "layer3", "layer4")
 
@@ -68,11 +69,11 @@ class MmtmExchange(nn.Module):
                     "it knows; give it a ResNet of timm, such as resnet18."
                 )
         ratio = config.fusion_arg("ratio")
-        if not isinstance(ratio, int) or isinstance(ratio, bool) or ratio < 1:
-            raise ValueError(f"fusion_args ratio={ratio!r} must be a positive integer.")
+        check_count("fusion_args ratio", ratio)
         self.blocks = nn.ModuleDict()
         for stage in STAGES:
-            channels = {name: _channels(tower.encoder, stage) for name, tower in towers.items()}
+            infos = [(name, info) for name, tower in towers.items() for info in tower.encoder.feature_info]
+            channels = {name: info["num_chs"] for name, info in infos if info["module"] == stage}
             self.blocks[stage] = MmtmBlock(channels, ratio)
 
     def run(self, towers, tensors, present):
@@ -129,10 +130,6 @@ class MmtmFusion(SplitFusion):
         modality_logits = self.predict(features)
         count = self.num_modalities if present is None else present.sum(0).unsqueeze(-1)
         return self.stack_present(modality_logits, present).sum(0) / count, modality_logits
-
-
-def _channels(encoder, stage):
-    return next(info["num_chs"] for info in encoder.feature_info if info["module"] == stage)
 
 
 def _frames(values):

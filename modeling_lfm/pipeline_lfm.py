@@ -16,6 +16,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .fusion_base_lfm import check_finite
 from .registry_lfm import suggest
+from .weights_lfm import check_count
 
 TASK = "multimodal-classification"
 TARGETS = ("label", "labels")  # what samples may hold besides, and is not read
@@ -133,9 +134,8 @@ class MultimodalClassificationPipeline(Pipeline):
 
     def _sanitize_parameters(self, columns=None, sampling_rate=None, timeout=None, **others):
         given = {"columns": columns, "sampling_rate": sampling_rate, "timeout": timeout}
-        top_k = others.get("top_k")
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"top_k={top_k!r} must be a positive whole number, or None for all labels.")
+        if others.get("top_k") is not None:
+            check_count("top_k", others["top_k"])
         unknown = sorted(set(others) - {"top_k"})
         if unknown:
             raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; it has top_k, {', '.join(given)}.")
@@ -222,25 +222,23 @@ class SampleReader:
             sample: see [`MultimodalClassificationPipeline.__call__`], as for `columns`.
             number (`int`, *optional*): of the sample, for messages.
         """
-        where, known = _where(number), f"the model reads {', '.join(self.names)}"
+        where, known = _where(number), f"The model reads {', '.join(self.names)}"
         if not isinstance(sample, Mapping):
             raise ValueError(
                 f"{where}a mapping from modalities to inputs is expected, such as {{{self.names[0]!r}: ...}}, got "
-                f"{type(sample).__name__}; {known}."
+                f"{type(sample).__name__}. {known}."
             )
         places = {name: name for name in self.names} | (columns or {})
         wanted = columns if columns is not None else [key for key in sample if key not in TARGETS]
         for name in wanted:
             if name not in self.names:
-                raise ValueError(
-                    f"{where}unknown modality {name!r}; {suggest(name, self.names)} {known[0].upper()}{known[1:]}."
-                )
+                raise ValueError(f"{where}unknown modality {name!r}; {suggest(name, self.names)} {known}.")
             if places[name] not in sample:
                 raise ValueError(f"{where}columns has {name}: {places[name]!r}, but the sample has {list(sample)}.")
         given = {name: sample.get(place) for name, place in places.items()}
         given = {name: value for name, value in given.items() if value is not None}
         if not given:
-            raise ValueError(f"{where}no input of any modality; {known}, of which one at least is needed.")
+            raise ValueError(f"{where}no input of any modality. {known}, of which one at least is needed.")
         return given
 
     def read(self, sample, number=None, columns=None, sampling_rate=None, timeout=TIMEOUT):
@@ -353,11 +351,8 @@ class _Samples(Dataset):
         return self.reader.read(self.inputs[number], number, **self.settings)
 
 
-class _Stream(IterableDataset):
+class _Stream(_Samples, IterableDataset):
     """Samples of something that has none."""
-
-    def __init__(self, inputs, reader, settings):
-        self.inputs, self.reader, self.settings = inputs, reader, settings
 
     def __iter__(self):
         return (self.reader.read(sample, number, **self.settings) for number, sample in enumerate(self.inputs))

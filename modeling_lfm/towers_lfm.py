@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from .frontend_lfm import LogSpectrogram
 from .registry_lfm import Registry
-from .weights_lfm import check_checkpoint, check_plain, load_safely, timm_weights
+from .weights_lfm import check_checkpoint, check_count, check_plain, load_safely, timm_weights
 
 TOWERS = Registry("tower")
 MAX_PARAMETERS = 8_000_000_000  # of a model; 32 GB in float32. A configuration that asks for more is taken for damaged
@@ -139,9 +139,7 @@ class TimmTower(Tower):
         for key, value in (spec.get("frontend") or {}).items():
             check_plain(f"frontend: {key}", value)
         for key in ("in_chans", "num_frames"):
-            value = spec.get(key, 1)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{key}={value!r} must be a positive whole number")
+            check_count(key, spec.get(key, 1))
 
     def __init__(self, spec, config):
         super().__init__()

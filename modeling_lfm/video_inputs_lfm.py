@@ -14,7 +14,6 @@ from .inputs_lfm import (
     check_augment,
     check_positive,
     check_size,
-    check_whole,
     crop_and_flip,
     stack_rows,
 )
@@ -49,9 +48,7 @@ class _Sampled(InputKind):
         return row if len(row) == self.num_frames else row[self.centres if places is None else places]
 
     def _check_counts(self):
-        check_positive(self, "stored_frames", "num_frames")
-        for key in ("stored_frames", "num_frames"):
-            check_whole(self, key)
+        check_positive(self, "stored_frames", "num_frames", whole=True)
         if not self.num_frames <= self.stored:
             raise ValueError(f"num_frames={self.num_frames} must not be above {self.stored}, what is stored of a clip")
 

@@ -11,6 +11,11 @@ import re
 import timm
 from transformers.utils import cached_file
 
+try:  # transformers brings it along
+    from safetensors import SafetensorError, safe_open
+except ImportError:
+    SafetensorError = safe_open = None
+
 PICKLED = ("pytorch_model", "adapter_model")  # how transformers calls such files, with what follows and .bin
 ADVICE = (
     "pickled weights can run code when they are read and are refused. Convert what you trust, once: "
@@ -57,10 +62,14 @@ def _find_pickle(folder, name):
 
 
 def check_index(folder, variant=None):
-    """Raise a ValueError if the list of shards of a local `folder` (`str`) leads elsewhere, or to another format."""
+    """The shards (`set[str]`) that the list of a local `folder` (`str`) names, if it has one.
+
+    Raises:
+        ValueError: one leads elsewhere, or to another format.
+    """
     file = os.path.join(folder, f"model.safetensors.index{f'.{variant}' if variant else ''}.json")
     if not os.path.isfile(file):
-        return
+        return set()
     try:
         with open(file, encoding="utf-8") as opened:
             shards = set(json.load(opened)["weight_map"].values())
@@ -72,6 +81,7 @@ def check_index(folder, variant=None):
         plain = isinstance(shard, str) and re.fullmatch(r"[\w.-]+\.safetensors", shard)
         if not plain or os.path.dirname(os.path.realpath(os.path.join(folder, shard))) not in homes:
             raise ValueError(f"{file} names {shard!r}, which is no safetensors file of its folder; it is refused.")
+    return shards
 
 
 def read_header(file):
@@ -80,19 +90,10 @@ def read_header(file):
     Raises:
         ValueError: it is damaged, or cut off.
     """
-    size = os.path.getsize(file)
     try:
-        with open(file, "rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if not 2 <= length <= size - 8:
-                raise ValueError("its header is cut off")
-            header = json.loads(opened.read(length))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if end > size - 8 - length:
-            raise ValueError(f"it ends after {size:,} of {end + 8 + length:,} bytes")
-        return {name: tuple(entry["shape"]) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        with safe_open(file, "np") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged ({error}); fetch it or save it again.") from error
 
 
@@ -107,19 +108,12 @@ def check_shapes(folder, model, variant=None, resized=False):
     Raises:
         ValueError: a tensor of another shape, or far fewer numbers than the model has.
     """
-    middle = f".{variant}" if variant else ""
-    file = os.path.join(folder, f"model{middle}.safetensors")
-    index = os.path.join(folder, f"model.safetensors.index{middle}.json")
-    if os.path.isfile(file):
-        found = read_header(file)
-    elif os.path.isfile(index):
-        check_index(folder, variant)
-        with open(index, encoding="utf-8") as opened:
-            shards = set(json.load(opened)["weight_map"].values())
-        found = {name: shape for shard in shards for name, shape in read_header(os.path.join(folder, shard)).items()}
-    else:
+    single = f"model{f'.{variant}' if variant else ''}.safetensors"
+    files = [single] if os.path.isfile(os.path.join(folder, single)) else check_index(folder, variant)
+    if not files:
         return  # transformers says what is missing
-    found = {name.removeprefix("lfm."): shape for name, shape in found.items()}
+    headers = [read_header(os.path.join(folder, file)) for file in files]
+    found = {name.removeprefix("lfm."): shape for header in headers for name, shape in header.items()}
     wanted = {name.removeprefix("lfm."): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in () if resized else sorted(found.keys() & wanted.keys()):
         if found[name] != wanted[name]:
@@ -160,15 +154,15 @@ def check_plain(name, value):
         raise ValueError(f"{name}={str(value)[:80]} is refused: numbers, names, true, false and lists of these alone")
 
 
+def check_count(name, value):
+    """Raise a ValueError unless `value`, of a setting `name`, is a whole number from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a positive integer.")
+
+
 # What makes transformers fetch or run what a configuration names: code, kernels, other models, quantisation.
-_TRIGGERS = {
-    "quantization_config",
-    "kernel_config",
-    "use_kernels",
-    "custom_pipelines",
-    "transformers_weights",
-}
-_TRIGGERS |= {"backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"}
+_TRIGGERS = """quantization_config kernel_config use_kernels custom_pipelines transformers_weights
+    backbone backbone_config backbone_kwargs use_timm_backbone use_pretrained_backbone""".split()  # noqa: SIM905
 _WRAPPERS = ("timm_wrapper", "timm_backbone")
 
 

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from modeling_lfm.configuration_lfm import PROBLEM_TYPES
+from modeling_lfm.fusion_base_lfm import full_precision
 from modeling_lfm.registry_lfm import Registry
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 MATCHING_LOSSES = Registry("matching_loss")
 """L_MM by name: functions of (outputs, labels) and the keyword arguments of `matching_loss`, that return a scalar."""
 TOTALS = ("ratio", "convex")
@@ -33,11 +34,6 @@ def is_multi_label(problem_type: str) -> bool:
     if problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}.")
     return problem_type == "multi_label_classification"
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """`tensor` in float32; float64 is kept."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager:

@@ -142,11 +142,7 @@ def hypergradient(
         norm_mixed=norm_c,
         norm_solution=norm_v,
         outer_loss=float(loss),
-        iterations=solution.iterations,
-        residual=solution.residual,
-        negative_curvature=solution.negative_curvature,
-        diverged=solution.diverged,
-        step=solution.step,
+        **{name: part for name, part in vars(solution).items() if name != "vector"},
     )
 
 

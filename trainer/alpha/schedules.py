@@ -43,6 +43,8 @@ class AlphaSchedule:
     """
 
     name: str = ""
+    learned: tuple[str, ...] = ()
+    """Attributes that a saved state holds: strings, numbers and None."""
     adaptive = False
     """Whether `update` is to be called once an epoch: with a `HypergradientResult`, or where there are `candidates`
     with the outer losses that these reached."""
@@ -52,8 +54,8 @@ class AlphaSchedule:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """What the rule has learned: a dictionary of strings, numbers and None."""
-        return {"name": self.name}
+        """What the rule has learned: its name, and the attributes `learned`."""
+        return {"name": self.name, **{key: getattr(self, key) for key in self.learned}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back a `state_dict`.
@@ -170,7 +172,7 @@ class LearnedAlpha(AlphaSchedule):
     """
 
     name = "learned"
-    adaptive = True
+    adaptive, learned = True, ("alpha", "updates")
 
     def __init__(self, num_epochs: int, start: float = 0.95, step: float | None = None, rule: str = "cosine"):
         if rule not in ALPHA_RULES:
@@ -196,18 +198,11 @@ class LearnedAlpha(AlphaSchedule):
         value, cosine = float(hypergradient.value), float(hypergradient.cosine)
         if not (math.isfinite(value) and math.isfinite(cosine)):
             raise FloatingPointError(f"the hypergradient is not finite (value {value}, cosine {cosine}).")
-        if self.rule == "cosine":
-            change = self.step / self.num_epochs * cosine
-        elif self.rule == "raw":
-            change = self.step * value
-        else:
-            change = self.step / self.num_epochs * ((value > 0) - (value < 0))
-        self.alpha = min(max(self.alpha - change, 0.0), self.upper)
+        share = self.step / self.num_epochs
+        changes = {"cosine": share * cosine, "raw": self.step * value, "sign": share * ((value > 0) - (value < 0))}
+        self.alpha = min(max(self.alpha - changes[self.rule], 0.0), self.upper)
         self.updates += 1
         return self.alpha
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "alpha": self.alpha, "updates": self.updates}
 
 
 @ALPHAS.register("lookahead")
@@ -219,7 +214,7 @@ class LookaheadAlpha(AlphaSchedule):
     """
 
     name = "lookahead"
-    adaptive = True
+    adaptive, learned = True, ("x", "mean", "square", "updates")
     offset = 0.5
     bounds = (0.05, 0.95)
     betas = (0.5, 0.9)
@@ -260,15 +255,6 @@ class LookaheadAlpha(AlphaSchedule):
         self.x = min(max(self.x, _logit(self.bounds[0])), _logit(self.bounds[1]))
         return _sigmoid(self.x)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "x": self.x,
-            "mean": self.mean,
-            "square": self.square,
-            "updates": self.updates,
-        }
-
 
 def make_alpha(
     name: str,
@@ -296,10 +282,10 @@ def make_alpha(
     rule_class = ALPHAS.find(name)
     if not num_epochs >= 1 or math.isinf(num_epochs):
         raise ValueError(f"num_epochs must be at least 1, got {num_epochs}.")
-    given: dict[str, Any] = {"num_epochs": num_epochs, "value": value, "start": start, "step": step, "rule": rule}
-    given["coefficients"] = coefficients
+    given = {"num_epochs": num_epochs, "value": value, "start": start, "step": step, "rule": rule}
+    given |= {"coefficients": coefficients}
     taken = inspect.signature(rule_class).parameters
-    schedule = rule_class(**{key: value for key, value in given.items() if key in taken and value is not None})
+    schedule = rule_class(**{key: given[key] for key in taken if given.get(key) is not None})
     schedule.name = name
     return schedule
 

@@ -7,7 +7,7 @@ import torch
 
 from ..objectives import full_precision, no_autocast, shapley_values
 from ._modalities import blank_inputs
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,8 @@ class AgmSettings:
     clip_above: float | None = 1.0
 
     def __post_init__(self):
-        if self.alpha < 0:
-            raise ValueError(f"method.alpha={self.alpha} must not be negative.")
-        if self.cap is not None and not self.cap > 0:
-            raise ValueError(f"method.cap={self.cap} must be positive.")
-        if self.clip_above is not None and not self.clip_above > 0:
-            raise ValueError(f"method.clip_above={self.clip_above} must be positive.")
+        check_limits(self, "not be negative", "alpha")
+        check_limits(self, "be positive", "cap", "clip_above")
 
 
 @register
@@ -56,7 +52,6 @@ class Agm(Method):
     spec = MethodSpec(
         name="agm",
         title="AGM",
-        paper="Boosting Multi-modal Model Performance with Adaptive Gradient Modulation",
         venue="ICCV 2023",
         bibtex="li2023boosting",
         formula="CE(sum_m m_m), m_m Shapley shares of F; gradient of m_m times exp(alpha min(tau_m - r_m, cap))",
@@ -67,6 +62,7 @@ class Agm(Method):
         row="AGM",
     )
     Settings = AgmSettings
+    kept = ("mean_scores", "steps")
 
     def bind(self, trainer):
         super().bind(trainer)
@@ -128,9 +124,6 @@ class Agm(Method):
         limit = self.settings.clip_above
         if limit is not None and any(gradient.abs().max() > limit * scale for gradient in weights):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), scale)
-
-    def state_dict(self):
-        return {"mean_scores": self.mean_scores, "steps": self.steps}
 
     def load_state_dict(self, state):
         self.start(state["mean_scores"], state["steps"])

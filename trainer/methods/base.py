@@ -1,5 +1,6 @@
 """What a method is: its settings, what it says of itself, and the hooks by which it changes the training of a model."""
 
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -11,6 +12,30 @@ import torch
 from modeling_lfm.registry_lfm import Registry, suggest
 
 from ..objectives import classification_loss
+
+LIMITS = {
+    "be positive": lambda value: value > 0,
+    "not be negative": lambda value: value >= 0,
+    "be at least 1": lambda value: value >= 1,
+    "lie in [0, 1]": lambda value: 0 <= value <= 1,
+    "lie in [0, 1)": lambda value: 0 <= value < 1,
+    "lie in (0, 1]": lambda value: 0 < value <= 1,
+}
+
+
+def check_limits(settings, must, *names):
+    """Raise a `ValueError` unless those settings called `names` that are not None are what they `must` (a limit)."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not LIMITS[must](value):
+            raise ValueError(f"method.{name}={value} must {must}.")
+
+
+def check_weights(weights):
+    """Raise a `ValueError` unless `weights` (`list` or None) are numbers from 0 on, not all 0."""
+    plain = all(isinstance(w, (int, float)) and not isinstance(w, bool) and w >= 0 for w in weights or ())
+    if weights is not None and not (plain and sum(weights) > 0):
+        raise ValueError(f"method.weights={weights} must be numbers from 0 on, not all 0.")
 
 
 def one_pass(number):
@@ -31,9 +56,9 @@ class MethodSpec:
     Args:
         name: by which it is chosen, such as `"film"`.
         title: what it is called in the literature, such as `"FiLM"`.
-        paper: title of the paper.
-        venue: where and when it appeared, such as `"CVPR 2022"`.
         formula: what it computes, in one line.
+        paper: title of the paper; that of `bibtex` if not given.
+        venue: where and when it appeared, such as `"CVPR 2022"`.
         bibtex: the entry by which to cite the paper, or the key of one in `references.bib`; None for a baseline.
         fusions: the fusions that it can train, the default first; None: any, `concat` by default.
         unimodal_heads: whether each modality needs a classifier of its own beside the fusion.
@@ -52,9 +77,9 @@ class MethodSpec:
 
     name: str
     title: str
-    paper: str
-    venue: str
     formula: str
+    paper: str = "(baseline)"
+    venue: str = "-"
     bibtex: str | None = None
     fusions: tuple[str, ...] | None = None
     unimodal_heads: bool = False
@@ -72,6 +97,7 @@ class MethodSpec:
     def __post_init__(self):
         if self.bibtex is not None and not self.bibtex.startswith("@"):
             object.__setattr__(self, "bibtex", read_reference(self.bibtex))
+            object.__setattr__(self, "paper", re.search(r"title=\{(.*)\}", self.bibtex)[1])
 
     @property
     def label(self):
@@ -102,6 +128,8 @@ class Method:
     without DistributedDataParallel, and the trainer averages the gradients over the processes before `on_gradients`."""
     needs_sample_ids = False
     """Whether `inputs` holds `sample_ids` (B,), the positions of the samples in the training set."""
+    kept: tuple[str, ...] = ()
+    """Attributes that a resumed run needs: nested dicts and lists of tensors and plain values."""
 
     def __init__(self, settings=None):
         self.settings = self.Settings() if settings is None else settings
@@ -129,11 +157,8 @@ class Method:
         """Raise a `ValueError` if the method cannot train a model of this `LfmConfig`."""
         spec, number = self.spec, len(config.modalities)
         if number < spec.min_modalities or (spec.max_modalities is not None and number > spec.max_modalities):
-            accepted = f"{spec.min_modalities} or more"
-            if spec.max_modalities is not None:
-                accepted = f"{spec.min_modalities} to {spec.max_modalities}"
-            if spec.min_modalities == spec.max_modalities:
-                accepted = f"exactly {spec.min_modalities}"
+            low, high = spec.min_modalities, spec.max_modalities
+            accepted = f"{low} or more" if high is None else f"{low} to {high}" if low < high else f"exactly {low}"
             raise ValueError(
                 f"method {spec.name} takes {accepted} modalities, and this model has {number} "
                 f"({', '.join(config.modalities)})."
@@ -225,17 +250,27 @@ class Method:
     # -- state -------------------------------------------------------------------------------------------------
 
     def state_dict(self):
-        """What a resumed run needs: nested dicts and lists of tensors and plain values, equal on every process."""
-        return {}
+        """What a resumed run needs, the attributes `kept` if nothing else is said; equal on every process."""
+        return {name: getattr(self, name) for name in self.kept}
 
     def load_state_dict(self, state):
         """Go on from `state`, in a run that is resumed."""
+        for name in self.kept:
+            setattr(self, name, state[name])
 
     # -- for subclasses ----------------------------------------------------------------------------------------
 
     def classification_loss(self, logits, labels):
         """Mean cross-entropy in float32 (scalar) of logits (B, K); binary for multi-label problems."""
         return classification_loss(logits, labels, self.model.config.problem_type)
+
+    def unimodal_losses(self, outputs, labels):
+        """CE(f_m) of a batch, (M,)."""
+        return torch.stack([self.classification_loss(logits, labels) for logits in outputs.modality_logits])
+
+    def named(self, losses, *others):
+        """`losses` of the modalities, and of what is called `others` (`str`), as `dict` of `loss_{name}`."""
+        return {f"loss_{name}": loss for name, loss in zip((*self.modalities, *others), losses, strict=True)}
 
     def branch_parameters(self, name):
         """Trainable parameters (`list`) of one modality alone: its encoder, and its unimodal head or else its head in a

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 
 from ..objectives import full_precision, no_autocast
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,7 @@ class ConcatSettings:
     label_smoothing: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.label_smoothing <= 1:
-            raise ValueError(f"method.label_smoothing={self.label_smoothing} must lie in [0, 1].")
+        check_limits(self, "lie in [0, 1]", "label_smoothing")
 
 
 @register
@@ -30,8 +29,6 @@ class Concat(Method):
     spec = MethodSpec(
         name="concat",
         title="Concat",
-        paper="(baseline)",
-        venue="-",
         formula="CE(W [z_1; ...; z_M] + b)",
         fusions=("concat",),
         min_modalities=1,

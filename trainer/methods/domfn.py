@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ..objectives import full_precision, no_autocast
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,8 @@ class DomfnSettings:
     pretraining_epochs: float = 0.0
 
     def __post_init__(self):
-        for name in ("gamma", "tau"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"method.{name}={getattr(self, name)} must be positive.")
-        for name in ("eta", "pretraining_epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"method.{name}={getattr(self, name)} must not be negative.")
+        check_limits(self, "be positive", "gamma", "tau")
+        check_limits(self, "not be negative", "eta", "pretraining_epochs")
 
 
 @register
@@ -54,7 +50,6 @@ class Domfn(Method):
     spec = MethodSpec(
         name="domfn",
         title="DOMFN",
-        paper="DOMFN: A Divergence-Orientated Multi-Modal Fusion Network for Resume Assessment",
         venue="ACM MM 2022",
         bibtex="yang2022domfn",
         formula="sum_m CE(q_m); where modalities agree also CE(q) + sum_m CE(q_m)^2 / 2 - eta max_k (q_m - mean q)_k^2",
@@ -84,7 +79,7 @@ class Domfn(Method):
             fused = self.model.fusion.fuses(penalties) & (not self.pretraining)
             further = error + (errors.square() / 2 - self.settings.eta * penalties).sum(0)
             loss = (errors.sum(0) + fused * further).mean()  # times 0, so that every parameter has a gradient
-        means = {f"loss_{name}": part.mean() for name, part in zip(self.modalities, errors, strict=True)}
+        means = self.named([part.mean() for part in errors])
         return {"loss": loss, **means, "loss_fused": error.mean(), "fused_share": fused.float().mean()}
 
     @property

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ..objectives import no_autocast
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,7 @@ class EtmcSettings:
     annealing_epochs: float = 10.0
 
     def __post_init__(self):
-        if not self.annealing_epochs > 0:
-            raise ValueError(f"method.annealing_epochs={self.annealing_epochs} must be positive.")
+        check_limits(self, "be positive", "annealing_epochs")
 
 
 @register
@@ -39,7 +38,6 @@ class Etmc(Method):
     spec = MethodSpec(
         name="etmc",
         title="ETMC",
-        paper="Trusted Multi-View Classification With Dynamic Evidential Fusion",
         venue="TPAMI 2023",
         bibtex="han2023trusted",
         formula="sum over views of E[CE] + min(1, t / 10) KL(Dir(alpha') || Dir(1)), views combined by Dempster's rule",
@@ -56,8 +54,7 @@ class Etmc(Method):
             alphas = [F.softplus(widest(logits)) + 1 for logits in (*outputs.modality_logits, pseudo)]
             alphas.append(widest(outputs.logits).exp())
             losses = [evidential_loss(alpha, labels, annealing).float() for alpha in alphas]
-        names = (*self.modalities, "pseudo_view", "fused")
-        return {"loss": sum(losses), **{f"loss_{name}": loss for name, loss in zip(names, losses, strict=True)}}
+        return {"loss": sum(losses), **self.named(losses, "pseudo_view", "fused")}
 
 
 def widest(tensor):

@@ -13,7 +13,6 @@ class Film(Method):
     spec = MethodSpec(
         name="film",
         title="FiLM",
-        paper="FiLM: Visual Reasoning with a General Conditioning Layer",
         venue="AAAI 2018",
         bibtex="perez2018film",
         formula="CE(W (gamma(z_1) * z_2 + beta(z_1)) + b)",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ._modalities import take_modality
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, check_weights, register
 from .concat import Concat
 
 LEAST_OVERFITTING = 0.01  # nats; ours: a smaller change of the gap is noise, and 1 / O^2 would hand it all the weight
@@ -30,15 +30,10 @@ class GBlendSettings:
     estimation_epochs: float | None = None
 
     def __post_init__(self):
-        weights = self.weights or []
-        plain = all(isinstance(w, (int, float)) and not isinstance(w, bool) and w >= 0 for w in weights)
-        if self.weights is not None and not (plain and sum(weights) > 0):
-            raise ValueError(f"method.weights={weights} must be numbers from 0 on, not all 0.")
+        check_weights(self.weights)
         if self.mode not in ("offline", "online"):
             raise ValueError(f"method.mode={self.mode!r} is unknown; choose offline or online.")
-        for name in ("super_epoch", "estimation_epochs"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"method.{name}={getattr(self, name)} must be positive.")
+        check_limits(self, "be positive", "super_epoch", "estimation_epochs")
 
 
 @register
@@ -59,7 +54,6 @@ class GBlend(Method):
     spec = MethodSpec(
         name="g_blend",
         title="G-Blend",
-        paper="What Makes Training Multi-Modal Classification Networks Hard?",
         venue="CVPR 2020",
         bibtex="wang2020what",
         formula="sum_k w_k CE_k over unimodal heads and fused prediction, w_k ~ G_k / O_k^2",
@@ -70,6 +64,7 @@ class GBlend(Method):
         row="G-Blend",
     )
     Settings = GBlendSettings
+    kept = ("weights",)
 
     def check(self, config):
         super().check(config)
@@ -124,17 +119,10 @@ class GBlend(Method):
 
     def losses(self, outputs, labels, inputs):
         losses = self.branch_losses(outputs, labels)
-        parts = {f"loss_{name}": loss for name, loss in zip(self.branches, losses, strict=True)}
-        return {"loss": (losses * losses.new_tensor(self.weights)).sum(), **parts}
+        return {"loss": (losses * losses.new_tensor(self.weights)).sum(), **self.named(losses, "fused")}
 
     def logs(self):
         return {f"weight_{name}": weight for name, weight in zip(self.branches, self.weights or [], strict=False)}
-
-    def state_dict(self):
-        return {"weights": self.weights}
-
-    def load_state_dict(self, state):
-        self.weights = state["weights"]
 
 
 class Branch(GBlend):

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Method, MethodSpec, register
-
-STATE = ("main", "bypass", "difference", "held", "left", "means", "steps")
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,8 @@ class GreedySettings:
     first_epoch: int = 2
 
     def __post_init__(self):
-        if self.epsilon < 0:
-            raise ValueError(f"method.epsilon={self.epsilon} must not be negative.")
-        for key in ("window", "first_epoch"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"method.{key}={getattr(self, key)} must be at least 1.")
+        check_limits(self, "not be negative", "epsilon")
+        check_limits(self, "be at least 1", "window", "first_epoch")
 
 
 @register
@@ -51,7 +46,6 @@ class Greedy(Method):
     spec = MethodSpec(
         name="greedy",
         title="Greedy",
-        paper="Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep Neural Networks",
         venue="ICML 2022",
         bibtex="wu2022characterizing",
         formula="CE(f_1) + CE(f_2), gates of the modality with the larger log10(mu_bypass / mu_main) fixed",
@@ -61,6 +55,7 @@ class Greedy(Method):
         row="Greedy",
     )
     Settings = GreedySettings
+    kept = ("main", "bypass", "difference", "held", "left", "means", "steps")
 
     def bind(self, trainer):
         super().bind(trainer)
@@ -86,9 +81,8 @@ class Greedy(Method):
     def losses(self, outputs, labels, inputs):
         gates = [block.gate_means for block in self.blocks]
         self.batch_gates, self.batches = added(self.batch_gates, gates), self.batches + 1
-        losses = [self.classification_loss(logits, labels) for logits in outputs.modality_logits]
-        named = {f"loss_{name}": loss for name, loss in zip(self.modalities, losses, strict=True)}
-        return {"loss": sum(losses), **named}
+        losses = self.unimodal_losses(outputs, labels).unbind()
+        return {"loss": sum(losses), **self.named(losses)}
 
     def on_gradients(self):
         gates = [
@@ -130,11 +124,8 @@ class Greedy(Method):
     def logs(self):
         return {"speed_difference": self.difference, "held": -1 if self.held is None else self.held}
 
-    def state_dict(self):
-        return {key: getattr(self, key) for key in STATE}
-
     def load_state_dict(self, state):
-        vars(self).update(state)
+        super().load_state_dict(state)
         device = self.args.device
         self.means = [{name: total.to(device) for name, total in block.items()} for block in self.means]
         self.hold()

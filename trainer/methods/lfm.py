@@ -13,7 +13,7 @@ from ..alpha.linear_solvers import SOLVERS
 from ..alpha.outer_loss import OUTER_LOSSES
 from ..alpha.schedules import ALPHA_RULES, ALPHAS, make_alpha
 from ..objectives import MATCHING_LOSSES, TOTALS, matching_loss, total_loss
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 CHOICES = {
     "matching_loss": MATCHING_LOSSES,
@@ -83,21 +83,10 @@ class LfmSettings:
             if getattr(self, name) not in choices:
                 value = getattr(self, name)
                 raise ValueError(f"method.{name}={value!r} is unknown; {suggest(value, choices)}")
-        for name in ("alpha_value", "alpha_start"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"method.{name}={value} must lie in [0, 1].")
-        for name in (
-            "temperature",
-            "alpha_iterations",
-            "alpha_inner_samples",
-            "alpha_outer_samples",
-            "lookahead_steps",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"method.{name}={getattr(self, name)} must be positive.")
-        if self.alpha_damping < 0:
-            raise ValueError(f"method.alpha_damping={self.alpha_damping} must not be negative.")
+        check_limits(self, "lie in [0, 1]", "alpha_value", "alpha_start")
+        check_limits(self, "be positive", "temperature", "alpha_iterations", "lookahead_steps")
+        check_limits(self, "be positive", "alpha_inner_samples", "alpha_outer_samples")
+        check_limits(self, "not be negative", "alpha_damping")
 
 
 @register
@@ -117,7 +106,6 @@ class Lfm(Method):
     spec = MethodSpec(
         name="lfm",
         title="LFM",
-        paper="Facilitating Multimodal Classification via Dynamically Learning Modality Gap",
         venue="NeurIPS 2024",
         bibtex="yang2024facilitating",
         formula="CE(F) and JS or InfoNCE between modalities, mixed by a learned or scheduled alpha",

@@ -13,7 +13,6 @@ class Lstm(Method):
     spec = MethodSpec(
         name="lstm",
         title="ML-LSTM",
-        paper="Multi-modal feature fusion based on multi-layers LSTM for video emotion recognition",
         venue="MTA 2021",
         bibtex="nie2021multi",
         formula="CE(W LSTM(z_1, ..., z_M) + b), our interpretation",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..objectives import full_precision
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_weights, register
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,7 @@ class MlaSettings:
     modify_gradient: bool = True
 
     def __post_init__(self):
-        weights = self.weights or []
-        if self.weights is not None and not (sum(weights) > 0 and all(weight >= 0 for weight in weights)):
-            raise ValueError(f"method.weights={weights} must be numbers from 0 on, not all 0.")
+        check_weights(self.weights)
 
 
 @register
@@ -47,7 +45,6 @@ class Mla(Method):
     spec = MethodSpec(
         name="mla",
         title="MLA",
-        paper="Multimodal Representation Learning by Alternating Unimodal Adaptation",
         venue="CVPR 2024",
         bibtex="zhang2024multimodal",
         formula="CE(f_m) and a step for each m in turn, gradient of the shared head W times P; F = sum_m w_m f_m",
@@ -57,6 +54,7 @@ class Mla(Method):
         row="MLA",
     )
     Settings = MlaSettings
+    kept = ("projection", "steps")
     own_backward = True
 
     def config_settings(self, modalities):
@@ -114,9 +112,3 @@ class Mla(Method):
         self.projection = projection / projection.norm()
         gradient = self.model.fusion.head.weight.grad
         gradient.copy_(gradient @ self.projection.T)
-
-    def state_dict(self):
-        return {"projection": self.projection, "steps": self.steps}
-
-    def load_state_dict(self, state):
-        self.projection, self.steps, self.batches = state["projection"], state["steps"], []

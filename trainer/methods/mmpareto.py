@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..objectives import no_autocast
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 LEAST_WEIGHT = 0.001  # of what the other gradient is zero beside, as in the authors' solver
 
@@ -20,8 +20,7 @@ class MmParetoSettings:
     magnification: float = 1.5
 
     def __post_init__(self):
-        if not self.magnification > 0:
-            raise ValueError(f"method.magnification={self.magnification} must be positive.")
+        check_limits(self, "be positive", "magnification")
 
 
 @register
@@ -45,7 +44,6 @@ class MmPareto(Method):
     spec = MethodSpec(
         name="mmpareto",
         title="MMPareto",
-        paper="MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance",
         venue="ICML 2024",
         bibtex="wei2024mmpareto",
         formula="CE(F) + sum_m CE(f_m); encoder m gets 2 w g + 2 (1 - w) g_m, min-norm w on conflict, magnified",
@@ -68,9 +66,8 @@ class MmPareto(Method):
 
     def run_batch(self, inputs, labels):
         outputs = self.model(**inputs)
-        losses = {"loss_fused": self.classification_loss(outputs.logits, labels)}
-        for name, logits in zip(self.modalities, outputs.modality_logits, strict=True):
-            losses[f"loss_{name}"] = self.classification_loss(logits, labels)
+        unimodal = [self.classification_loss(logits, labels) for logits in outputs.modality_logits]
+        losses = {"loss_fused": self.classification_loss(outputs.logits, labels), **self.named(unimodal)}
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         encoders = {parameter: name for name in self.modalities for parameter in self.model.encoder_parameters(name)}
         sources = dict(zip((None, *self.modalities), losses.values(), strict=True))

@@ -13,7 +13,6 @@ class Mmtm(Method):
     spec = MethodSpec(
         name="mmtm",
         title="MMTM",
-        paper="MMTM: Multimodal Transfer Module for CNN Fusion",
         venue="CVPR 2020",
         bibtex="joze2020mmtm",
         formula="CE(mean_m f_m), maps gated by 2 sigmoid(W_m ReLU(W [s_1; ...; s_M]))",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,8 @@ class MsesSettings:
     smoothing: float = 0.6
 
     def __post_init__(self):
-        if self.patience < 0:
-            raise ValueError(f"method.patience={self.patience} must not be negative.")
-        if not 0 <= self.smoothing <= 1:
-            raise ValueError(f"method.smoothing={self.smoothing} must lie in [0, 1].")
+        check_limits(self, "not be negative", "patience")
+        check_limits(self, "lie in [0, 1]", "smoothing")
 
 
 @register
@@ -45,7 +43,6 @@ class Mses(Method):
     spec = MethodSpec(
         name="mses",
         title="MSES",
-        paper="Modality-Specific Learning Rate Control for Multimodal Classification",
         venue="ACPR 2019",
         bibtex="fujimori2019modality",
         formula="CE(sum_m f_m); encoder m stops when CE(f_m) on held-out samples has no new minimum",
@@ -55,6 +52,7 @@ class Mses(Method):
         row="MSES",
     )
     Settings = MsesSettings
+    kept = ("last", "best", "stopped")
     needs_holdout = True
 
     def bind(self, trainer):
@@ -88,10 +86,6 @@ class Mses(Method):
         if len(self.stopped) == len(self.modalities):
             self.trainer.control.should_training_stop = True
 
-    def unimodal_losses(self, outputs, labels):
-        """CE(f_m) of a batch, (M,)."""
-        return torch.stack([self.classification_loss(logits, labels) for logits in outputs.modality_logits])
-
     def save(self):
         """A copy of the model and of the optimizer's moments."""
         return on_cpu({"model": self.model.state_dict(), "optimizer": self.trainer.optimizer.state_dict()["state"]})
@@ -112,9 +106,6 @@ class Mses(Method):
 
     def logs(self):
         return {f"stopped_{name}": int(name in self.stopped) for name in self.modalities}
-
-    def state_dict(self):
-        return {"last": self.last, "best": self.best, "stopped": self.stopped}
 
     def load_state_dict(self, state):
         self.last, self.stopped, self.best = state["last"], state["stopped"], on_cpu(state["best"])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 LEAST_RATIO = 0.01  # ours: a modality that predicts nothing right in one epoch could not recover from a rate of 0
 
@@ -30,8 +30,7 @@ class MslrSettings:
                 raise ValueError(f"method.factors.{name}={factor!r} must be a positive number.")
         if self.strategy not in ("keep", "dynamic"):
             raise ValueError(f"method.strategy={self.strategy!r} is unknown; choose keep or dynamic.")
-        if self.memory < 1:
-            raise ValueError(f"method.memory={self.memory} must be positive.")
+        check_limits(self, "be positive", "memory")
 
 
 @register
@@ -51,7 +50,6 @@ class Mslr(Method):
     spec = MethodSpec(
         name="mslr",
         title="MSLR",
-        paper="Modality-specific Learning Rates for Effective Multimodal Additive Late-fusion",
         venue="Findings of ACL 2022",
         bibtex="yao2022modality",
         formula="CE(sum_m f_m); learning rate eta c_m acc_m(t) / mean of the last acc_m for encoder and head m",
@@ -61,6 +59,7 @@ class Mslr(Method):
         row="MSLR",
     )
     Settings = MslrSettings
+    kept = ("accuracies", "ratios")  # the rates themselves come back with the optimizer and its schedule
 
     def check(self, config):
         super().check(config)
@@ -122,10 +121,3 @@ class Mslr(Method):
     def logs(self):
         ratios = self.ratios if self.needs_holdout else {}
         return {f"rate_ratio_{name}": ratio for name, ratio in ratios.items()}
-
-    def state_dict(self):
-        return {"accuracies": self.accuracies, "ratios": self.ratios}
-
-    def load_state_dict(self, state):
-        # The rates themselves come back with the optimizer and its schedule.
-        self.accuracies, self.ratios = state["accuracies"], state["ratios"]

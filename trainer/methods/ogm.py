@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..objectives import full_precision
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class OgmSettings:
     all_parameters: bool | None = None
 
     def __post_init__(self):
-        if self.alpha < 0:
-            raise ValueError(f"method.alpha={self.alpha} must not be negative.")
+        check_limits(self, "not be negative", "alpha")
 
 
 @register
@@ -49,7 +48,6 @@ class Ogm(Method):
     spec = MethodSpec(
         name="ogm",
         title="OGM-GE",
-        paper="Balanced Multimodal Learning via On-the-fly Gradient Modulation",
         venue="CVPR 2022",
         bibtex="peng2022balanced",
         formula="grad_m <- (1 - tanh(alpha rho_m)) grad_m + N(0, std) for the dominant m",

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ..objectives import full_precision, no_autocast
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 LEAST_PER_CLASS = 10  # samples; ours: a tenth of a small training set would leave classes without a prototype
 
@@ -30,12 +30,9 @@ class PmrSettings:
     share: float = 0.1
 
     def __post_init__(self):
-        if self.alpha < 0:
-            raise ValueError(f"method.alpha={self.alpha} must not be negative.")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"method.momentum={self.momentum} must lie in [0, 1).")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"method.share={self.share} must lie in (0, 1].")
+        check_limits(self, "not be negative", "alpha")
+        check_limits(self, "lie in [0, 1)", "momentum")
+        check_limits(self, "lie in (0, 1]", "share")
 
 
 @register
@@ -57,7 +54,6 @@ class Pmr(Method):
     spec = MethodSpec(
         name="pmr",
         title="PMR",
-        paper="PMR: Prototypical Modal Rebalance for Multimodal Learning",
         venue="CVPR 2023",
         bibtex="fan2023pmr",
         formula="CE(F) + alpha CE(-||z_m - c_m||) for the modality m that is further from its class prototypes c_m",
@@ -67,6 +63,7 @@ class Pmr(Method):
         note="after the released code: one modality or the other, no entropy term",
     )
     Settings = PmrSettings
+    kept = ("prototypes", "known")
 
     def on_train_begin(self):
         self.prototypes, self.known = None, None
@@ -115,9 +112,3 @@ class Pmr(Method):
             distances = torch.cdist(features, self.prototypes, compute_mode="donot_use_mm_for_euclid_dist")
             distances = distances.masked_fill(~self.known, torch.finfo(distances.dtype).max)
             return (-distances).log_softmax(-1)[:, torch.arange(len(labels), device=labels.device), labels]
-
-    def state_dict(self):
-        return {"prototypes": self.prototypes, "known": self.known}
-
-    def load_state_dict(self, state):
-        self.prototypes, self.known = state["prototypes"], state["known"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..objectives import full_precision, gather_with_gradients, no_autocast
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,7 @@ class QmfSettings:
     rank_weight: float = 1.0
 
     def __post_init__(self):
-        if self.rank_weight < 0:
-            raise ValueError(f"method.rank_weight={self.rank_weight} must not be negative.")
+        check_limits(self, "not be negative", "rank_weight")
 
 
 @register
@@ -41,7 +40,6 @@ class Qmf(Method):
     spec = MethodSpec(
         name="qmf",
         title="QMF",
-        paper="Provable Dynamic Fusion for Low-Quality Multimodal Data",
         venue="ICML 2023",
         bibtex="zhang2023provable",
         formula="CE(F) + sum_m CE(f_m) + R_m, F = sum_m c_m f_m, R_m ranks confidences c_m by past losses",
@@ -49,6 +47,7 @@ class Qmf(Method):
         batch_statistics=True,
     )
     Settings = QmfSettings
+    kept = ("history", "seen")
     needs_sample_ids = True
 
     def on_train_begin(self):
@@ -71,7 +70,7 @@ class Qmf(Method):
             confidences, past = gather_with_gradients(pairs, even)[0].unbind(-1)
             ids = gather_with_gradients(inputs["sample_ids"].view(1, -1, 1), even)[0].flatten()
             rank = rank_loss(confidences, self.remember(ids, past))
-        means = {f"loss_{name}": error.mean() for name, error in zip(self.modalities, errors, strict=True)}
+        means = self.named([error.mean() for error in errors])
         loss = loss_fused + sum(means.values()) + self.settings.rank_weight * rank
         return {"loss": loss, "loss_fused": loss_fused, **means, "loss_rank": rank}
 
@@ -85,9 +84,6 @@ class Qmf(Method):
             self.before = None
         least, greatest = self.history[:, self.seen].aminmax(dim=1, keepdim=True)
         return (self.history[:, ids] - least) / (greatest - least).clamp_min(torch.finfo(least.dtype).tiny)
-
-    def state_dict(self):
-        return {"history": self.history, "seen": self.seen}
 
     def load_state_dict(self, state):
         self.start(state["history"], state["seen"])

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ..objectives import full_precision
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,8 @@ class ReconBoostSettings:
     alpha: float = 0.5
 
     def __post_init__(self):
-        if not self.modality_epochs > 0:
-            raise ValueError(f"method.modality_epochs={self.modality_epochs} must be positive.")
-        for name in ("joint_epochs", "weight1", "weight2", "alpha"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"method.{name}={getattr(self, name)} must not be negative.")
+        check_limits(self, "be positive", "modality_epochs")
+        check_limits(self, "not be negative", "joint_epochs", "weight1", "weight2", "alpha")
 
 
 @register
@@ -56,7 +53,6 @@ class ReconBoost(Method):
     spec = MethodSpec(
         name="reconboost",
         title="ReconBoost",
-        paper="ReconBoost: Boosting Can Achieve Modality Reconcilement",
         venue="ICML 2024",
         bibtex="hua2024reconboost",
         formula="in turns: one modality by (-w_1 + w_2 q_y) log p_y + alpha MSE, then all by CE(b sum_m f_m)",
@@ -67,6 +63,7 @@ class ReconBoost(Method):
         row="ReconBoost",
     )
     Settings = ReconBoostSettings
+    kept = ("phase",)
     own_backward = True
 
     def bind(self, trainer):
@@ -114,9 +111,3 @@ class ReconBoost(Method):
 
     def logs(self):
         return {} if self.phase is None else {"stage": self.phase[0], "joint": int(self.phase[1])}
-
-    def state_dict(self):
-        return {"phase": self.phase}
-
-    def load_state_dict(self, state):
-        self.phase = state["phase"]

@@ -10,8 +10,6 @@ class Sum(Method):
     spec = MethodSpec(
         name="sum",
         title="Sum",
-        paper="(baseline)",
-        venue="-",
         formula="CE(sum_m W_m z_m + b_m)",
         fusions=("sum",),
         min_modalities=1,

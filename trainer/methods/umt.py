@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..objectives import full_precision, no_autocast
 from ._modalities import take_modality
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 from .concat import Concat
 
 
@@ -28,13 +28,11 @@ class UmtSettings:
     teacher_epochs: float | None = None
 
     def __post_init__(self):
-        if self.weight < 0:
-            raise ValueError(f"method.weight={self.weight} must not be negative.")
+        check_limits(self, "not be negative", "weight")
+        check_limits(self, "be positive", "teacher_epochs")
         for name, folder in (self.teachers or {}).items():
             if folder is not None and not isinstance(folder, str):
                 raise ValueError(f"method.teachers.{name}={folder!r} must be a folder.")
-        if self.teacher_epochs is not None and not self.teacher_epochs > 0:
-            raise ValueError(f"method.teacher_epochs={self.teacher_epochs} must be positive.")
 
 
 @register
@@ -53,7 +51,6 @@ class Umt(Method):
     spec = MethodSpec(
         name="umt",
         title="UMT",
-        paper="On Uni-Modal Feature Learning in Supervised Multi-Modal Learning",
         venue="ICML 2023",
         bibtex="du2023unimodal",
         formula="CE(F) + lambda sum_m MSE(z_m, feature of a model trained on modality m alone)",

@@ -8,8 +8,6 @@ def unimodal_spec(number):
     return MethodSpec(
         name=f"unimodal_{number}",
         title=f"Unimodal-{number}",
-        paper="(baseline)",
-        venue="-",
         formula=f"CE(W z_{number} + b)",
         fusions=("concat",),
         min_modalities=1,

@@ -6,7 +6,7 @@ from itertools import combinations
 from torch.nn import functional as F
 
 from ..objectives import full_precision, no_autocast
-from .base import Method, MethodSpec, register
+from .base import Method, MethodSpec, check_limits, register
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,8 @@ class WeightSettings:
     diversity: float = 0.01
 
     def __post_init__(self):
-        for key in ("unimodal", "fused", "diversity"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"method.{key}={getattr(self, key)} must not be negative.")
-        if not self.fused:
-            raise ValueError("method.fused=0.0 must be positive: nothing else trains the attention.")
+        check_limits(self, "not be negative", "unimodal", "diversity")
+        check_limits(self, "be positive", "fused")  # nothing else trains the attention
 
 
 @register
@@ -47,7 +44,6 @@ class Weight(Method):
     spec = MethodSpec(
         name="weight",
         title="CMML",
-        paper="Comprehensive Semi-Supervised Multi-Modal Learning",
         venue="IJCAI 2019",
         bibtex="yang2019comprehensive",
         formula="sum_m CE(f_m) + 2 CE(sum_m a_m f_m) + 0.01 cos(q_1, q_2)",
