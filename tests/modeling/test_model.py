@@ -80,8 +80,8 @@ def test_frames_are_averaged():
     model = make(["vit"]).lfm
     values = torch.randn(2, 4, 3, 32, 32)
     with torch.no_grad():
-        frames = torch.stack([model.encode(vit_values=values[:, t])[0] for t in range(4)])
-        torch.testing.assert_close(model.encode(vit_values=values)[0], frames.mean(0))
+        frames = torch.stack([model.run_towers(vit_values=values[:, t])[0] for t in range(4)])
+        torch.testing.assert_close(model.run_towers(vit_values=values)[0], frames.mean(0))
 
 
 def test_text_pooling_ignores_padding():

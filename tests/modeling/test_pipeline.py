@@ -291,7 +291,7 @@ def test_multi_label(folder, samples, tmp_path):
 @pytest.mark.parametrize(
     ("inputs", "error", "message"),
     [
-        ({}, ValueError, "no input of any modality; the model reads sound, sight, clip, words, of which one"),
+        ({}, ValueError, "no input of any modality. The model reads sound, sight, clip, words, of which one"),
         ({"sound": None}, ValueError, "no input of any modality"),
         ({"sond": "a.wav"}, ValueError, "unknown modality 'sond'; did you mean 'sound'"),
         ({"sound": "a.wav", "smell": 1}, ValueError, "unknown modality 'smell'; choose one of sound"),
