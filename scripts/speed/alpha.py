@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from modeling_lfm.scripts.speed import models
 from modeling_lfm.scripts.speed.rows import Row, ratios
@@ -13,64 +12,54 @@ from modeling_lfm.trainer.alpha.bilevel import BilevelProblem
 
 STEPS_AN_EPOCH = 100
 DEFAULT = ("cg", "double_backward")
-WAYS = (("cg", "central_difference"), ("neumann", "double_backward"), ("identity", "double_backward"))
+WAYS = (DEFAULT, ("cg", "central_difference"), ("neumann", "double_backward"), ("identity", "double_backward"))
 
 
 def cost(setup):
     """An update of alpha in training steps, in every way, and its peak memory."""
-    towers, shapes = models.pair(setup, 48, {"audio": (1, 257, 299), "image": (3, 3, 224, 224)})
-    yield from cost_of(setup, "ResNet18, batch 256", towers, shapes, setup.pick(16, 256), with_memory=True)
-    yield from cost_of(setup, "demo model, batch 64", *models.demo_pair(), setup.pick(16, 64), with_memory=False)
+    yield from cost_of(setup, "ResNet18", *models.pair(setup, 48), *setup.pick((16, 16), (256, 256)), hidden_size=512)
+    yield from cost_of(setup, "demo model", *models.demo_pair(), *setup.pick((16, 16), (64, 256)))
 
 
-def cost_of(setup, name, towers, shapes, batch_size, with_memory):
-    """Rows of one model: the default and its goals, then the other ways."""
-    samples, hidden = setup.pick(16, 256), 512 if with_memory else 64
-    data = models.make_samples(shapes, samples + max(samples, 2 * batch_size))
+def cost_of(setup, name, towers, shapes, batch_size, count, hidden_size=64):
+    """Rows of one model, with `count` samples on each side of the problem."""
+    data = models.make_samples(shapes, count + max(count, 2 * batch_size))
     with tempfile.TemporaryDirectory() as folder:
-        parts = data[samples:], data[:samples]
-        problem = make_problem(setup, folder, towers, *parts, batch_size, hidden, samples=samples)
+        problem = make_problem(setup, folder, towers, data[count:], data[:count], batch_size, hidden_size, count)
         step = models.make_step(problem.trainer)
-        updates = {", ".join((*way, "head")): way_of(problem, *way, "head") for way in (DEFAULT, *WAYS)}
-        if not with_memory:
-            updates["cg, double_backward, all parameters"] = way_of(problem, *DEFAULT, "all")
-        default, near = list(updates)[:2]
-        values = [updates[way]() for way in (default, near)]
+        updates = {way: update_by(problem, *way) for way in WAYS}
+        one, other = (updates[way]() for way in WAYS[:2])
         times = setup.take_turns({"step": step, **updates}, rounds=3)
-        yield Row(
-            f"share of an epoch of {STEPS_AN_EPOCH} steps, {name}",
-            [100 / STEPS_AN_EPOCH * value for value in ratios(times[default], times["step"])],
-            "%",
-            most=2.0,
-            right=abs(values[0] - values[1]) <= 0.02 * abs(values[0]) + 1e-7,
-            check="double backward and differences agree to 2 %",
-            note=f"{default}; {samples} + {samples} samples",
-        )
-        for way in list(updates)[1:]:
-            yield Row(f"{way}, {name}", ratios(times[way], times["step"]), "steps")
-        if with_memory:
-            peaks = [peak_memory(setup, problem.trainer, function) for function in (updates[default], step)]
-            note = " and ".join(f"{peak / 1e6:.0f} MB" for peak in peaks) + " of tensors"
-            yield Row("peak memory over that of a training step", [peaks[0] / peaks[1]], most=1.5, note=note)
+        peaks = [peak_memory(setup, problem.trainer, function) for function in (updates[DEFAULT], step)]
+    yield Row(
+        f"{', '.join(DEFAULT)}, {name}, batch {batch_size}: share of an epoch of {STEPS_AN_EPOCH} steps",
+        [100 / STEPS_AN_EPOCH * value for value in ratios(times[DEFAULT], times["step"])],
+        "%",
+        most=2.0,
+        right=abs(one - other) <= 0.02 * abs(one) + 1e-7,
+        note=f"double backward and differences agree to 2 %; {count} + {count} samples",
+    )
+    for way in WAYS[1:]:
+        yield Row(f"{', '.join(way)}, {name}", ratios(times[way], times["step"]), "steps")
+    note = " and ".join(f"{peak / 1e6:.0f} MB" for peak in peaks) + " of tensors"
+    yield Row(f"peak memory over that of a training step, {name}", [peaks[0] / peaks[1]], most=1.5, note=note)
 
 
-def make_problem(setup, folder, towers, data, holdout, batch_size, hidden_size, samples=None, **settings):
+def make_problem(setup, folder, towers, data, holdout, batch_size, hidden_size, count, parameters="head"):
     """The problem of alpha of a trainer that has taken a step."""
-    method = {"name": "lfm", **settings}
-    if samples is not None:
-        method |= {"alpha_inner_samples": samples, "alpha_outer_samples": samples}
-    model = models.make_model(towers, "lfm", hidden_size=hidden_size)
-    trainer = models.make_trainer(setup, folder, model, data, method, batch_size, holdout=holdout, max_steps=1)
+    method = {"name": "lfm", "alpha_parameters": parameters}
+    method |= {"alpha_inner_samples": count, "alpha_outer_samples": count}
+    model = models.make_model(towers, "lfm", hidden_size)
+    trainer = models.make_trainer(setup, folder, model, data, batch_size, method, holdout, max_steps=1)
     trainer.train()
     return BilevelProblem(trainer.method)
 
 
-def way_of(problem, solver, product, parameters):
+def update_by(problem, solver, product):
     """A function that computes the hypergradient this way and returns its value."""
-    changes = {"alpha_solver": solver, "alpha_product": product, "alpha_parameters": parameters}
 
     def update():
-        problem.settings = replace(problem.method.settings, **changes)
+        problem.settings = replace(problem.method.settings, alpha_solver=solver, alpha_product=product)
         return problem.hypergradient(0.9, 2).value
 
     return update
@@ -97,47 +86,29 @@ def peak_memory(setup, trainer, function):
     return peak
 
 
-class Endless(Dataset):
-    """`size` samples, which are a few in memory over and over."""
-
-    def __init__(self, samples, size):
-        self.samples, self.size = samples, size
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        return self.samples[index % len(self.samples)]
-
-
 def growth(setup):
     """How the cost of an update grows with the number of parameters, and with the data set."""
-    shapes = {"audio": (1, 32, 32), "image": (1, 32, 32)}
-    samples = models.make_samples(shapes, 256)
+    samples = models.make_samples({"audio": (1, 32, 32), "image": (1, 32, 32)}, 256)
 
-    def problem(folder, width, size, **settings):
+    def problem(folder, width, size, count, parameters):
         tower = models.resnet(1, channels=[8 * width, 16 * width, 32 * width, 64 * width])
-        data = (Endless(samples, size), Endless(samples, size // 10))
-        return make_problem(setup, folder, {"audio": tower, "image": tower}, *data, 32, 64 * width, **settings)
+        towers, data = {"audio": tower, "image": tower}, (samples * (size // 256), samples)
+        return make_problem(setup, folder, towers, *data, 32, 64 * width, count, parameters)
 
     with tempfile.TemporaryDirectory() as folder:
-        for parameters, goal in (("head", "projections and fusion (default)"), ("all", "all of them")):
-            count, widths = setup.pick((16, (1, 2)), {"head": (128, (1, 2, 4, 8)), "all": (32, (1, 2, 4))}[parameters])
-            settings = {"alpha_parameters": parameters, "samples": count}
-            problems = [problem(folder, width, 2560, **settings) for width in widths]
-            sizes = [found.model.num_parameters() for found in problems]
-            times = setup.take_turns(dict(enumerate(lambda p=p: p.hypergradient(0.9, 2) for p in problems)))
-            note = f"{min(sizes):,} to {max(sizes):,} parameters in all; 1 is linear"
-            what = f"exponent in the number of parameters, through {goal}"
-            yield Row(what, exponents(sizes, times), most=1.1, note=note)
+        for parameters, largest, count in (("head", 8, 128), ("all", 4, 32)):
+            widths = [width for width in (1, 2, 4, 8) if width <= setup.pick(2, largest)]
+            found = [problem(folder, width, 2560, setup.pick(16, count), parameters) for width in widths]
+            sizes = [one.model.num_parameters() for one in found]
+            what, note = "exponent in the number of parameters", f"{sizes[0]:,} to {sizes[-1]:,} in all; 1 is linear"
+            yield Row(f"{what}, through {parameters}", exponents(setup, sizes, found), most=1.1, note=note)
         sizes = setup.pick((2_560, 10_240), (2_560, 10_240, 40_960, 163_840))
-        problems = [problem(folder, 1, size, samples=setup.pick(16, None)) for size in sizes]
-        times = setup.take_turns(dict(enumerate(lambda p=p: p.hypergradient(0.9, 2) for p in problems)), rounds=10)
-    note = f"{min(sizes):,} to {max(sizes):,} samples; 0 is flat"
-    yield Row("exponent in the size of the data set", exponents(sizes, times), most=0.1, note=note)
+        found = [problem(folder, 1, size, setup.pick(16, 256), "head") for size in sizes]
+        note = f"{sizes[0]:,} to {sizes[-1]:,} samples; 0 is flat"
+        yield Row("exponent in the size of the data set", exponents(setup, sizes, found), most=0.1, note=note)
 
 
-def exponents(sizes, times):
-    """Exponents of power laws through the seconds at these sizes (`list[float]`, one a round)."""
-    rounds = zip(*times.values(), strict=True)
-    return [float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]) for seconds in rounds]
+def exponents(setup, sizes, problems):
+    """Exponents of power laws through the costs of updates at these sizes (`list[float]`, one a round)."""
+    times = setup.take_turns(dict(enumerate(lambda p=p: p.hypergradient(0.9, 2) for p in problems)), rounds=10)
+    return [float(np.polyfit(np.log(sizes), np.log(t), 1)[0]) for t in zip(*times.values(), strict=True)]

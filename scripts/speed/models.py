@@ -1,9 +1,10 @@
-"""Models and data in memory for the measurements: the same towers at sizes that fit the machine."""
+"""Models, data in memory and trainers for the measurements: the same towers at sizes that fit the machine."""
 
 import atexit
 import gc
 
 import torch
+from torch.utils.data import DataLoader
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.scripts.common.settings import read_config
@@ -14,18 +15,7 @@ from modeling_lfm.trainer.methods import make_method
 gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported
 atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 VOCABULARY = 30_522
-MINILM = {  # the sizes of MiniLM-L6; without dropout, so that two runs can be compared
-    "model_type": "bert",
-    "vocab_size": VOCABULARY,
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-TINY_BERT = {**MINILM, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-TINY_ARGS = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1], "stem_type": "deep", "stem_width": 8}
+TINY = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1], "stem_type": "deep", "stem_width": 8}
 
 
 def resnet(in_chans, **model_args):
@@ -33,22 +23,20 @@ def resnet(in_chans, **model_args):
     return {"tower": "timm", "name": "resnet18", "in_chans": in_chans, "model_args": model_args}
 
 
-def text(config):
-    """Entry of a text tower from scratch (`dict`)."""
+def text(width, layers):
+    """Entry of a BERT (`dict`) of so many layers of `width`; without dropout, so that two runs can be compared."""
+    config = {"model_type": "bert", "vocab_size": VOCABULARY, "hidden_size": width, "num_hidden_layers": layers}
+    config |= {"num_attention_heads": width // 8, "intermediate_size": 4 * width}
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return {"tower": "transformers", "config": config, "pooling": "mean"}
 
 
-def pair(setup, cpu, cuda=None):
-    """Towers and input shapes (two `dict`s) of sound and pictures: ResNet18 on squares of `cpu` pixels a side.
-
-    Args:
-        cuda (`dict`, *optional*): shapes on CUDA; the paper's of a clip if not given.
-    """
+def pair(setup, side):
+    """Towers and input shapes (two `dict`s): ResNet18 on squares of `side` pixels, and on the paper's size on CUDA."""
     if setup.quick:
-        tiny = resnet(1, **TINY_ARGS)
-        return {"audio": tiny, "image": tiny}, {"audio": (1, 32, 32), "image": (1, 32, 32)}
-    cuda = {"audio": (1, 257, 299), "image": (3, 224, 224)} if cuda is None else cuda
-    shapes = setup.pick(None, {"audio": (1, cpu, cpu), "image": (3, cpu, cpu)}, cuda)
+        return dict.fromkeys(("audio", "image"), resnet(1, **TINY)), dict.fromkeys(("audio", "image"), (1, 32, 32))
+    small = {"audio": (1, side, side), "image": (3, side, side)}
+    shapes = setup.pick(None, small, {"audio": (1, 257, 299), "image": (3, 224, 224)})
     return {"audio": resnet(1), "image": resnet(3)}, shapes
 
 
@@ -57,14 +45,14 @@ def demo_pair():
     return read_config("demo")["modalities"], {"audio": (1, 65, 33), "image": (1, 16, 16)}
 
 
-def make_model(towers, method="concat", num_labels=6, hidden_size=64):
+def make_model(towers, method="concat", hidden_size=64):
     """A model as the method (name or `dict`) wants it, always with the same weights."""
     torch.manual_seed(0)
     settings = make_method(method).config_settings(towers)
-    return LfmForMultimodalClassification(LfmConfig(**settings, hidden_size=hidden_size, num_labels=num_labels))
+    return LfmForMultimodalClassification(LfmConfig(**settings, hidden_size=hidden_size, num_labels=6))
 
 
-def make_samples(shapes, count, num_labels=6):
+def make_samples(shapes, count):
     """Samples in memory, a noisy view of their label in every modality.
 
     Args:
@@ -75,7 +63,7 @@ def make_samples(shapes, count, num_labels=6):
     """
     generator, samples = torch.Generator().manual_seed(0), []
     for number in range(count):
-        label, sample = number % num_labels, {}
+        label, sample = number % 6, {}
         for name, shape in shapes.items():
             if isinstance(shape, int):
                 ids = torch.randint(1000, VOCABULARY, (shape,), generator=generator)
@@ -87,37 +75,24 @@ def make_samples(shapes, count, num_labels=6):
     return samples
 
 
-def make_trainer(setup, folder, model, samples, method="concat", batch_size=32, holdout=None, **settings):
-    """A trainer that takes samples in their order, writes nothing and prints nothing.
-
-    Args:
-        settings: training arguments.
-    """
-    args = LfmTrainingArguments(
-        str(folder),
-        method=method,
-        per_device_train_batch_size=batch_size,
-        use_cpu=setup.device == "cpu",
-        **{
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "train_sampling_strategy": "sequential",
-            "save_strategy": "no",
-            "disable_tqdm": True,
-            **settings,
-        },
-    )
-    trainer = LfmTrainer(model, args, samples, holdout_dataset=holdout)
+def make_trainer(setup, folder, model, samples, batch_size, method="concat", holdout=None, processor=None, **settings):
+    """A trainer that takes samples in their order, writes nothing and prints nothing; `settings` are arguments."""
+    settings = {"learning_rate": 1e-3, "lr_scheduler_type": "constant", **settings}
+    settings |= {"train_sampling_strategy": "sequential", "save_strategy": "no", "disable_tqdm": True}
+    settings |= {"per_device_train_batch_size": batch_size, "use_cpu": setup.device == "cpu"}
+    args = LfmTrainingArguments(str(folder), method=method, **settings)
+    trainer = LfmTrainer(model, args, samples, holdout_dataset=holdout, processing_class=processor)
     trainer.pop_callback(LfmProgressCallback)
     return trainer
 
 
 def make_step(trainer):
-    """A function that takes one training step, as the loop of a trainer that has trained does, and returns its loss."""
-    args, batches = trainer.args, make_batches(trainer.train_dataset, trainer.args.train_batch_size)
+    """Train once; then a function that takes a step as the trainer's loop does, on one batch, and returns its loss."""
+    trainer.train()
+    args, batch = trainer.args, next(iter(trainer.get_train_dataloader()))
 
     def step():
-        loss = trainer.training_step(trainer.model_wrapped, next(batches))  # compiled, if it was asked for
+        loss = trainer.training_step(trainer.model_wrapped, dict(batch))  # compiled, if it was asked for
         if args.max_grad_norm:
             trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), args.max_grad_norm)
         trainer.optimizer.step()
@@ -127,8 +102,9 @@ def make_step(trainer):
     return step
 
 
-def make_batches(samples, batch_size):
-    """Batches of samples in memory, again and again."""
-    loader = torch.utils.data.DataLoader(samples, batch_size, drop_last=True)
-    while True:
-        yield from loader
+def batches(setup, samples, batch_size, steps):
+    """So many batches of the samples on the device, epoch by epoch."""
+    loader = DataLoader(samples, batch_size, pin_memory=setup.device == "cuda")
+    for _ in range(steps // len(loader)):
+        for batch in loader:
+            yield {name: tensor.to(setup.device, non_blocking=True) for name, tensor in batch.items()}

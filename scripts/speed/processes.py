@@ -1,6 +1,7 @@
-"""Several processes: what two of them do in the time of one, and what global negatives cost."""
+"""Several processes and start-up: what two processes do in the time of one, and how fast programs begin."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -8,100 +9,71 @@ import time
 from pathlib import Path
 
 import torch
-from torch import distributed as dist
-from transformers import TrainerCallback
 
 from modeling_lfm.scripts.speed import models
-from modeling_lfm.scripts.speed.rows import Row, Setup
+from modeling_lfm.scripts.speed.rows import Row, Setup, ratios
 
-# InfoNCE gathers features; the other loss does not, and computes about the same.
-LOSSES = {"js": "batch 32 a process", "infonce": "negatives of both processes"}
+FOLDER = Path(__file__).resolve().parents[1]
+AUTO = "from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel"
+LOSSES = ("js", "infonce")  # the second gathers the features of all processes; they compute about the same
+
+
+def start(*words, **environment):
+    """Run Python with these words, and wait."""
+    command, environment = [sys.executable, *words], {**os.environ, **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+def startup(setup):
+    """Seconds of every program's --help, and of importing the package."""
+    programs = sorted(file for file in FOLDER.glob("*.py") if "\ndef main(" in file.read_text(encoding="utf-8"))
+    calls = {file.name: lambda file=file: start(file, "--help") for file in programs[: setup.pick(1, None)]}
+    times = setup.take_turns(calls, rounds=2)
+    slowest = max(calls, key=lambda name: min(times[name]))
+    yield Row(f"{slowest} --help, the slowest of {len(calls)}", times[slowest], "s", most=1.5)
+    calls = {"ours": lambda: start("-c", "import modeling_lfm"), "auto": lambda: start("-c", AUTO)}
+    times = setup.take_turns(calls, rounds=3)
+    note = f"{min(times['ours']):.2f} s and {min(times['auto']):.2f} s, with the interpreter's own start"
+    values = ratios(times["ours"], times["auto"])
+    yield Row("import modeling_lfm over transformers' Auto classes", values, most=1.1, note=note)
 
 
 def processes(setup):
-    """Two processes of one core each, against one."""
+    """Two processes, a core or a device each, against one with as large batches."""
     if setup.device == "cuda" and torch.cuda.device_count() < 2:
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            one, two = train(setup, folder)[0], launch(setup, folder)
-    finally:
-        torch.set_num_threads(threads)
-    for loss, note in LOSSES.items():
-        pairs = zip(two["speeds"][loss], one[loss], strict=True)
-        values = [100 * both / (2 * alone) for both, alone in pairs]
-        yield Row(f"two processes, one core each, over twice one process: L_MM {loss}", values, "%", note=note)
-    sizes = two["gathered"]
-    note = f"of {', '.join(map(str, sizes))} numbers"
-    yield Row("collective calls of InfoNCE's loss in a step", [float(len(sizes))], "calls", most=1, note=note)
-
-
-def launch(setup, folder):
-    """What [`work`] writes in two processes (`dict`)."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process=1"]
-    # With --cpu accelerate would start one process; so it starts all, and the run itself stays on the CPU.
-    command += ["--multi_gpu", "--main_process_port=0", "--num_processes=2", "--num_machines=1"]
-    command += ["--mixed_precision=no", "--dynamo_backend=no"]
-    command += ["-m", "modeling_lfm.scripts.speed.processes", folder, setup.device, str(int(setup.quick))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(Path(folder, "found.json").read_text())
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (1, 2):
+            words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+            words += ["-m", "modeling_lfm.scripts.speed.processes", folder, setup.device, str(int(setup.quick))]
+            start(*words, OMP_NUM_THREADS="1")
+            found.append(json.loads(Path(folder, "seconds.json").read_text()))
+    for loss in LOSSES:
+        values = [100 * one / two for one, two in zip(*(seconds[loss] for seconds in found), strict=True)]
+        yield Row(f"two processes, a core each, over twice one process: L_MM {loss}", values, "%")
 
 
 def work(folder, device, quick):
-    """In each of the processes: train, and count the calls; the first writes what was found."""
-    speeds, trainer = train(Setup(device, quick == "1"), folder)
-    found = {"speeds": speeds, "gathered": count_gathers(trainer)}
-    if trainer.args.process_index == 0:
-        Path(folder, "found.json").write_text(json.dumps(found))
-
-
-class Stopwatch(TrainerCallback):
-    """Seconds of the steps after the first `skip`; torch's `Timer` cannot look into a run of several processes."""
-
-    def __init__(self, skip):
-        self.skip = skip
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.skip:
-            self.start = time.perf_counter()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.seconds = time.perf_counter() - self.start
-
-
-def train(setup, folder):
-    """Samples a second of all processes together, by loss (`dict`, a number a repeat), and the last trainer."""
-    steps, batch, skip = setup.pick((1, 4, 1), (12, 32, 2))
-    tower = models.resnet(1, channels=[16, 32, 64, 128])
+    """In each process: train with every loss; the first one writes the seconds, a number a round."""
+    setup, seconds, trainers = Setup(device, quick == "1"), {loss: [] for loss in LOSSES}, {}
+    batch, steps, rounds = setup.pick((4, 2, 1), (32, 12, 3))
+    towers = dict.fromkeys("ab", models.resnet(1, channels=[16, 32, 64, 128]))
     samples = models.make_samples({"a": (1, 64, 64), "b": (1, 64, 64)}, 4 * batch)
-    found = {loss: [] for loss in LOSSES}
-    for _ in range(setup.pick(1, 3)):
-        for loss in LOSSES:
-            method = {"name": "lfm", "alpha": "constant", "alpha_value": 0.5, "matching_loss": loss}
-            settings = {"max_steps": steps + skip, "logging_strategy": "no"}
-            model = models.make_model({"a": tower, "b": tower}, "lfm", hidden_size=128)
-            trainer = models.make_trainer(setup, folder, model, samples, method, batch, **settings)
-            watch = Stopwatch(skip)
-            trainer.add_callback(watch)
+    for loss in LOSSES:
+        method = {"name": "lfm", "alpha": "constant", "alpha_value": 0.5, "matching_loss": loss}
+        model = models.make_model(towers, "lfm", 128)
+        trainers[loss] = models.make_trainer(setup, folder, model, samples, batch, method, max_steps=steps)
+        trainers[loss].train()
+    for _ in range(rounds):  # as often in every process, which torch's `Timer` cannot know
+        for loss, trainer in trainers.items():
+            begin = time.perf_counter()
             trainer.train()
-            found[loss].append(steps * batch * trainer.args.world_size / watch.seconds)
-    return found, trainer
-
-
-def count_gathers(trainer):
-    """How many numbers each collective call sends (`list[int]`) that the loss of a step makes."""
-    batch = next(iter(trainer.get_train_dataloader()))
-    calls, gather = [], dist.all_gather
-    dist.all_gather = lambda parts, tensor, **kwargs: (calls.append(tensor.numel()), gather(parts, tensor, **kwargs))
-    try:
-        trainer.compute_loss(trainer.model, batch)
-    finally:
-        dist.all_gather = gather
-    return calls
+            seconds[loss].append(time.perf_counter() - begin)
+    if trainer.args.process_index == 0:
+        Path(folder, "seconds.json").write_text(json.dumps(seconds))
 
 
 if __name__ == "__main__":

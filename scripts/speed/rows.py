@@ -1,7 +1,7 @@
 """Lines of the table of speed, and the clock: what is compared takes turns, so that ratios hold on a busy machine."""
 
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch.utils.benchmark import Timer
@@ -50,21 +50,19 @@ class Row:
 
     Args:
         what: was measured.
-        values: a number a repeat; the table has their median and quartiles.
+        values (`list[float]`): a number a repeat; the table has their median and quartiles.
         unit: "x" is a ratio, any other stands behind the number.
         least, most: the goal, where there is one.
         right: whether what was timed also computed the right result; None where nothing was compared.
-        check: what was compared for that.
-        note: a remark, such as sizes.
+        note: what was compared for that, and sizes.
     """
 
     what: str
-    values: list = field(default_factory=list)
+    values: list
     unit: str = "x"
     least: float | None = None
     most: float | None = None
     right: bool | None = None
-    check: str = ""
     note: str = ""
 
     @property
@@ -72,44 +70,27 @@ class Row:
         """The median (`float`)."""
         return statistics.median(self.values)
 
-    @property
-    def goal(self):
-        """In words (`str`)."""
-        if self.least is not None:
-            return f"at least {show(self.least, self.unit)}"
-        return "" if self.most is None else f"at most {show(self.most, self.unit)}"
-
-    @property
-    def verdict(self):
-        """`met`, `missed by` how much, `wrong result`, or nothing where there is no goal."""
-        if self.right is False:
-            return "wrong result"
-        if not self.goal:
-            return ""
-        excess = self.least - self.measured if self.least is not None else self.measured - self.most
-        return "met" if excess <= 0 else f"missed by {show(excess, self.unit)}"
-
     def cells(self):
-        """The texts of the line (`dict` by column)."""
-        measured = show(self.measured, self.unit)
+        """The texts of the line (`list[str]`), one for each of `COLUMNS`."""
+        measured, goal, verdict = show(self.measured, self.unit), "", ""
         if len(self.values) > 1:
             low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
-            measured += f" ({show(low, 'x')} to {show(high, 'x')})"
+            measured += f" ({show(low)} to {show(high)})"
+        for words, limit, sign in (("at least", self.least, -1), ("at most", self.most, 1)):
+            if limit is not None:
+                goal, excess = f"{words} {show(limit, self.unit)}", sign * (self.measured - limit)
+                verdict = "met" if excess <= 0 else f"missed by {show(excess, self.unit)}"
         result = {True: "right", False: "WRONG", None: ""}[self.right]
-        result += f": {self.check}" if result and self.check else ""
-        texts = (self.what, self.goal, measured, self.verdict, result, self.note)
-        return dict(zip(COLUMNS, texts, strict=True))
+        return [self.what, goal, measured, "wrong result" if self.right is False else verdict, result, self.note]
 
 
-def show(value, unit):
+def show(value, unit="x"):
     """A number with its unit, to three digits or so."""
     digits = 0 if not value or abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:.{digits}f}" + ("" if unit == "x" else f" {unit}")
 
 
 def format_table(rows):
-    """Markdown (`str`) of rows (`list[Row]`); columns that say nothing are left out."""
-    lines = [row.cells() for row in rows]
-    columns = [name for name in COLUMNS if any(line[name] for line in lines)] or ["what"]
-    table = [columns, ["---"] * len(columns), *([line[name] for name in columns] for line in lines)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in table)
+    """Markdown (`str`) of rows (`list[Row]`)."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.cells() for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)

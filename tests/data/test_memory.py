@@ -8,7 +8,7 @@ import pytest
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import prepare_dataset
-from modeling_lfm.scripts.speed.data import memory
+from modeling_lfm.scripts.speed.files import memory
 from modeling_lfm.scripts.speed.rows import Setup
 
 from .media import image_bytes
