@@ -1,4 +1,4 @@
-"""Look into trained models: figures as PNG and SVG, their numbers as JSON, and report.html, one page of it all.
+"""Look into trained models: figures as PNG, their numbers as JSON, and report.html, one page of it all.
 
 usage: python scripts/analyze.py --checkpoint DIR [--setting value ...]
        python scripts/analyze.py --checkpoints [NAME=]DIR [NAME=]DIR ... [--setting value ...]
@@ -7,18 +7,18 @@ The data set and its options are those of the (last) checkpoint's training, unle
 by side: runs, or the checkpoints of one run (its folders checkpoint-N), of the same modalities, classes and processor.
 
 figures:
-  modality_gap    distance between the modalities' features, and a projection, before training and after it
   alpha           alpha over training, the losses, the hypergradient; from the log of each run
+  label_fitting   what softer labels do, from the results of reproduce.py --table figure_1 (--label_fitting DIR)
+  modality_gap    distance between the modalities' features, and their PCA, before training and after it
   maps            where a tower looks: Grad-CAM on convolutions (needs captum), attention rollout on transformers
   contributions   Shapley values of the modalities, for samples and for classes
   agreement       how often the modalities and the fused prediction are the same
   calibration     reliability diagrams and the expected calibration error
-  label_fitting   what softer labels do, from the results of reproduce.py --table figure_1 (--label_fitting DIR)
 
 examples:
   python scripts/analyze.py --checkpoint outputs/demo
   python scripts/analyze.py --checkpoints outputs/quickstart/concat LFM=outputs/quickstart/learned --output outputs/look
-  python scripts/analyze.py --checkpoint outputs/av_mnist --data_dir DIR --figures maps --samples 3 14 15
+  python scripts/analyze.py --checkpoint outputs/av_mnist --data_dir DIR --figures maps contributions
 """
 
 import sys
@@ -41,20 +41,12 @@ class AnalyzeArguments(runs.SplitArguments):
     checkpoints: list[str] = field(default_factory=list, metadata={"help": "Several, or [NAME=]DIR, side by side."})
     figures: list[str] = field(default_factory=list, metadata={"help": "Only these; all that the models allow."})
     output: str = field(default="outputs/analysis", metadata={"help": "Folder that everything is written into."})
-    projection: str = field(default="pca", metadata={"help": "Of the features: pca, or umap (needs umap-learn)."})
     runs: list[str] = field(default_factory=list, metadata={"help": "Further runs, [NAME=]DIR, for alpha."})
     label_fitting: str | None = field(default=None, metadata={"help": "Results of reproduce.py --table figure_1."})
-    samples: list[int] = field(default_factory=list, metadata={"help": "Samples in maps, counted from 0."})
-    layers: dict = field(
-        default_factory=dict,
-        metadata={"help": "Mapping from a modality to the layer of its tower that Grad-CAM looks at: audio: layer3."},
-    )
     max_samples: int | None = field(default=1000, metadata={"help": "Look at so many samples at most."})
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.samples, default=0) < 0:
-            raise ValueError(f"samples {self.samples} should be whole numbers from 0 on.")
         if self.checkpoint is None and not self.checkpoints:
             raise ValueError("the setting 'checkpoint' is missing: the folder of the model that train.py wrote.")
 
@@ -106,28 +98,33 @@ def analyze(args):
     look = Look(models, processor, lambda: runs.load_split(args, next(iter(models.values())).config, processor))
     look.logs = {**runs.find_logs(folders), **runs.name_folders(args.runs)}
     look.results = read_results(args.label_fitting)
-    look.samples, look.layers, look.projection = args.samples, args.layers, args.projection
     look.batch_size = args.per_device_eval_batch_size
     if torch.accelerator.is_available() and not args.use_cpu:
         look.device = torch.accelerator.current_accelerator()
-    figures, notes = args.figures or FIGURES, {}
-    try:
-        look.initial = make_initial(models, folders) if "modality_gap" in figures else None
-    except (ValueError, OSError) as error:
-        notes["modality_gap before training"] = str(error)
-    told = {"label_fitting": args.label_fitting, "maps": args.layers or args.samples, "alpha": args.runs}
-    told["modality_gap"] = args.projection != "pca"
-    asked = [*args.figures, *(name for name, given in told.items() if given)]
-    sections, left_out = look.explain_all(figures, asked)
+    sections, left_out = [], {}
+    figures = args.figures or FIGURES
+    if "modality_gap" in figures:
+        try:
+            look.initial = make_initial(models, folders)
+        except (ValueError, OSError) as error:
+            left_out["modality_gap before training"] = str(error)
+    asked = {*args.figures, *(["label_fitting"] if args.label_fitting else []), *(["alpha"] if args.runs else [])}
+    for figure in figures:
+        try:
+            sections.append(look.explain(figure))
+        except (ValueError, OSError) as error:
+            if figure in asked:
+                raise type(error)(f"{figure}: {error}") from error
+            left_out[figure] = str(error)
     if not sections:
         raise ValueError(f"nothing can be drawn: {left_out}.")
     for section in sections:
         files = ", ".join(path.name for path in section.save(args.output))
         say("\n  ".join([f"\n{section.title}  ({files})", *section.text]))
-    for name, reason in (left_out | notes).items():
+    for name, reason in left_out.items():
         say(f"\nleft out: {name}: {reason}")
     facts = {"models": ", ".join(folders), "data set": f"{args.benchmark}, {args.split}", "date": date.today()}
-    return write_report(sections, Path(args.output) / "report.html", "What the model does", facts, left_out | notes)
+    return write_report(sections, Path(args.output) / "report.html", "What the model does", facts, left_out)
 
 
 def main(argv=None):

@@ -1,6 +1,5 @@
 """One style for all charts, and plots of training runs: alpha, the modality gap, and accuracies, epoch by epoch."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -10,11 +9,6 @@ COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 MARKERS = ("s", "^", "D", "v", "P", "X")
 MUTED = "#808080"
 WIDTH, HEIGHT, DPI = 7.5, 3.4, 130
-# matplotlib leaves black out of fills, so that text takes the colour of the root; other colours suit both grounds.
-DARK = (
-    "<style>@media (prefers-color-scheme: dark) "
-    '{ svg { fill: #ececf0 } [style*="stroke: #000000"] { stroke: #ececf0 !important } }</style>'
-)
 
 
 def new_figure(width=WIDTH, height=HEIGHT):
@@ -49,17 +43,6 @@ def add_legend(figure, axes, place="outside upper center", **kwargs):
     """Put the legend of `axes` beside all axes of a figure, in one row if `kwargs` of `Figure.legend` say no other."""
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc=place, **{"ncols": len(names), "frameon": False, "fontsize": 9, **kwargs})
-
-
-def to_svg(figure):
-    """A figure as an SVG file (`str`) with a transparent ground, whose text and lines turn light on a dark page."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "lfm"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    head, tag, body = buffer.getvalue().partition("<defs>")
-    return head + DARK + tag + body
 
 
 def read_log_history(source):

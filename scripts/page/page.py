@@ -1,4 +1,4 @@
-"""The page of demo.py, made of Gradio's own parts, and the server that answers it."""
+"""The page of demo.py: inputs of a model, what it predicts of them, what each of them adds, and where it looks."""
 
 import os
 from pathlib import Path
@@ -10,80 +10,101 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from modeling_lfm.audio_lfm import load_audio
 from modeling_lfm.scripts.page.guard import POLICY, Guard, take_stored_files
-from modeling_lfm.scripts.page.inputs import MAX_TEXT, find_examples
-from modeling_lfm.scripts.page.reader import draw_shares
+from modeling_lfm.trainer.analysis.contributions import coalition_values, shapley_shares
+from modeling_lfm.trainer.analysis.maps import draw_look, measure_maps
+from modeling_lfm.trainer.analysis.observations import coalition_logits
+from modeling_lfm.trainer.plots import new_figure, tidy
 
-KEPT = 3600  # seconds that an upload is kept
 LOCAL = ["127.0.0.1", "localhost"]
+MAX_UPLOAD, MAX_TOTAL = 20_000_000, 500_000_000  # bytes of one file, and of all that are kept
+KEPT = 3600  # seconds that an upload is kept
 WAITING = 32  # questions that wait for their turn; more are told to come back
+MAX_TEXT, MAX_SOUND = 5000, 300  # characters and seconds; the rest is not read
 # The first rule shows small pictures; trimming a video needs a program from another server.
 CSS = ".image-frame img { min-height: 112px; object-fit: contain; }"
 CSS += '[aria-label="Trim video to selection"] { display: none; }'
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 
 
-def make_input(source):
-    """The component in which one input of the model (a [`Source`]) is given."""
-    label = source.name if len(source.modalities) == 1 else f"{source.name} ({' and '.join(source.modalities)})"
-    common = {"label": label, "elem_id": f"input-{source.name}", "render": False}
-    if source.kind == "text":
+def find_examples(folder, names):
+    """The files of examples: one folder each, in which they are named after the modalities, `audio.wav`, `text.txt`.
+
+    Args:
+        folder (`str`), names (`Sequence[str]`): of the modalities.
+
+    Returns:
+        `dict[str, dict[str, Path]]`: from the name of an example to its files, links resolved, by modality.
+
+    Raises:
+        FileNotFoundError: no such folder. ValueError: no example in it, or a link to a file that lies elsewhere.
+    """
+    whole, examples = Path(folder).resolve(), {}
+    if not whole.is_dir():
+        raise FileNotFoundError(f"no folder of examples at {folder}.")
+    for file in sorted(path for path in whole.glob("[!.]*/*") if path.is_file() and path.stem in names):
+        if not file.resolve().is_relative_to(whole):
+            raise ValueError(f"{file} is a link out of {folder}: put the file itself there.")
+        examples.setdefault(file.parent.name, {})[file.stem] = file.resolve()
+    if not examples:
+        raise ValueError(f"{folder} holds no examples: put each into a folder of its own, with files {names[0]}.* ...")
+    return examples
+
+
+def make_input(name, kind):
+    """The component in which a modality (`str`) is given, by its `kind` (`str`), the type of the processor."""
+    common = {"label": name, "elem_id": f"input-{name}", "render": False}
+    if kind == "text":
         return gr.Textbox(lines=3, max_length=MAX_TEXT, placeholder="Write something", **common)
-    if source.kind == "spectrogram":
+    if kind == "spectrogram":
         return gr.Audio(type="filepath", sources=["upload", "microphone"], buttons=[], **common)
-    if source.kind == "video":
+    if kind in ("video", "flow"):
         return gr.Video(sources=["upload", "webcam"], buttons=[], height=280, **common)
     return gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], buttons=[], height=280, **common)
 
 
-def build_page(reader, title, examples=None):
+def build_page(pipeline, title, examples=None):
     """The page.
 
     Args:
-        reader ([`Reader`]), title (`str`)
+        pipeline ([`MultimodalClassificationPipeline`]), title (`str`)
         examples (`str`, *optional*): a folder, see [`find_examples`].
 
     Returns:
         `gradio.Blocks`; its components take uploads and examples alone.
     """
-    names = [source.name for source in reader.sources]
-    found = find_examples(examples, reader.sources) if examples else {}
+    kinds = {name: pipeline.processor.modalities[name]["type"] for name in pipeline.reader.names}
+    found = find_examples(examples, list(kinds)) if examples else {}
     files = [file for example in found.values() for file in example.values()]
     gr.set_static_paths(files)
-    texts = {source.name for source in reader.sources if source.kind == "text"}
-    rows = [
-        [None if n not in row else row[n].read_text("utf-8", "replace") if n in texts else str(row[n]) for n in names]
-        for row in found.values()
-    ]
-
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         page.queue(max_size=WAITING, api_open=False)  # nobody passes by the others that wait
-        given = ", ".join(reader.names)
-        gr.Markdown(f"# {title}\nGives one of {reader.model.config.num_labels} labels from {given}, or a part of them.")
-        inputs = [make_input(source) for source in reader.sources]
-        if rows:
+        labels = pipeline.model.config.num_labels
+        gr.Markdown(f"# {title}\nGives one of {labels} labels from {', '.join(kinds)}, or a part of them.")
+        inputs = [make_input(name, kind) for name, kind in kinds.items()]
+        if found:
+            rows = [[_read_example(files.get(name), kind) for name, kind in kinds.items()] for files in found.values()]
             gr.Examples(rows, inputs, example_labels=list(found))
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 for component in inputs:
                     component.render()
-                borrow = gr.Checkbox(label="Take the sound from the video", visible=reader.lender is not None)
                 with gr.Row():
                     clear = gr.ClearButton(inputs)
                     button = gr.Button("Predict", variant="primary")
             with gr.Column(scale=3, min_width=320):
-                outputs = make_outputs(reader)
-
-        def predict(*values):
-            values = dict(zip([*names, "borrow"], values, strict=True))
-            if values.pop("borrow") and not values[reader.borrower]:
-                values[reader.borrower] = values[reader.lender]
-            return list(tell(reader, values).values())
-
+                outputs = [gr.Textbox(label="In words", interactive=False, lines=2, elem_id="words")]
+                with gr.Row():
+                    heads = ["fused", *(f"{name} alone" for name in kinds)]
+                    outputs += [gr.Label(label=head, num_top_classes=5, min_width=200) for head in heads]
+                outputs += [gr.Plot(show_label=False, format="png") for _ in ("what each adds", "where it looks")]
+                with gr.Accordion("The numbers, as JSON", open=False):
+                    outputs.append(gr.JSON(show_label=False))
         gr.on(
-            [button.click, *(component.change for component in [*inputs, borrow])],
-            predict,
-            [*inputs, borrow],
+            [button.click, *(component.change for component in inputs)],
+            lambda *values: tell(pipeline, dict(zip(kinds, values, strict=True))),
+            inputs,
             outputs,
             api_name="predict",
             trigger_mode="always_last",
@@ -94,62 +115,117 @@ def build_page(reader, title, examples=None):
     return page
 
 
-def make_outputs(reader):
-    """Where the answer stands: the components that [`tell`] fills, in its order."""
-    outputs = [gr.Textbox(label="In words", interactive=False, lines=2, elem_id="words")]
-    with gr.Row():
-        outputs.append(gr.Label(label="fused", num_top_classes=5, min_width=200))
-        if len(reader.names) > 1:
-            outputs += [gr.Label(label=f"{name} alone", num_top_classes=5, min_width=200) for name in reader.names]
-    outputs.append(gr.Plot(show_label=False, format="png"))
-    texts = {name for source in reader.sources if source.kind == "text" for name in source.modalities}
-    for name in reader.names:
-        label = f"Where the model looks: {name}"
-        outputs.append(gr.HighlightedText(label=label) if name in texts else gr.Plot(show_label=False, format="png"))
-    with gr.Accordion("The numbers, as JSON", open=False):
-        outputs.append(gr.JSON(show_label=False))
-    return outputs
+def _read_example(file, kind):
+    return file and (file.read_text("utf-8", "replace") if kind == "text" else str(file))
 
 
-def tell(reader, values):
-    """The answer to raw inputs (`dict` by source), as the values of the components of [`make_outputs`]."""
-    batch, problems = reader.read(values)
+def tell(pipeline, values):
+    """The answer to raw inputs, see [`read_inputs`]: what the components show (`list`), the numbers (`dict`) last."""
+    batch, problems = read_inputs(pipeline, values)
     answer = {}
     if batch:
         try:
-            answer = reader.answer(batch)
+            answer = explain(pipeline, batch)
         except ValueError as error:  # numbers that are not finite
             problems.append(str(error))
-    alone = answer.get("modalities", {})
-    words = [describe(answer)] if answer else [] if problems else ["Give the model at least one input."]
-    shown = {"words": "\n".join([*words, *problems]), "fused": _by_label(answer)}
-    if len(reader.names) > 1:
-        shown |= {f"{name} alone": _by_label(alone.get(name)) for name in reader.names}
-    shown["shares"] = draw_shares(answer) if answer else None
-    shown |= {f"look {name}": reader.look(batch, name) if name in alone else None for name in reader.names}
-    return {**shown, "numbers": {**answer, "problems": problems}}
-
-
-def _by_label(report):
-    return {entry["label"]: entry["score"] for entry in report["scores"]} if report else None
-
-
-def describe(answer):
-    """What is predicted, and from what, in a sentence."""
+    if not answer:
+        words = problems or ["Give the model at least one input."]
+        return ["\n".join(words), *[None] * (len(pipeline.reader.names) + 3), {"problems": problems}]
     scores = {entry["label"]: entry["score"] for entry in answer["scores"]}
     labels = answer.get("labels", [answer["scores"][0]["label"]])
-    named = ", ".join(f"{label} ({100 * scores[label]:.1f} %)" for label in labels) or "none of the labels"
-    return f"{named}, from {' and '.join(answer['modalities'])}."
+    said = ", ".join(f"{label} ({100 * scores[label]:.1f} %)" for label in labels) or "none of the labels"
+    words = [f"{said}, from {' and '.join(answer['modalities'])}.", *problems]
+    alone = [answer["modalities"].get(name) for name in pipeline.reader.names]
+    heads = [head and {entry["label"]: entry["score"] for entry in head["scores"]} for head in (answer, *alone)]
+    figures = [draw_shares(answer), draw_looks(pipeline, batch, list(answer["modalities"]))]
+    return ["\n".join(words), *heads, *figures, {**answer, "problems": problems}]
 
 
-def make_app(page, host, max_upload, max_total):
+def read_inputs(pipeline, values):
+    """Raw inputs to the model's tensors.
+
+    Args:
+        pipeline ([`MultimodalClassificationPipeline`])
+        values (`dict`): from a modality to a path, a text, or nothing.
+
+    Returns:
+        `dict` of tensors of one sample, and what could not be read (`list[str]`, in sentences).
+    """
+    rows, problems = {}, []
+    for name, value in values.items():
+        kind = pipeline.processor.modalities[name]["type"]
+        if not value or not value.strip():
+            continue
+        try:
+            given = value[:MAX_TEXT] if kind == "text" else value
+            if kind == "spectrogram":
+                wave, rate = load_audio(value, seconds=MAX_SOUND)
+                given = {"array": wave, "sampling_rate": rate}
+            rows |= pipeline.reader.read({name: given})
+        except (ValueError, OSError, ImportError) as error:  # without the folders of this machine
+            problems.append(str(error).replace(value, "the text" if kind == "text" else Path(value).name))
+    batch = pipeline.reader.stack([rows]) if rows else {}
+    return {key: tensor.to(pipeline.model.device) for key, tensor in batch.items()}, problems
+
+
+def explain(pipeline, batch):
+    """What is predicted of a sample, and from what.
+
+    Args:
+        pipeline ([`MultimodalClassificationPipeline`]), batch (`dict`): see [`read_inputs`].
+
+    Returns:
+        `dict`: the pipeline's answer, and `shapley`: the class `of` which the `modalities` (those that are there) each
+        add a Shapley value to the probability that nothing gives, the `baseline`.
+
+    Raises:
+        ValueError: the model answers with numbers that are not finite.
+    """
+    answer, config = pipeline.postprocess(pipeline.forward(batch), top_k=None), pipeline.model.config
+    best = answer["scores"][0]["label"]
+    number = next(number for number, label in config.id2label.items() if label == best)
+    logits = coalition_logits(pipeline.model, batch).double().cpu().numpy()
+    values = coalition_values(logits, multi_label=config.is_multi_label)[:, 0, number]
+    shares = dict(zip(config.modality_names, shapley_shares(values).tolist(), strict=True))
+    shares = {name: shares[name] for name in answer["modalities"]}
+    return {**answer, "shapley": {"of": best, "baseline": float(values[0]), "modalities": shares}}
+
+
+def draw_shares(answer):
+    """What leads from no input to the fused prediction of an answer, as a `matplotlib.figure.Figure`."""
+    label, shares = answer["shapley"]["of"], answer["shapley"]["modalities"]
+    steps = {"no input": answer["shapley"]["baseline"], **shares, "fused": answer["scores"][0]["score"]}
+    figure = new_figure(5, 0.8 + 0.32 * len(steps))
+    axes = figure.subplots()
+    axes.bar_label(axes.barh(list(steps), [100 * step for step in steps.values()]), fmt="%.1f", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    title = f"What each input adds to {label[:40]} (Shapley values, percentage points)"
+    axes.set_title(title, fontsize=9, parse_math=False)
+    return tidy(figure, [axes], grid="x")
+
+
+def draw_looks(pipeline, batch, names):
+    """Where the model looks in each of `names`, modalities of a sample (`matplotlib.figure.Figure`)."""
+    figure = new_figure(5, 2.5 * len(names))
+    for name, axes in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
+        title, found = "where the model looks", None
+        try:
+            found = measure_maps(pipeline.model, batch, name)["fused"]["map"][0]
+        except ValueError:
+            title = "the model tells not where it looks"
+        draw_look(axes, pipeline.processor, name, batch, values=found)
+        axes.set_title(f"{name}: {title}", fontsize=9)
+    return figure
+
+
+def make_app(page, host, limit=MAX_UPLOAD, total=MAX_TOTAL):
     """The ASGI application of a page, behind its guard.
 
     Args:
         page (`gradio.Blocks`), host (`str`): the address that is served.
-        max_upload, max_total (`float`): MB (10^6 bytes) of one file, and of all that are kept.
+        limit, total (`int`): bytes of one file, and of all that are kept.
     """
-    limit = round(max_upload * 1e6)
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page,
@@ -167,7 +243,7 @@ def make_app(page, host, max_upload, max_total):
     )
     space = os.environ.get("SPACE_HOST")  # set on a Space, whose own scripts frame the page
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
-    app = Guard(app, {space} - {None}, folder, limit, round(max_total * 1e6), None if space else POLICY)
+    app = Guard(app, {space} - {None}, folder, limit, total, None if space else POLICY)
     # A name that somebody else's page made point here is not answered.
     return TrustedHostMiddleware(app, LOCAL) if host in LOCAL else app
 

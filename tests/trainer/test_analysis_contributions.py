@@ -132,7 +132,7 @@ def test_numbers_of_a_game_worked_out_by_hand():
 def test_sentences_and_panels_follow_from_the_numbers():
     section = explain_contributions({"run": by_hand()})
     assert "a +12.5, b +12.5 points; 2 of 2 classes" in section.text[0]
-    axes = section.pictures["contributions"].figure.axes[0]
+    axes = section.figures["contributions"].axes[0]
     points = {line.get_label(): line.get_xdata() for line in axes.lines if not line.get_label().startswith("_")}
     np.testing.assert_allclose(points["a"], [12.5, 25, 0])
     np.testing.assert_allclose(points["b"], [12.5, 0, 25])

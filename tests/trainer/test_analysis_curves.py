@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modeling_lfm.trainer.analysis import explain_alpha, explain_label_fitting
-from modeling_lfm.trainer.analysis.alpha_curves import measure_alpha, read_curves, steps_of
+from modeling_lfm.trainer.analysis.alpha_curves import measure_alpha, read_curves
 
 LFM = [
     {"loss": 2.0, "loss_cls": 1.5, "loss_mm": 0.1, "alpha": 0.95, "epoch": 0.5},
@@ -32,9 +32,9 @@ def test_curves_lie_over_the_share_of_training():
 
 def test_references_are_the_schedules_of_the_paper():
     numbers = measure_alpha({"LFM": LFM, "concat": CONCAT})
-    edges, values = steps_of(numbers["references"]["heuristic"])
-    assert edges == [0, 25, 50, 75, 100]
-    np.testing.assert_allclose(values, [1 - math.exp(-1 / t) for t in (1, 2, 3, 4)])
+    heuristic = numbers["references"]["heuristic"]
+    assert [row["to"] for row in heuristic] == [0.25, 0.5, 0.75, 1]
+    np.testing.assert_allclose([row["value"] for row in heuristic], [1 - math.exp(-1 / t) for t in (1, 2, 3, 4)])
     polynomial = [row["value"] for row in numbers["references"]["polynomial"]]
     expected = [min(1.0, 1.5e-4 * t**3 - 6.5e-3 * t**2 + 3.2e-2 * t + 1) for t in (1, 2, 3, 4)]
     np.testing.assert_allclose(polynomial, expected)
@@ -42,7 +42,7 @@ def test_references_are_the_schedules_of_the_paper():
 
 def test_figure_draws_alpha_the_losses_and_the_hypergradient():
     section = explain_alpha({"LFM": LFM, "concat": CONCAT})
-    alpha, losses, moves = section.pictures["alpha"].figure.axes
+    alpha, losses, moves = section.figures["alpha"].axes
     drawn = {patch.get_label(): patch.get_data() for patch in alpha.patches}
     np.testing.assert_allclose(drawn["LFM"].values, [0.95, 0.8, 0.85, 0.85])
     np.testing.assert_allclose(drawn["LFM"].edges, [0, 25, 50, 75, 100])
@@ -108,8 +108,7 @@ def test_label_fitting_draws_means_over_seeds_beside_the_published_gap():
     assert section.numbers["rows"]["label smoothing 0.3"]["gap"]["std"] is None
     assert section.numbers["modalities"] == ["audio", "image"]
     assert section.numbers["seeds"] == {"one-hot labels": [0, 1], "label smoothing 0.3": [0]}
-    assert section.pictures["label_fitting"].caption.startswith("demo: ")
-    left, right = section.pictures["label_fitting"].figure.axes
+    left, right = section.figures["label_fitting"].axes
     heights = [bar.get_height() for bar in left.patches]
     np.testing.assert_allclose(heights, [85, 95, 45, 60, 75, 80])
     np.testing.assert_allclose([bar.get_height() for bar in right.patches], [30, 20])

@@ -83,15 +83,15 @@ def test_calibration_of_each_prediction():
 
 def test_figures_show_the_numbers_and_sentences_tell_them():
     agreement = explain_agreement({"one": observations(), "two": observations()})
-    figure = agreement.pictures["agreement"].figure
+    figure = agreement.figures["agreement"]
     assert [axes.get_title() for axes in figure.axes[:2]] == ["one", "two"]
     np.testing.assert_allclose(figure.axes[0].images[0].get_array()[0], [100, 50, 75, 50])
     assert "audio's in 75 %, image's in 75 %, and right in 75.0 %" in agreement.text[0]
 
     calibration = explain_calibration({"one": observations()})
-    axes = calibration.pictures["calibration"].figure.axes[0]
-    lines = {line.get_label() for line in axes.lines}
-    assert {"fused", "audio", "image"} <= lines
+    axes = calibration.figures["calibration"].axes[0]
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    assert {"fused", "audio", "image"} <= set(lines)
     confidence = 100 * np.exp(2) / (np.exp(2) + 2)
-    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[confidence, 75]], atol=1e-4)
+    np.testing.assert_allclose(lines["fused"], [[confidence, 75]], atol=1e-4)
     assert "audio 28.7" in calibration.text[0]

@@ -1,7 +1,6 @@
 """The modality gap against plain numpy, and the model before its training."""
 
 import copy
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from transformers import set_seed
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer.analysis import Observations, centroid_distances, explain_gap, initial_model
-from modeling_lfm.trainer.analysis.modality_gap import measure_gap, project
+from modeling_lfm.trainer.analysis.modality_gap import measure_gap
 from tests.modeling.towers import BERT, TOWERS
 from tests.trainer.toy import resnet
 
@@ -48,54 +47,39 @@ def test_opposite_modalities_are_two_apart_and_equal_ones_not_at_all():
 
 
 def test_pca_is_that_of_the_singular_values():
-    points = np.random.default_rng(1).normal(size=(40, 5)) * [3, 2, 1, 0.5, 0.1]
-    xy, axes = project(points)
+    observed = observations()
+    found = measure_gap(observed)
+    points = np.concatenate([rows[np.isfinite(rows).all(-1)] for rows in observed.features.values()])
+    points /= np.linalg.norm(points, axis=-1, keepdims=True)
     centred = points - points.mean(0)
+    xy = np.concatenate([part["xy"] for part in found["points"].values()])
     _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
-    np.testing.assert_allclose(np.abs(xy), np.abs(centred @ directions[:2].T), atol=1e-9)
+    np.testing.assert_allclose(np.abs(xy), np.abs(centred @ directions[:2].T), atol=1e-4)
     share = sizes[0] ** 2 / (sizes**2).sum()
-    assert axes[0] == f"PC 1 ({100 * share:.0f} %)"
-
-
-def test_umap_when_it_is_installed_and_a_hint_when_it_is_not(monkeypatch):
-    with pytest.raises(ValueError, match=r"'tsne' is unknown; choose one of pca, umap"):
-        project(np.zeros((4, 3)), "tsne")
-    monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ValueError, match="pip install umap-learn"):
-        project(np.zeros((4, 3)), "umap")
+    assert found["axes"][0] == f"PC 1 ({100 * share:.0f} %)"
 
 
 def test_section_shows_each_state_with_its_gap_and_tells_how_it_changed():
     states = {"before training": observations(0), "after": observations(1)}
-    section = explain_gap(states, before="before training")
+    section = explain_gap(states)
     means = {name: np.mean(list(centroid_distances(observed.features).values())) for name, observed in states.items()}
-    figure = section.pictures["modality_gap"].figure
+    figure = section.figures["modality_gap"]
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:2] == [f"{name}\ngap {mean:.2f}" for name, mean in means.items()]
-    assert section.text[0].startswith("after: ")
-    assert f"(before training {means['before training']:.2f})" in section.text[0]
+    assert section.text[1].startswith("after: ")
     points = section.numbers["after"]["points"]
     assert [len(points[name]["xy"]) for name in ("a", "b", "c")] == [30, 29, 30]
-    drawn = figure.axes[1].collections[0].get_offsets()
-    np.testing.assert_allclose(drawn, points["a"]["xy"])
+    by_modality, by_class = figure.axes[1].collections[0], figure.axes[3].collections[0]
+    np.testing.assert_allclose(by_modality.get_offsets(), points["a"]["xy"])
+    assert by_class.get_array().tolist() == [0, 1, 2] * 10
     assert section.numbers["after"]["mean"] == pytest.approx(means["after"], abs=1e-4)
 
 
-def test_several_labels_have_no_row_of_classes():
+def test_samples_of_several_labels_and_a_modality_that_few_have_are_drawn():
     observed = observations()
     observed.labels, observed.multi_label = np.zeros((30, 3), int), True
-    assert len(explain_gap({"now": observed}).pictures["modality_gap"].figure.axes) == 1
-
-
-def test_a_modality_that_few_samples_have_and_many_long_names_fit_into_the_figure():
-    observed = observations()
     observed.features["b"][1:] = np.nan
-    observed.class_names = [f"playing the {name} guitar" for name in "xyz"]
-    figure = explain_gap({"now": observed}).pictures["modality_gap"].figure
-    figure.draw_without_rendering()
-    for legend in figure.legends:
-        box = legend.get_window_extent()
-        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    explain_gap({"now": observed}).figures["modality_gap"].draw_without_rendering()
 
 
 def test_one_modality_has_no_gap():

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -13,15 +12,11 @@ from modeling_lfm.trainer.plots import (
     accuracy_by_epoch,
     alpha_by_epoch,
     gap_by_epoch,
-    new_figure,
     plot_accuracy,
     plot_alpha,
     plot_gap,
     read_log_history,
     save_plots,
-    styles,
-    tidy,
-    to_svg,
 )
 
 HISTORY = [
@@ -99,18 +94,6 @@ def test_missing_and_foreign_files_are_errors_that_name_them(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match=r"other\.json"):
         read_log_history(tmp_path / "other.json")
-
-
-def test_text_and_lines_of_an_svg_turn_light_on_a_dark_page():
-    figure = new_figure(3, 2)
-    axes = figure.subplots()
-    axes.plot([0, 1], [1, 0], color=styles(["fused"])["fused"]["color"])
-    text = to_svg(tidy(figure, [axes]))
-    root = ElementTree.fromstring(text)  # well-formed
-    assert root.tag.endswith("svg")
-    assert "prefers-color-scheme: dark" in text
-    assert "stroke: #000000" in text.split("</style>", 1)[1]
-    assert "fill: #000000" not in text, "a black fill that is written out would stay dark"
 
 
 def test_importing_the_module_does_not_import_matplotlib():

@@ -11,14 +11,13 @@ from .label_fitting import explain_label_fitting
 from .maps import explain_maps
 from .modality_gap import centroid_distances, explain_gap, initial_model
 from .observations import Observations, coalition_logits, observe
-from .report import FIGURES, Look, Picture, Section, write_report
+from .report import FIGURES, Look, Section, write_report
 from .saliency import attention_rollout, grad_cam, rollout
 
 __all__ = [
     "FIGURES",
     "Look",
     "Observations",
-    "Picture",
     "Section",
     "attention_rollout",
     "centroid_distances",

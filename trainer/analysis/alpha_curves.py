@@ -4,7 +4,7 @@ import math
 
 from ..alpha.schedules import make_alpha
 from ..plots import COLOURS, MUTED, WIDTH, alpha_by_epoch, new_figure, read_log_history, tidy
-from .report import Picture, Section, rounded
+from .report import Section, rounded
 
 REFERENCES = {"heuristic": "heuristic, 1 - exp(-1/t)", "polynomial": "polynomial of the paper"}
 DASHES = {"heuristic": (0, (1, 1.5)), "polynomial": (0, (4, 2))}
@@ -48,12 +48,8 @@ def read_curves(source):
                 for entry in steps
             ],
             "hypergradient": [
-                {
-                    "share": entry["epoch"] / epochs,
-                    "value": entry["hypergradient"],
-                    "cosine": entry.get("hypergradient_cosine"),
-                }
-                for entry in moves
+                {"share": e["epoch"] / epochs, "value": e["hypergradient"], "cosine": e.get("hypergradient_cosine")}
+                for e in moves
             ],
         },
         8,
@@ -105,47 +101,41 @@ def measure_alpha(runs):
     return {"runs": curves, "references": reference_curves(epochs), "epochs": epochs}
 
 
-def steps_of(alpha):
-    """Edges (`list`, one more than values, in percent of training) and values (`list`) of a curve of alpha."""
-    return [100 * alpha[0]["from"], *(100 * row["to"] for row in alpha)], [row["value"] for row in alpha]
-
-
 def _draw(numbers):
     """Alpha, the losses and the hypergradient over the share of training, one below the other."""
-    moves = [abs(row["value"]) for curve in numbers["runs"].values() for row in curve["hypergradient"]]
-    figure = new_figure(WIDTH, 6.4 if moves else 5)
-    panels = figure.subplots(2 + bool(moves), 1, sharex=True)
-    for name, alpha in numbers["references"].items():
-        edges, values = steps_of(alpha)
-        style = {"color": MUTED, "linestyle": DASHES[name], "linewidth": 1.4}
-        panels[0].stairs(values, edges, baseline=None, label=REFERENCES[name], **style)
+    figure = new_figure(WIDTH, 6.4)
+    panels = alphas, losses, moves = figure.subplots(3, 1, sharex=True)
+    for name, curve in numbers["references"].items():
+        _stairs(alphas, curve, label=REFERENCES[name], color=MUTED, linestyle=DASHES[name])
     for number, (name, curve) in enumerate(numbers["runs"].items()):
         colour = COLOURS[number % len(COLOURS)]
         if curve["alpha"]:
-            edges, values = steps_of(curve["alpha"])
-            panels[0].stairs(values, edges, baseline=None, label=name, color=colour, linewidth=2)
+            _stairs(alphas, curve["alpha"], label=name, color=colour, linewidth=2)
         else:
-            panels[0].plot([], [], color=colour, label=f"{name} (no alpha)")
-        parts = [(key, line) for key, line in LOSSES.items() if any(key in row for row in curve["losses"])]
-        for key, line in parts or [("loss", "-")]:  # a method that has one loss only, or others
-            _plot(panels[1], curve["losses"], key, color=colour, linestyle=line)
-        if curve["hypergradient"]:
-            _plot(panels[2], curve["hypergradient"], "value", color=colour, marker="o", markersize=3)
-    panels[0].set(ylim=(-0.03, 1.03), xlim=(0, 100.5), ylabel="alpha")
-    panels[0].legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    panels[1].set_yscale("log", nonpositive="mask")
-    panels[1].set(ylabel="training loss (nats)\nmatching loss dashed")
-    if moves:
-        panels[2].axhline(0, color=MUTED, linewidth=0.8)
-        panels[2].set_yscale("symlog", linthresh=max(1e-3 * max(moves), 1e-15), linscale=1)
-        panels[2].set_ylabel("hypergradient (nats)")
-    panels[-1].set_xlabel("share of training (%)")
+            alphas.plot([], [], color=colour, label=f"{name} (no alpha)")
+        parts = [key for key in LOSSES if any(key in row for row in curve["losses"])]
+        for key in parts or ["loss"]:  # a method that has one loss only, or others
+            _plot(losses, curve["losses"], key, color=colour, linestyle=LOSSES.get(key, "-"))
+        _plot(moves, curve["hypergradient"], "value", color=colour, marker="o", markersize=3)
+    alphas.set(ylim=(-0.03, 1.03), xlim=(0, 100.5), ylabel="alpha")
+    alphas.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    losses.set_yscale("log", nonpositive="mask")
+    losses.set(ylabel="training loss (nats)\nmatching loss dashed")
+    sizes = [abs(row["value"]) for curve in numbers["runs"].values() for row in curve["hypergradient"]]
+    moves.set_yscale("symlog", linthresh=max(1e-3 * max(sizes, default=1), 1e-15), linscale=1)
+    moves.set(ylabel="hypergradient (nats)", xlabel="share of training (%)")
     return tidy(figure, panels)
 
 
+def _stairs(axes, alpha, **style):
+    """Draw a curve of alpha, constant within each epoch."""
+    edges = [100 * alpha[0]["from"], *(100 * row["to"] for row in alpha)]
+    axes.stairs([row["value"] for row in alpha], edges, baseline=None, **style)
+
+
 def _plot(axes, rows, key, **style):
-    found = [(100 * row["share"], row[key]) for row in rows if key in row]
-    axes.plot([x for x, _ in found], [y for _, y in found], linewidth=1.4, **style)
+    found = [row for row in rows if key in row]
+    axes.plot([100 * row["share"] for row in found], [row[key] for row in found], linewidth=1.4, **style)
 
 
 def explain_alpha(runs):
@@ -156,8 +146,4 @@ def explain_alpha(runs):
         line = f"{name}: alpha goes from {values[0]:.2f} to {values[-1]:.2f}" if values else f"{name}: no alpha"
         down = f"; the hypergradient took it down in {sum(move > 0 for move in moves)} of {len(moves)} updates"
         text.append(f"{line}{down if moves else ''}.")
-    caption = (
-        "Alpha in force in each epoch, beside the schedules of the paper; below it the losses (logarithmic) and the "
-    )
-    picture = Picture(_draw(numbers), caption + "hypergradient (logarithmic away from zero).")
-    return Section("alpha", "Alpha over training", text, {"alpha": picture}, numbers, METHOD)
+    return Section("alpha", "Alpha over training", text, {"alpha": _draw(numbers)}, numbers, METHOD)

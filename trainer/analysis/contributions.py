@@ -5,7 +5,7 @@ from scipy.special import expit, softmax
 
 from ..objectives import shapley_values
 from ..plots import MUTED, WIDTH, add_legend, new_figure, styles, tidy
-from .report import Picture, Section, rounded, shorten
+from .report import Section, rounded
 
 SHOWN_CLASSES = 12
 LEFT_TO_ONE = 0.9
@@ -13,7 +13,8 @@ METHOD = (
     "Shapley (1953): a modality's share is the change that it makes when it joins the others, averaged over all orders "
     "in which they can join; here exactly, over all subsets. The shares add up to the difference between the "
     "prediction from all modalities and the baseline. The model has no answer to no modality at all, so the baseline "
-    "is the share of each class in the data."
+    "is the share of each class in the data. Drawn are the means, over all samples and by class; the bar spans the "
+    "middle 80 % of all samples."
 )
 
 
@@ -117,7 +118,7 @@ def _draw(runs):
             x = [100 * entry.get(name, np.nan) for entry in found]
             axes.plot(x, [top, *rows[1:]], linestyle="none", label=name, **style)
         axes.set_title(run, fontsize=10)
-        axes.set_yticks(rows, ["all samples", *(shorten(label, 24) for label in labels)])
+        axes.set_yticks(rows, ["all samples", *(label[:24] for label in labels)])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.supxlabel("mean contribution to the true class (points of probability)", fontsize=10)
     add_legend(figure, panels[0])
@@ -135,7 +136,5 @@ def explain_contributions(runs):
             f"{run}: on average the true class gets {parts} points; {alone} of {len(gains)} classes are left to one "
             f"modality, which brings more than {LEFT_TO_ONE:.0%} of what all bring."
         )
-    caption = "Mean contribution of each modality to the probability of the true class, over all samples and by class. "
-    picture = Picture(_draw(numbers), caption + "The bar spans the middle 80 % of all samples.")
-    title = "What each modality contributes"
-    return Section("contributions", title, text, {"contributions": picture}, numbers, METHOD)
+    figures = {"contributions": _draw(numbers)}
+    return Section("contributions", "What each modality contributes", text, figures, numbers, METHOD)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 
 from ..plots import MUTED, add_legend, new_figure, styles, tidy
-from .report import Picture, Section, rounded
+from .report import Section, rounded
 
 BINS = 15
 LABEL = "label"
@@ -26,7 +26,12 @@ def measure_agreement(observed):
     Returns:
         `dict`, ready for JSON: `names` (the modalities, `fused`, `label`), and `matrix`, the shares of samples, within
         0..1, on which two agree (None where they have no sample in common).
+
+    Raises:
+        ValueError: a single modality.
     """
+    if len(observed.names) < 2:
+        raise ValueError("a model of one modality has nobody to agree with.")
     decisions = {name: observed.decide(logits) for name, logits in observed.modality_logits.items()}
     there = {name: observed.present(name) for name in decisions}
     everywhere = np.ones(len(observed.labels), bool)
@@ -42,29 +47,19 @@ def measure_agreement(observed):
 
 def explain_agreement(runs):
     """The [`Section`] on agreement in `runs` (`dict[str, Observations]`)."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     numbers, text = {run: measure_agreement(observed) for run, observed in runs.items()}, []
-    figure, panels = _square_panels(len(runs))
-    for axes, (run, found) in zip(panels, numbers.items(), strict=True):
+    figure = new_figure(2.5 * len(runs) + 0.9, 3.2)
+    for axes, (run, found) in zip(figure.subplots(1, len(runs), squeeze=False)[0], numbers.items(), strict=True):
         names, matrix = found["names"], 100 * np.array(found["matrix"], dtype=float)
-        axes.imshow(matrix, vmin=0, vmax=100, cmap="Blues", alpha=0.6)
-        for (row, column), cell in np.ndenumerate(matrix):
-            axes.text(column, row, "" if np.isnan(cell) else f"{cell:.0f}", ha="center", va="center", color="#0b0b0b")
-        axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
-        axes.set_yticks(range(len(names)), names)
-        axes.set_title(run, fontsize=10)
-        axes.spines[:].set_visible(False)
+        display = ConfusionMatrixDisplay(matrix, display_labels=names)
+        display.plot(ax=axes, cmap="Blues", values_format=".0f", colorbar=False, xticks_rotation=35)
+        axes.set(title=run, xlabel="", ylabel="")
         *modalities, _, label = zip(names, matrix[-2], strict=True)
         parts = ", ".join(f"{name}'s in {share:.0f} %" for name, share in modalities)
         text.append(f"{run}: of the samples, the fused prediction is {parts}, and right in {label[1]:.1f} %.")
-    caption = "Percent of the samples on which two predictions are the same; with the label, that is accuracy."
-    picture = Picture(figure, caption)
-    return Section("agreement", "Who agrees with whom", text, {"agreement": picture}, numbers, AGREEMENT)
-
-
-def _square_panels(count):
-    """A figure and so many square axes side by side."""
-    figure = new_figure(2.5 * count + 0.9, 3.2)
-    return figure, figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0]
+    return Section("agreement", "Who agrees with whom", text, {"agreement": figure}, numbers, AGREEMENT)
 
 
 def expected_calibration_error(confidence, correct, bins=BINS):
@@ -122,27 +117,17 @@ def measure_calibration(observed, bins=BINS):
 def explain_calibration(runs):
     """The [`Section`] on calibration in `runs` (`dict[str, Observations]`)."""
     numbers, text = {run: measure_calibration(observed) for run, observed in runs.items()}, []
-    figure, panels = _square_panels(len(runs))
+    figure = new_figure(2.5 * len(runs) + 0.9, 3.2)
+    panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (run, found) in zip(panels, numbers.items(), strict=True):
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=":")
         for name, style in styles(found).items():
-            rows = [[row["confidence"], row["accuracy"], row["samples"]] for row in found[name]["bins"]]
-            x, y, samples = np.array(rows).T
-            axes.plot(100 * x, 100 * y, label=name, linewidth=0.8, **style)
-            size = 150 * samples / samples.sum()
-            axes.scatter(100 * x, 100 * y, s=size, color=style["color"], marker=style["marker"], linewidths=0)
-        axes.set_title(run, fontsize=10)
-        axes.set(xlim=(0, 103), ylim=(0, 103), aspect="equal")
+            x, y = np.array([[100 * row["confidence"], 100 * row["accuracy"]] for row in found[name]["bins"]]).T
+            axes.plot(x, y, label=name, linewidth=0.8, **style)
+        axes.set(title=run, xlim=(0, 103), ylim=(0, 103), aspect="equal", xlabel="confidence (%)")
         errors = ", ".join(f"{name} {100 * entry['ece']:.1f}" for name, entry in found.items())
         text.append(f"{run}: expected calibration error in points: {errors}.")
-    figure.supylabel("accuracy (%)", fontsize=10)
-    figure.supxlabel("confidence (%)", fontsize=10)
+    panels[0].set_ylabel("accuracy (%)")
     add_legend(figure, panels[0])
-    caption = (
-        "Accuracy against the probability of the predicted class: on the dotted line a prediction is right as often "
-    )
-    caption += "as it promises; below it, less often. The larger a mark, the more samples."
-    picture = Picture(tidy(figure, panels, grid="both"), caption)
-    return Section(
-        "calibration", "How far confidence can be trusted", text, {"calibration": picture}, numbers, CALIBRATION
-    )
+    figures = {"calibration": tidy(figure, panels, grid="both")}
+    return Section("calibration", "How far confidence can be trusted", text, figures, numbers, CALIBRATION)

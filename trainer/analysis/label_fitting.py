@@ -3,7 +3,7 @@
 import statistics
 
 from ..plots import MUTED, WIDTH, new_figure, styles, tidy
-from .report import Picture, Section, rounded
+from .report import Section, rounded
 
 TITLES = {
     "one-hot labels": "one-hot",
@@ -95,6 +95,5 @@ def explain_label_fitting(records, published=None):
         parts = ", ".join(f"{name} {100 * found[name]['mean']:.1f}" for name in ("fused", *numbers["modalities"]))
         gap = 100 * found["gap"]["mean"]
         text.append(f"{row}: accuracy in percent: {parts}; gap {gap:.1f} points ({len(numbers['seeds'][row])} seeds).")
-    caption = f"{numbers['benchmark']}: accuracy of the fused prediction and of each modality alone on the left, their "
-    picture = Picture(_draw(numbers), caption + "gap on the right.")
-    return Section("label_fitting", "Fitting softer labels", text, {"label_fitting": picture}, numbers, METHOD)
+    title = f"Fitting softer labels: {numbers['benchmark']}"
+    return Section("label_fitting", title, text, {"label_fitting": _draw(numbers)}, numbers, METHOD)

@@ -10,15 +10,7 @@ GRAD_CAM, ROLLOUT = "grad_cam", "rollout"
 SMALLEST = 4  # numbers on the shorter side of a feature map that is worth looking at
 
 
-def require_captum():
-    """Raise a `ValueError` where captum, the library of Grad-CAM, is not installed."""
-    try:
-        import captum.attr  # noqa: F401
-    except ImportError as error:
-        raise ValueError("Grad-CAM needs the package captum: pip install captum.") from error
-
-
-def find_layer(tower, layer=None, size=None):
+def find_layer(tower, size=None):
     """The layer whose feature map Grad-CAM weighs: the last convolutional stage of the tower's encoder.
 
     Found through `feature_info` of timm's models, or `encoder.stages` of those of transformers. Where the input is so
@@ -26,21 +18,12 @@ def find_layer(tower, layer=None, size=None):
 
     Args:
         tower ([`Tower`])
-        layer (`str`, *optional*): the name of a module of `tower.encoder` in its place, such as `layer3`.
         size (`tuple[int, int]`, *optional*): height and width of the input.
 
     Returns:
         its name (`str`) and `nn.Module`; None where the tower has no convolutional stage.
-
-    Raises:
-        ValueError: `layer` does not exist.
     """
     modules = dict(tower.encoder.named_modules())
-    if layer is not None:
-        if layer not in modules or not layer:
-            known = ", ".join(name for name, _ in tower.encoder.named_children())
-            raise ValueError(f"the tower has no layer {layer!r}; it has {known}, and what is in them.")
-        return layer, modules[layer]
     stages = [(name, step) for name, step in _stages(tower.encoder, modules) if _is_convolutional(name, modules)]
     if not stages:
         return None
@@ -68,24 +51,9 @@ def _is_convolutional(name, modules):
     return any(isinstance(part, nn.Conv2d) for module in within for part in module.modules())
 
 
-def read_size(tower, values):
-    """Height and width of what the encoder of a tower reads, of its input (`torch.Tensor`)."""
-    if getattr(tower, "frontend", None) is None:
-        return tuple(values.shape[-2:])
-    with torch.no_grad():
-        return tuple(tower.frontend(values[:1]).shape[-2:])
-
-
-def choose_map(tower, layer=None):
-    """How to show where a tower looks.
-
-    Args:
-        tower ([`Tower`]), layer (`str`, *optional*): see [`find_layer`].
-
-    Returns:
-        `"grad_cam"`, `"rollout"`, or None where neither is defined.
-    """
-    if find_layer(tower, layer) is not None:
+def choose_map(tower):
+    """How to show where a tower looks: `"grad_cam"`, `"rollout"`, or None where neither is defined."""
+    if find_layer(tower) is not None:
         return GRAD_CAM
     return ROLLOUT if find_attention(tower) is not None else None
 
@@ -95,7 +63,7 @@ def select_logits(output, names, decision):
     return output.logits if decision == "fused" else output.modality_logits[names.index(decision)]
 
 
-def grad_cam(model, inputs, modality, decision="fused", classes=None, layer=None):
+def grad_cam(model, inputs, modality, decision="fused", classes=None):
     """Grad-CAM (Selvaraju et al., ICCV 2017) by captum: what in one modality speaks for a class.
 
     ReLU(sum_c w_c A_c) of the feature maps A of the last convolutional stage, w_c the mean over space of the class
@@ -108,7 +76,6 @@ def grad_cam(model, inputs, modality, decision="fused", classes=None, layer=None
         modality (`str`): one of whose tower is convolutional.
         decision (`str`): `"fused"`, or the modality whose own logits are explained.
         classes (`torch.LongTensor` `(B,)`, *optional*): those that are explained; the decision's own if not given.
-        layer (`str`, *optional*): see [`find_layer`].
 
     Returns:
         `torch.FloatTensor` `(B, h, w)`, or `(B, T, h, w)` for frames, of the size of the feature map: not negative; all
@@ -117,13 +84,14 @@ def grad_cam(model, inputs, modality, decision="fused", classes=None, layer=None
     Raises:
         ValueError: the tower has no feature map, or captum is not installed.
     """
-    require_captum()
-    from captum.attr import LayerGradCam
+    try:
+        from captum.attr import LayerGradCam
+    except ImportError as error:
+        raise ValueError("Grad-CAM needs the package captum: pip install captum.") from error
 
     names, key, tower = model.config.modality_names, f"{modality}_values", model.lfm.towers[modality]
-    size = read_size(tower, inputs[key]) if key in inputs else None
-    found = find_layer(tower, layer, size)
-    if found is None or size is None:
+    found = find_layer(tower, _read_size(tower, inputs[key])) if key in inputs else None
+    if found is None:
         raise ValueError(f"the tower of {modality!r} has no convolutional stage, so there is no Grad-CAM of it.")
     if classes is None:
         with torch.no_grad():
@@ -138,11 +106,17 @@ def grad_cam(model, inputs, modality, decision="fused", classes=None, layer=None
         maps = LayerGradCam(answer, found[1]).attribute(values, target=classes, relu_attributions=True)
     channels_last = getattr(tower.encoder, "output_fmt", "NCHW") == "NHWC"
     if channels_last or not isinstance(maps, torch.Tensor) or maps.dim() != 4:
-        raise ValueError(
-            f"layer {found[0]!r} of the tower of {modality!r} gives no feature map (B, C, h, w); choose another layer."
-        )
+        raise ValueError(f"layer {found[0]!r} of the tower of {modality!r} gives no feature map (B, C, h, w).")
     maps = maps.detach().float().squeeze(1)
     return maps if frames is None else maps.unflatten(0, (-1, frames))
+
+
+def _read_size(tower, values):
+    """Height and width of what the encoder of a tower reads, of its input (`torch.Tensor`)."""
+    if getattr(tower, "frontend", None) is None:
+        return tuple(values.shape[-2:])
+    with torch.no_grad():
+        return tuple(tower.frontend(values[:1]).shape[-2:])
 
 
 @contextmanager

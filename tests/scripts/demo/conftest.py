@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
-from modeling_lfm.scripts import demo as demo_program
+from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor, MultimodalClassificationPipeline
 from modeling_lfm.scripts.common import runs
 
 from ...data.media import image_bytes, tone, wav_bytes
@@ -38,9 +37,10 @@ def make_model(modalities, seed=0, **kwargs):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def captum():
+def packages():
     """Of all that is tested here."""
-    pytest.importorskip("captum", reason="captum is not installed")
+    for name in ("captum", "gradio"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
 
 
 @pytest.fixture(scope="session")
@@ -82,18 +82,15 @@ def examples(media, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def reader(checkpoint):
-    from modeling_lfm.scripts.page.reader import Reader
-
-    return Reader(*runs.load_run(checkpoint))
+def pipeline(checkpoint):
+    return MultimodalClassificationPipeline(*runs.load_run(checkpoint))
 
 
-def direct(reader, **inputs):
+def direct(pipeline, **inputs):
     """Probabilities of the fused prediction (`dict` by class), past the page and the pipeline."""
     with torch.no_grad():
-        return dict(
-            zip(LABELS, reader.model(**reader.processor(**inputs)).logits[0].double().softmax(-1).tolist(), strict=True)
-        )
+        logits = pipeline.model(**pipeline.processor(**inputs)).logits[0]
+    return dict(zip(LABELS, logits.double().softmax(-1).tolist(), strict=True))
 
 
 class Served:
@@ -138,9 +135,9 @@ class Served:
         assert status == 200, path
         return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
-    def predict(self, *values, borrow=False):
+    def predict(self, *values):
         """The events (`str`) that answer what the components of the page hold."""
-        status, body = self.post("gradio_api/call/predict", json.dumps({"data": [*values, borrow]}).encode())
+        status, body = self.post("gradio_api/call/predict", json.dumps({"data": values}).encode())
         assert status == 200, body
         return self.get(f"/gradio_api/call/predict/{json.loads(body)['event_id']}")[2].decode()
 
@@ -151,14 +148,14 @@ class Served:
 
 
 @contextmanager
-def serving_page(checkpoint, folder, **settings):
-    """A [`Served`] page of a model, whose uploads lie in `folder` (`Path`)."""
-    pytest.importorskip("gradio", reason="gradio is not installed")
-    from modeling_lfm.scripts.page.page import make_server
+def serving_page(pipeline, folder, examples, **limits):
+    """A [`Served`] page, whose uploads lie in `folder` (`Path`)."""
+    from modeling_lfm.scripts.page import page as pages
 
-    with pytest.MonkeyPatch.context() as patch, demo_program.listen("127.0.0.1", 0) as place:
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as place:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        server = make_server(demo_program.make_app(demo_program.DemoArguments(str(checkpoint), **settings)))
+        blocks = pages.build_page(pipeline, "tiny", examples)
+        server = pages.make_server(pages.make_app(blocks, "127.0.0.1", **limits))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
         page = Served(f"http://127.0.0.1:{place.getsockname()[1]}/")
@@ -171,8 +168,8 @@ def serving_page(checkpoint, folder, **settings):
 
 
 @pytest.fixture(scope="session")
-def served(checkpoint, examples, tmp_path_factory):
+def served(pipeline, examples, tmp_path_factory):
     """A [`Served`] page with examples, uploads of 0.1 MB at most, and of 0.5 MB in all."""
     folder = tmp_path_factory.mktemp("uploads")
-    with serving_page(checkpoint, folder, examples=str(examples), max_upload=0.1, max_total=0.5) as page:
+    with serving_page(pipeline, folder, str(examples), limit=100_000, total=500_000) as page:
         yield page

@@ -43,7 +43,6 @@ def check_nothing_is_read(page, outside):
                 assert "scores" not in events
                 said.add((len(value), events))
                 assert "event: error" in page.predict(value, None), value
-            page.predict(None, None, borrow={"path": str(place), **MARK})  # of a component that takes no files
         assert len({events for _, events in said}) == 1, "whether there is such a file cannot be told"
         assert "event: error" in page.predict(None, {"url": f"{address}/x.png", **MARK})
         assert "event: error" in page.predict(None, {"url": "data:image/png;base64,AAAA", **MARK})
@@ -94,15 +93,15 @@ def test_other_sites_get_nothing(served):
     check_other_sites_get_nothing(served)
 
 
-def test_files_are_predicted_over_http(served, reader, media):
+def test_files_are_predicted_over_http(served, pipeline, media):
     sound, picture = served.keep(media / "a.wav"), served.keep(media / "b.png")
     both = served.numbers(sound, picture)
-    expected = direct(reader, audio=str(media / "a.wav"), image=str(media / "b.png"))
+    expected = direct(pipeline, audio=str(media / "a.wav"), image=str(media / "b.png"))
     assert {entry["label"]: entry["score"] for entry in both["scores"]} == pytest.approx(expected, abs=1e-6)
     assert both["problems"] == []
     alone = served.numbers(None, picture)
     assert list(alone["modalities"]) == ["image"]
-    assert alone["scores"][0]["score"] == pytest.approx(max(direct(reader, image=str(media / "b.png")).values()))
+    assert alone["scores"][0]["score"] == pytest.approx(max(direct(pipeline, image=str(media / "b.png")).values()))
     assert served.numbers(None, None) == {"problems": []}
 
 
@@ -114,7 +113,7 @@ def test_several_ask_at_once_and_each_gets_the_own_answer(served, media):
     functions = json.loads(served.get("/config")[2])["dependencies"]
     number = next(entry["id"] for entry in functions if entry["api_name"] == "predict")
     for name in ({}, {"fn_index": number}):
-        data = json.dumps({"data": [None, None, False], **name}).encode()
+        data = json.dumps({"data": [None, None], **name}).encode()
         assert served.post("gradio_api/run/predict", data)[0] == 404, "all wait for their turn"
 
 
