@@ -1,18 +1,14 @@
 """Callbacks of [`LfmTrainer`]: one that drives the method, one that shows progress, and those that report elsewhere."""
 
-import atexit
 import importlib.util
-import math
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallback, TrackioCallback
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from modeling_lfm.registry_lfm import suggest
@@ -73,7 +69,6 @@ SHOWN_FIRST = ("loss", "loss_cls", "loss_mm", "alpha", "hypergradient_cosine")
 HIDDEN = ("total_flos", "runtime", "per_second", "norm", "learning_rate", "epoch")
 HIDDEN_ENDS = ("_map", "_f1", "hypergradient_iterations", "hypergradient_residual", "hypergradient_outer_loss")
 FLAGS = ("hypergradient_negative_curvature", "hypergradient_diverged")  # shown where they are raised
-REFRESH = 0.2  # seconds between two drawings of the live line
 
 
 def shown_keys(logs):
@@ -115,48 +110,38 @@ def format_cell(key, value):
     return format(value, {"epoch": ".4g", "alpha": ".3f"}.get(key, "#.3g"))
 
 
-class LfmProgressCallback(TrainerCallback):
-    """On a terminal a table, an epoch (or evaluation) a row, above a live line; elsewhere, or unless `live`, lines.
-
-    It draws from the thread that trains, so that processes which are forked meanwhile find no lock that is held. Of
-    what is evaluated outside of training no numbers are shown: the caller has them.
-    """
+class LfmProgressCallback(ProgressCallback):
+    """On a terminal the bar of transformers, below a table with a row an epoch or evaluation; elsewhere, or unless
+    `live`, lines. Of what is evaluated outside of training no numbers are shown: the caller has them."""
 
     def __init__(self, live=True):
-        self.live = live and Console().is_terminal
-        self.training, self.bars, self.row, self.titles, self.drawn = False, None, {}, {}, 0.0
+        super().__init__()
+        self.live = live and sys.stderr.isatty()
+        self.training, self.row, self.titles = False, {}, {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.close()  # of a first try whose batches did not fit into memory
         self.training, self.row, self.titles, self.began = state.is_world_process_zero, {}, {}, time.monotonic()
         if self.live and self.training:
-            self.open()
+            super().on_train_begin(args, state, control, **kwargs)
+            self.training_bar.leave = False
+            self.had_bars = logging.is_progress_bar_enabled()
+            logging.disable_progress_bar()  # those of saving would stand between the rows
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.finish_row(state)
+        if self.training_bar is not None:
+            self.training_bar.set_description(f"epoch {int(state.epoch or 0) + 1} of {state.num_train_epochs}")
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.bars is not None:
-            epochs = f"epoch {math.ceil(state.epoch or 1)} of {state.num_train_epochs}"
-            self.move("steps", epochs, state.max_steps, state.global_step)
+        if self.training_bar is not None:
+            super().on_step_end(args, state, control, **kwargs)
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        if self.live and state.is_world_process_zero and has_length(eval_dataloader):
-            if self.bars is None:
-                self.open()
-            self.batches += 1
-            self.move("batches", "evaluation", len(eval_dataloader), self.batches)
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        if self.bars is not None:
-            self.batches = 0
-            if "batches" in self.tasks:
-                self.bars.remove_task(self.tasks.pop("batches"))
-            if not self.training:
-                self.close()
-
-    def on_predict(self, args, state, control, metrics=None, **kwargs):
-        self.on_evaluate(args, state, control)
+        if self.live:
+            super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
+            if self.prediction_bar is not None:
+                self.prediction_bar.leave = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not self.training or not logs:
@@ -165,7 +150,7 @@ class LfmProgressCallback(TrainerCallback):
             print(format_logs(logs), flush=True)
         elif "train_runtime" in logs:
             self.finish_row(state)
-            self.bars.console.print(f"trained in {timedelta(seconds=round(logs['train_runtime']))}", style="dim")
+            self.training_bar.write(f"trained in {timedelta(seconds=round(logs['train_runtime']))}")
         elif "loss" in logs or "eval_loss" in logs:  # others announce the alpha of the epoch to come
             if "eval_loss" in self.row:
                 self.finish_row(state)
@@ -178,48 +163,30 @@ class LfmProgressCallback(TrainerCallback):
         self.finish_row(state)
         self.close()
 
-    def open(self):
-        """Show the live line: what is printed stands above it from now on."""
-        parts = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bars = Progress(*parts, console=Console(), auto_refresh=False, transient=True)
-        self.tasks, self.batches, self.had_bars = {}, 0, logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # those of loading and saving would tear the live line
-        self.bars.start()
-        atexit.register(self.close)
-
     def close(self):
-        """Take the live line away, and leave the terminal as it was; rows stay."""
+        """Take the bars away; rows stay."""
         self.training = False
-        if self.bars is not None:
-            self.bars.stop()
-            atexit.unregister(self.close)
-            if self.had_bars:
-                logging.enable_progress_bar()
-            self.bars = None
-
-    def move(self, name, description, total, completed):
-        """Set the bar of `steps` or `batches`, and draw it if it is time to."""
-        if name not in self.tasks:
-            self.tasks[name] = self.bars.add_task(description, total=total)
-        self.bars.update(self.tasks[name], description=description, completed=completed)
-        if time.monotonic() - self.drawn > REFRESH:
-            self.bars.refresh()
-            self.drawn = time.monotonic()
+        if self.training_bar is not None and self.had_bars:
+            logging.enable_progress_bar()
+        for bar in (self.prediction_bar, self.training_bar):
+            if bar is not None:
+                bar.close()
+        self.prediction_bar = self.training_bar = None
 
     def finish_row(self, state):
         """Print the row, with a mark if its evaluation is the best of all so far, below titles that fit it."""
-        if self.bars is None or not self.row:
+        if self.training_bar is None or not self.row:
             return
         row, self.row, found = self.row, {}, titles_of(self.row)
         if not found.keys() <= self.titles.keys():
             self.titles = found
-            self.print_line(found, style="bold")
+            self.write_line(found)
         best = "eval_loss" in row and state.best_global_step == state.global_step
-        self.print_line({key: format_cell(key, row.get(key)) for key in self.titles}, end="  best" if best else "")
+        self.write_line({key: format_cell(key, row.get(key)) for key in self.titles}, "  best" if best else "")
 
-    def print_line(self, cells, style=None, end=""):
-        line = "".join(cells[key].rjust(max(len(title), 7) + 2) for key, title in self.titles.items()) + end
-        self.bars.console.print(line, style=style, highlight=False, no_wrap=True, overflow="crop")
+    def write_line(self, cells, end=""):
+        texts = (cells[key].rjust(max(len(title), 7) + 2) for key, title in self.titles.items())
+        self.training_bar.write("".join(texts) + end)
 
 
 # -- reports ---------------------------------------------------------------------------------------------------
