@@ -156,20 +156,6 @@ def to_evidence(logits):
     return nn.functional.softplus(full_precision(logits))
 
 
-def opinion(evidence):
-    """What the Dirichlet distribution of parameters alpha = e + 1 says, with S = sum_k alpha_k.
-
-    Args:
-        evidence (`torch.Tensor` `(..., K)`): e, not negative.
-
-    Returns:
-        belief b = e / S (..., K) and uncertainty u = K / S (..., 1), which add up to 1.
-    """
-    classes = evidence.shape[-1]
-    strength = evidence.sum(-1, keepdim=True) + classes
-    return evidence / strength, classes / strength
-
-
 def combine(first, second):
     """Dempster's rule: the evidence (..., K) of two opinions of evidence `first` and `second`, together.
 

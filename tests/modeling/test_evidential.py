@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from modeling_lfm import LfmConfig
-from modeling_lfm.fusions_lfm import EtmcFusion, combine, opinion, to_evidence
+from modeling_lfm.fusions_lfm import EtmcFusion, combine, to_evidence
 
 from .towers import TOWERS
+
+
+def opinion(evidence):
+    """Belief b = e / S (..., K) and uncertainty u = K / S (..., 1) of evidence e (..., K), S = sum_k (e_k + 1)."""
+    classes = evidence.shape[-1]
+    strength = evidence.sum(-1, keepdim=True) + classes
+    return evidence / strength, classes / strength
 
 
 def masses(evidence):

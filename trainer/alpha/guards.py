@@ -47,11 +47,6 @@ def frozen_norm_statistics(model: nn.Module) -> Iterator[nn.Module]:
                 buffer.copy_(saved)
 
 
-def is_sharded(model):
-    """`bool`: whether parameters of `model` are spread over the processes by `torch.distributed.fsdp.fully_shard`."""
-    return isinstance(model, FSDPModule)
-
-
 @contextmanager
 def whole_parameters(model):
     """Inside, the parameters that belong to no sharded part of `model` (projections and heads) are whole tensors.
@@ -59,7 +54,7 @@ def whole_parameters(model):
     Towers that are sharded units of their own gather themselves whenever they are called. Nothing happens to a model
     that is not sharded.
     """
-    if not is_sharded(model):
+    if not isinstance(model, FSDPModule):  # of `torch.distributed.fsdp.fully_shard`
         yield
         return
     model.unshard()

@@ -38,13 +38,8 @@ def outer_loss(
     if name == "calibrated":
         return calibrated_outer_loss(logits, modality_logits, labels, problem_type)
     if name == "plain":
-        return plain_outer_loss(logits, labels, problem_type)
+        return classification_loss(logits, labels, problem_type)  # L_CLS, the paper's outer loss
     raise ValueError(f"outer loss must be one of {', '.join(OUTER_LOSSES)}, got {name!r}.")
-
-
-def plain_outer_loss(logits: Tensor, labels: Tensor, problem_type: str = "single_label_classification") -> Tensor:
-    """L_CLS of the fused logits `(B, K)`, the paper's outer loss."""
-    return classification_loss(logits, labels, problem_type)
 
 
 def calibrated_outer_loss(
