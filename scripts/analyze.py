@@ -24,6 +24,7 @@ examples:
 import sys
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 from modeling_lfm.scripts.common import runs
@@ -51,24 +52,6 @@ class AnalyzeArguments(runs.SplitArguments):
             raise ValueError("the setting 'checkpoint' is missing: the folder of the model that train.py wrote.")
 
 
-def make_initial(models, folders):
-    """The model from which the training of all `models` (by name, of `folders`) started.
-
-    Raises:
-        ValueError: they started from different weights, or a run does not tell from which.
-    """
-    from modeling_lfm.trainer.analysis import initial_model
-
-    starts = []
-    for name, folder in folders.items():
-        record, config = runs.recall(folder).get("run", {}), models[name].config
-        seed, towers = record.get("training", {}).get("seed"), record.get("pretrained", {})
-        starts.append((seed, towers, config.modalities, config.hidden_size))
-    if seed is None or any(start != starts[0] for start in starts):
-        raise ValueError("the runs do not tell their seed, or did not start from the same weights.")
-    return initial_model(config, seed, towers)
-
-
 def read_results(folder):
     """The runs of reproduce.py --table figure_1, and the published figures beside; nothing without a folder."""
     if folder is None:
@@ -77,45 +60,71 @@ def read_results(folder):
         raise FileNotFoundError(f"no results at {folder}; make them by reproduce.py --table figure_1.")
     records = list(sweep.read_records(Path(folder)).values())
     if not records:
-        raise ValueError(f"label_fitting: {folder} holds no results of reproduce.py --table figure_1.")
+        raise ValueError(f"{folder} holds no results of reproduce.py --table figure_1.")
     return records, report.read_published("figure_1", records[0]["setting"])
 
 
-def analyze(args):
-    """Draw the figures and write the page; returns its `Path`.
-
-    Args:
-        args ([`AnalyzeArguments`])
-    """
+def make_figures(args, folders, left_out):
+    """By name of a figure (`dict`) a function that gives its `Section`; `left_out` (`dict`) is told what it lacks."""
     import torch
 
-    from modeling_lfm.trainer.analysis import FIGURES, Look, write_report
+    from modeling_lfm.trainer import analysis
+    from modeling_lfm.trainer.collator import LfmDataCollator
 
-    folders = runs.name_folders([*args.checkpoints, *([args.checkpoint] if args.checkpoint else [])])
     models, processor = runs.load_runs(folders)
     args.checkpoint = list(folders.values())[-1]
     args = runs.complete(args)
-    look = Look(models, processor, lambda: runs.load_split(args, next(iter(models.values())).config, processor))
-    look.logs = {**runs.find_logs(folders), **runs.name_folders(args.runs)}
-    look.results = read_results(args.label_fitting)
-    look.batch_size = args.per_device_eval_batch_size
-    if torch.accelerator.is_available() and not args.use_cpu:
-        look.device = torch.accelerator.current_accelerator()
-    sections, left_out = [], {}
-    figures = args.figures or FIGURES
-    if "modality_gap" in figures:
+    data = cache(lambda: runs.load_split(args, next(iter(models.values())).config, processor))
+    device = None if args.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+
+    def look(model, subsets=True):
+        collator, size = LfmDataCollator(processor), args.per_device_eval_batch_size
+        found = analysis.observe(model, data(), collator, size, device, subsets)
+        model.cpu()
+        return found
+
+    @cache
+    def observed():
+        return {name: look(model) for name, model in models.items()}
+
+    def explain_gap():
+        before = {}
         try:
-            look.initial = make_initial(models, folders)
+            records = {name: runs.recall(folder).get("run", {}) for name, folder in folders.items()}
+            before["before training"] = look(analysis.make_initial(models, records), subsets=False)
         except (ValueError, OSError) as error:
             left_out["modality_gap before training"] = str(error)
+        return analysis.explain_gap({**before, **observed()})
+
+    return {
+        "alpha": lambda: analysis.explain_alpha({**runs.find_logs(folders), **runs.name_folders(args.runs)}),
+        "label_fitting": lambda: analysis.explain_label_fitting(*read_results(args.label_fitting)),
+        "modality_gap": explain_gap,
+        "maps": lambda: analysis.explain_maps(models, data(), processor),
+        "contributions": lambda: analysis.explain_contributions(observed()),
+        "agreement": lambda: analysis.explain_agreement(observed()),
+        "calibration": lambda: analysis.explain_calibration(observed()),
+    }
+
+
+def analyze(args):
+    """Draw the figures of [`AnalyzeArguments`] and write the page; returns its `Path`."""
+    from modeling_lfm.trainer.analysis import write_report
+
+    folders = runs.name_folders([*args.checkpoints, *([args.checkpoint] if args.checkpoint else [])])
+    sections, left_out = [], {}
+    figures = make_figures(args, folders, left_out)
+    unknown = set(args.figures) - set(figures)
+    if unknown:
+        raise ValueError(f"figures {', '.join(unknown)}: unknown; choose of {', '.join(figures)}.")
     asked = {*args.figures, *(["label_fitting"] if args.label_fitting else []), *(["alpha"] if args.runs else [])}
-    for figure in figures:
+    for name in args.figures or figures:
         try:
-            sections.append(look.explain(figure))
+            sections.append(figures[name]())
         except (ValueError, OSError) as error:
-            if figure in asked:
-                raise type(error)(f"{figure}: {error}") from error
-            left_out[figure] = str(error)
+            if name in asked:
+                raise type(error)(f"{name}: {error}") from error
+            left_out[name] = str(error)
     if not sections:
         raise ValueError(f"nothing can be drawn: {left_out}.")
     for section in sections:

@@ -15,7 +15,7 @@ from modeling_lfm.data.benchmarks.demo import WORDS
 from modeling_lfm.scripts import analyze, train
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.experiments.run import write_record
-from modeling_lfm.trainer.analysis import FIGURES
+from modeling_lfm.trainer.analysis import make_initial
 from tests.scripts.conftest import ROOT, TOWER
 
 QUICK = ["--max_samples", "24", "--use_cpu"]
@@ -110,11 +110,15 @@ def remember(folder, **training):
     (folder / "lfm_run.json").write_text(json.dumps(record))
 
 
+def start_of(models, folders):
+    return make_initial(models, {name: runs.recall(folder).get("run", {}) for name, folder in folders.items()})
+
+
 def test_the_model_before_training_is_the_one_that_train_makes(tiny_config, tmp_path):
     words = [str(tiny_config), "--output_dir", str(tmp_path), "--seed", "11", "--max_train_samples", "32"]
     trainer, _ = train.set_up(*train.parse_arguments(words))
     remember(tmp_path, seed=11)
-    initial = analyze.make_initial({"a": trainer.model}, {"a": str(tmp_path)})
+    initial = start_of({"a": trainer.model}, {"a": str(tmp_path)})
     assert not initial.training
     pairs = zip(initial.parameters(), trainer.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -127,12 +131,12 @@ def test_what_runs_remember_tells_the_start(run, tmp_path):
         remember(folders[name], seed=seed)
     models, _ = runs.load_runs(folders)
     with pytest.raises(ValueError, match="the same weights"):
-        analyze.make_initial(models, folders)
+        start_of(models, folders)
     remember(folders["other"], seed=4)
-    analyze.make_initial(models, folders)
+    start_of(models, folders)
     remember(folders["one"])
     with pytest.raises(ValueError, match="seed"):
-        analyze.make_initial({"one": models["one"]}, {"one": folders["one"]})
+        start_of({"one": models["one"]}, {"one": folders["one"]})
 
 
 def fail(*words):
@@ -197,6 +201,6 @@ def test_help_names_every_figure(capsys):
     with pytest.raises(SystemExit):
         analyze.main(["--help"])
     printed = capsys.readouterr().out
-    for name in FIGURES:
+    for name in ("alpha", "label_fitting", "modality_gap", "maps", "contributions", "agreement", "calibration"):
         assert f"  {name} " in printed
     assert "--label_fitting" in printed

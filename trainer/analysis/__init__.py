@@ -1,7 +1,13 @@
 """Figures of trained models: what they were taught, what each modality adds, where they look; and a page of them all.
 
 Each `explain_...` returns a [`Section`]: figures, the numbers that they show, and sentences computed from these.
-[`Look`] makes them all of some models and a data set.
+
+Example:
+
+    ```python
+    observed = {"LFM": observe(trainer.model, prepared["test"], LfmDataCollator(processor))}
+    explain_contributions(observed).save("outputs/look")
+    ```
 """
 
 from .alpha_curves import explain_alpha
@@ -9,14 +15,12 @@ from .contributions import coalition_values, explain_contributions, shapley_shar
 from .decisions import expected_calibration_error, explain_agreement, explain_calibration
 from .label_fitting import explain_label_fitting
 from .maps import explain_maps
-from .modality_gap import centroid_distances, explain_gap, initial_model
+from .modality_gap import centroid_distances, explain_gap, initial_model, make_initial
 from .observations import Observations, coalition_logits, observe
-from .report import FIGURES, Look, Section, write_report
+from .report import Section, write_report
 from .saliency import attention_rollout, grad_cam, rollout
 
 __all__ = [
-    "FIGURES",
-    "Look",
     "Observations",
     "Section",
     "attention_rollout",
@@ -33,6 +37,7 @@ __all__ = [
     "explain_maps",
     "grad_cam",
     "initial_model",
+    "make_initial",
     "observe",
     "rollout",
     "shapley_shares",

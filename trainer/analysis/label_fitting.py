@@ -39,7 +39,7 @@ def measure_label_fitting(records, published=None):
     if not rows:
         raise ValueError(
             f"no results of the rows {', '.join(TITLES)}; make them by reproduce.py --table figure_1, and name their "
-            "file (--label_fitting FILE)."
+            "folder (--label_fitting DIR)."
         )
     test = next(iter(rows.values()))[0]["test"]
     ends = "_accuracy"

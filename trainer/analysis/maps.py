@@ -31,9 +31,9 @@ def measure_maps(model, inputs, modality):
         modality (`str`)
 
     Returns:
-        `dict` from `"fused"` and, with Grad-CAM, `"alone"` to the `class` (`int`) and `probability` decided of each
-        sample, the `map` (`np.ndarray` of one) and its `focus`, see [`focus`]. A rollout belongs to no decision and
-        stands under `"fused"`; `"alone"` then has no map.
+        `dict` from `"fused"` and, with Grad-CAM, `"alone"` to the `class` (`str`) and `probability` decided of each
+        sample, the `map` (`np.ndarray` of one) and its `focus`, see [`focus`]; and with Grad-CAM the `likeness` of
+        both maps. A rollout belongs to no decision and stands under `"fused"`; `"alone"` then has no map.
 
     Raises:
         ValueError: there is no map of the tower.
@@ -46,7 +46,8 @@ def measure_maps(model, inputs, modality):
         logits = select_logits(output, model.config.modality_names, decision).double()
         probabilities = logits.sigmoid() if model.config.is_multi_label else logits.softmax(-1)
         best = probabilities.max(-1)
-        result[key] = {"class": best.indices.tolist(), "probability": best.values.tolist()}
+        result[key] = {"class": [model.config.id2label[k] for k in best.indices.tolist()]}
+        result[key] |= {"probability": best.values.tolist()}
         if kind == GRAD_CAM:
             maps = grad_cam(model, inputs, modality, decision, best.indices)
         elif key == "fused":
@@ -55,6 +56,8 @@ def measure_maps(model, inputs, modality):
             continue
         maps = maps.cpu().double().numpy()
         result[key] |= {"map": list(maps), "focus": [focus(part) for part in maps]}
+    if kind == GRAD_CAM:
+        result["likeness"] = list(map(likeness, result["fused"]["map"], result["alone"]["map"]))
     return result
 
 
@@ -76,39 +79,12 @@ def likeness(a, b):
     return float(a @ b / norm) if norm > 0 else None
 
 
-def gather_maps(models, inputs, labels, modality):
-    """Numbers of the maps of one modality.
-
-    Args:
-        models (`dict[str, LfmForMultimodalClassification]`): by run.
-        inputs, modality: as in [`measure_maps`].
-        labels (`list[list[str]]`): what is true of the samples, of each one class or several.
-
-    Returns:
-        `dict`, ready for JSON: `kind` (`"grad_cam"` or `"rollout"`), `labels`, and by run in `runs` what
-        [`measure_maps`] found, with the names of classes, whether they are `right` and, with Grad-CAM, the `likeness`
-        of the fused and the single map of each sample.
-    """
-    runs = {}
-    for run, model in models.items():
-        found = measure_maps(model, inputs, modality)
-        for part in found.values():
-            part["class"] = [model.config.id2label[number] for number in part["class"]]
-            part["right"] = [name in truth for name, truth in zip(part["class"], labels, strict=True)]
-        if "map" in found["alone"]:
-            pairs = zip(found["fused"]["map"], found["alone"]["map"], strict=True)
-            found["likeness"] = [likeness(a, b) for a, b in pairs]
-        runs[run] = found
-    kind = choose_map(model.lfm.towers[modality])
-    return {"kind": kind, "labels": [", ".join(truth) or "none" for truth in labels], "runs": runs}
-
-
 def draw_maps(numbers, processor, modality, inputs):
     """What the model is given of each sample, and beside it for each run the maps over it, with the decision above.
 
     Args:
-        numbers (`dict`): what [`gather_maps`] returns.
-        processor ([`LfmProcessor`]), modality (`str`), inputs (`dict`): see [`gather_maps`].
+        numbers (`dict`): `labels` (`list[str]`), and by run in `runs` what [`measure_maps`] found, and who is `right`.
+        processor ([`LfmProcessor`]), modality (`str`), inputs (`dict`): see [`measure_maps`].
     """
     shown = [(run, key, found[key]) for run, found in numbers["runs"].items() for key in ("fused", "alone")]
     shown = [(run, key, found) for run, key, found in shown if "map" in found]
@@ -188,10 +164,15 @@ def explain_maps(models, dataset, processor):
             continue
         inputs = {key: value[rows] for key, value in batch.items()}
         try:
-            found = gather_maps(models, inputs, [[config.id2label[k] for k in classes[row]] for row in rows], name)
+            maps = {run: measure_maps(model, inputs, name) for run, model in models.items()}
         except ValueError as error:
             reasons.append(f"{name} has no map: {error}")
             continue
+        truths = [[config.id2label[k] for k in classes[row]] for row in rows]
+        for part in (run[key] for run in maps.values() for key in ("fused", "alone")):
+            part["right"] = [said in truth for said, truth in zip(part["class"], truths, strict=True)]
+        kind = choose_map(next(iter(models.values())).lfm.towers[name])
+        found = {"kind": kind, "labels": [", ".join(truth) or "none" for truth in truths], "runs": maps}
         found["samples"] = [samples[row] for row in rows]
         figures[f"maps_{name}"] = draw_maps(found, processor, name, inputs)
         for run, maps in found["runs"].items():

@@ -149,3 +149,21 @@ def initial_model(config, seed, pretrained=None):
     with unchanged_random_state(torch.device("cpu")):
         set_seed(seed)
         return LfmForMultimodalClassification.from_towers(config)
+
+
+def make_initial(models, records):
+    """The model from which the training of all `models` (`dict` by name) started, see [`initial_model`].
+
+    Args:
+        records (`dict[str, dict]`): by name what the run remembers: the `seed` of its `training`, and `pretrained`.
+
+    Raises:
+        ValueError: they started from different weights, or a run does not tell from which.
+    """
+    starts = []
+    for name, model in models.items():
+        seed, towers = records[name].get("training", {}).get("seed"), records[name].get("pretrained", {})
+        starts.append((seed, towers, model.config.modalities, model.config.hidden_size))
+    if seed is None or any(start != starts[0] for start in starts):
+        raise ValueError("the runs do not tell their seed, or did not start from the same weights.")
+    return initial_model(model.config, seed, towers)

@@ -4,15 +4,9 @@ import base64
 import io
 import json
 import math
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..collator import LfmDataCollator
-
-BEFORE = "before training"
-FIGURES = ("alpha", "label_fitting", "modality_gap", "maps", "contributions", "agreement", "calibration")
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -73,76 +67,6 @@ class Section:
         for file, figure in zip(files, self.figures.values(), strict=True):
             figure.savefig(file)
         return [base64.b64encode(file.getvalue()).decode() for file in files]
-
-
-@dataclass
-class Look:
-    """Trained models of one data set, and the figures of them.
-
-    Args:
-        models (`dict[str, LfmForMultimodalClassification]`): by name, of the same modalities, classes and processor.
-        processor ([`LfmProcessor`])
-        load_data: a function that gives prepared samples (`datasets.Dataset`), called when the first figure needs them.
-        initial ([`LfmForMultimodalClassification`], *optional*): as it was before training, for `modality_gap`.
-        logs (`dict[str, source]`): of runs, for `alpha`; see `plots.read_log_history`.
-        results (`tuple`): for `label_fitting`: the arguments of `explain_label_fitting`.
-        batch_size (`int`), device (`torch.device`, *optional*): of the outputs that figures are drawn of.
-
-    Example:
-
-        ```python
-        look = Look({"LFM": trainer.model}, processor, lambda: prepared["test"], logs={"LFM": trainer})
-        look.explain("contributions").save("outputs/look")
-        ```
-    """
-
-    models: dict
-    processor: Any
-    load_data: Any
-    initial: Any = None
-    logs: dict = field(default_factory=dict)
-    results: tuple = ((), None)
-    batch_size: int = 64
-    device: Any = None
-
-    @cached_property
-    def dataset(self):
-        """The prepared samples."""
-        return self.load_data()
-
-    @cached_property
-    def observed(self):
-        """`dict[str, Observations]`: of the models by name, on all samples."""
-        return {name: self._observe(model) for name, model in self.models.items()}
-
-    def _observe(self, model, subsets=True):
-        from .observations import observe
-
-        collator = LfmDataCollator(self.processor)
-        found = observe(model, self.dataset, collator, self.batch_size, self.device, subsets)
-        model.cpu()
-        return found
-
-    def explain(self, figure):
-        """The [`Section`] of a figure, one of [`FIGURES`].
-
-        Raises:
-            ValueError, FileNotFoundError: it cannot be drawn of these models.
-        """
-        from modeling_lfm.trainer import analysis
-
-        if figure not in FIGURES:
-            raise ValueError(f"figures {figure}: unknown; choose of {', '.join(FIGURES)}.")
-        if figure == "alpha":
-            return analysis.explain_alpha(self.logs)
-        if figure == "label_fitting":
-            return analysis.explain_label_fitting(*self.results)
-        if figure == "maps":
-            return analysis.explain_maps(self.models, self.dataset, self.processor)
-        if figure == "modality_gap":
-            before = {} if self.initial is None else {BEFORE: self._observe(self.initial, subsets=False)}
-            return analysis.explain_gap({**before, **self.observed})
-        return getattr(analysis, f"explain_{figure}")(self.observed)
 
 
 def write_report(sections, path, title, facts, left_out=None):
