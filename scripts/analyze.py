@@ -22,10 +22,12 @@ examples:
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
+
+from transformers.hf_argparser import HfArg
 
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
@@ -38,13 +40,13 @@ from modeling_lfm.scripts.experiments import run as sweep
 class AnalyzeArguments(runs.SplitArguments):
     """What is drawn of what."""
 
-    checkpoint: str | None = field(default=None, metadata={"help": "Folder of a model, or its name on the Hub."})
-    checkpoints: list[str] = field(default_factory=list, metadata={"help": "Several, or [NAME=]DIR, side by side."})
-    figures: list[str] = field(default_factory=list, metadata={"help": "Only these; all that the models allow."})
-    output: str = field(default="outputs/analysis", metadata={"help": "Folder that everything is written into."})
-    runs: list[str] = field(default_factory=list, metadata={"help": "Further runs, [NAME=]DIR, for alpha."})
-    label_fitting: str | None = field(default=None, metadata={"help": "Results of reproduce.py --table figure_1."})
-    max_samples: int | None = field(default=1000, metadata={"help": "Look at so many samples at most."})
+    checkpoint: str | None = HfArg(default=None, help="Folder of a model, or its name on the Hub.")
+    checkpoints: list[str] = HfArg(default_factory=list, help="Several, or [NAME=]DIR, side by side.")
+    figures: list[str] = HfArg(default_factory=list, help="Only these; all that the models allow.")
+    output: str = HfArg(default="outputs/analysis", help="Folder that everything is written into.")
+    runs: list[str] = HfArg(default_factory=list, help="Further runs, [NAME=]DIR, for alpha.")
+    label_fitting: str | None = HfArg(default=None, help="Results of reproduce.py --table figure_1.")
+    max_samples: int | None = HfArg(default=1000, help="Look at so many samples at most.")
 
     def __post_init__(self):
         super().__post_init__()

@@ -16,17 +16,18 @@ The page is served to this machine alone unless --host says otherwise, answers n
 of other servers. It reads no files but uploads and examples; uploads lie in a folder that is removed at the end.
 """
 
-import importlib.util
 import os
 import signal
 import socket
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from transformers.hf_argparser import HfArg
+
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common.console import hide_progress_bars, require, run, say
 from modeling_lfm.scripts.common.settings import read_arguments
 
 
@@ -34,16 +35,15 @@ from modeling_lfm.scripts.common.settings import read_arguments
 class DemoArguments:
     """What is shown, and where."""
 
-    checkpoint: str = field(metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."})
-    host: str = field(default="127.0.0.1", metadata={"help": "Address of the page; 0.0.0.0 lets other machines in."})
-    port: int = field(default=7860, metadata={"help": "Port on which the page is served."})
-    title: str | None = field(default=None, metadata={"help": "Title of the page; the model's name if not given."})
-    examples: str | None = field(
-        default=None,
-        metadata={"help": "Folder of examples: one folder each, its files named after the inputs, such as audio.wav."},
+    checkpoint: str = HfArg(help="Folder of the model that train.py wrote, or a model on the Hub.")
+    host: str = HfArg(default="127.0.0.1", help="Address of the page; 0.0.0.0 lets other machines in.")
+    port: int = HfArg(default=7860, help="Port on which the page is served.")
+    title: str | None = HfArg(default=None, help="Title of the page; the model's name if not given.")
+    examples: str | None = HfArg(
+        default=None, help="Folder of examples: one folder each, its files named after the inputs, such as audio.wav."
     )
-    export: str | None = field(
-        default=None, metadata={"help": "Folder to write in place of serving: the page as a Hugging Face Space."}
+    export: str | None = HfArg(
+        default=None, help="Folder to write in place of serving: the page as a Hugging Face Space."
     )
 
     def __post_init__(self):
@@ -72,9 +72,7 @@ def serve(args):
 
 def main(argv=None):
     args = read_arguments(argv, __doc__, DemoArguments)
-    missing = [name for name in ("gradio", "captum") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f'the page needs {" ".join(missing)}: pip install "modeling-lfm[demo]".')
+    require("demo", "gradio", "captum")
     hide_progress_bars()
     if not args.export:
         return serve(args)

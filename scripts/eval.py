@@ -19,7 +19,9 @@ fused prediction where it is absent; further loss and samples. With --drop all o
 """
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from transformers.hf_argparser import HfArg
 
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import run, write_json
@@ -30,14 +32,10 @@ from modeling_lfm.scripts.common.settings import read_arguments
 class EvalArguments(runs.SplitArguments):
     """What is evaluated on what."""
 
-    checkpoint: str = field(
-        kw_only=True, metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."}
-    )
-    drop: list[str] = field(
-        default_factory=list, metadata={"help": "Modalities to leave out, as if no sample had them."}
-    )
-    output: str | None = field(default=None, metadata={"help": "The JSON file to write; printed in any case."})
-    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
+    checkpoint: str = HfArg(kw_only=True, help="Folder of the model that train.py wrote, or a model on the Hub.")
+    drop: list[str] = HfArg(default_factory=list, help="Modalities to leave out, as if no sample had them.")
+    output: str | None = HfArg(default=None, help="The JSON file to write; printed in any case.")
+    bf16: bool = HfArg(default=False, help="Compute in bfloat16.")
 
 
 def evaluate(args):

@@ -1,13 +1,4 @@
-"""Export a trained model to one file, ONNX or torch.export, checked against the model."""
-
-from dataclasses import dataclass, field
-
-from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
-from modeling_lfm.scripts.common.settings import read_arguments
-
-HELP = """
-Export a trained model to one file that runs without this package, and check it against the model.
+"""Export a trained model to one file that runs without this package, and check it against the model.
 
 usage: python scripts/export.py --checkpoint DIR --output FILE_OR_DIR [--setting value ...]
        python -m modeling_lfm.scripts.export --checkpoint DIR --output FILE_OR_DIR [--setting value ...]
@@ -67,21 +58,26 @@ for entry in session.get_inputs():
 logits, audio_logits, image_logits = session.run(None, inputs)  # image_logits are NaN
 """
 
+from dataclasses import dataclass
+
+from transformers.hf_argparser import HfArg
+
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common.settings import read_arguments
+
 
 @dataclass
 class ExportArguments:
     """What is exported to what."""
 
-    checkpoint: str = field(metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."})
-    output: str = field(metadata={"help": "The file to write, or a folder for it and its processor."})
-    format: str | None = field(
-        default=None, metadata={"help": "onnx, or torch (torch.export); that of the file's name, or onnx."}
-    )
-    batch_size: int | None = field(default=None, metadata={"help": "The number of samples; any if not given."})
-    present: bool = field(default=False, metadata={"help": "Further inputs tell which samples have a modality."})
-    processor: dict = field(
-        default_factory=dict,
-        metadata={"help": "Settings of the processor to change, such as processor.text.max_length: 64."},
+    checkpoint: str = HfArg(help="Folder of the model that train.py wrote, or a model on the Hub.")
+    output: str = HfArg(help="The file to write, or a folder for it and its processor.")
+    format: str | None = HfArg(default=None, help="onnx, or torch (torch.export); that of the file's name, or onnx.")
+    batch_size: int | None = HfArg(default=None, help="The number of samples; any if not given.")
+    present: bool = HfArg(default=False, help="Further inputs tell which samples have a modality.")
+    processor: dict = HfArg(
+        default_factory=dict, help="Settings of the processor to change, such as processor.text.max_length: 64."
     )
 
 
@@ -99,15 +95,13 @@ def export(args):
     """Export a model as [`ExportArguments`] tell; [`Exported`], see `exporting/files.py`."""
     from modeling_lfm.scripts.exporting import files
 
-    file, _ = files.choose_output(args.output, args.format)
-    if file.suffix == files.SUFFIXES["onnx"]:
-        files.require_onnx()  # before a model is read
+    files.choose_output(args.output, args.format)  # before a model is read
     settings = {"format": args.format, "batch_size": args.batch_size, "present": args.present}
     return files.export_model(*runs.load_run(args.checkpoint), args.output, changes=args.processor, **settings)
 
 
 def main(argv=None):
-    args = read_arguments(argv, HELP, ExportArguments)
+    args = read_arguments(argv, __doc__, ExportArguments)
     hide_progress_bars()
     say(describe(export(args)))
 

@@ -21,8 +21,10 @@ first, and under 'modalities' the same from each modality that was given, alone.
 """
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
+
+from transformers.hf_argparser import HfArg
 
 from modeling_lfm.registry_lfm import suggest
 from modeling_lfm.scripts.common import runs
@@ -36,30 +38,25 @@ CLIPS = ("video", "flow")  # types of input of which a part can be given
 class PredictArguments:
     """What is predicted by what."""
 
-    checkpoint: str = field(metadata={"help": "Folder of the model that train.py wrote, or a model on the Hub."})
-    input: list[str] = field(
-        default_factory=list,
-        metadata={"help": "One MODALITY=VALUE for each modality that is there; or --MODALITY VALUE."},
+    checkpoint: str = HfArg(help="Folder of the model that train.py wrote, or a model on the Hub.")
+    input: list[str] = HfArg(
+        default_factory=list, help="One MODALITY=VALUE for each modality that is there; or --MODALITY VALUE."
     )
-    output: str | None = field(default=None, metadata={"help": "The JSON file to write, beside printing it."})
-    top_k: int | None = field(default=None, metadata={"help": "Print so many probabilities at most."})
+    output: str | None = HfArg(default=None, help="The JSON file to write, beside printing it.")
+    top_k: int | None = HfArg(default=None, help="Print so many probabilities at most.")
 
 
-def take_inputs(settings):
-    """Turn each setting that [`PredictArguments`] lacks, `--rgb a.avi`, into `--input rgb=a.avi`.
-
-    Args:
-        settings (`dict`): changed in place.
-    """
-    known = [f.name for f in fields(PredictArguments)]
-    given = settings.pop("input", True)
-    pairs = [] if given is True else given if isinstance(given, list) else [given]
-    for name in [name for name in settings if name not in known]:
-        value = settings.pop(name)
-        if not isinstance(value, str):
+def parse_arguments(argv):
+    """[`PredictArguments`] of a command line; what they lack, `--rgb a.avi`, is an input, `--input rgb=a.avi`."""
+    rest = {}
+    args = read_arguments(argv, __doc__, PredictArguments, rest=rest)
+    for name, values in rest.items():
+        if len(values) != 1:
             raise ValueError(f"--{name} should have one value, the input of the modality {name!r}; quote a text.")
-        pairs = [*pairs, f"{name}={value}"]
-    settings["input"] = pairs
+        args.input.append(f"{name}={values[0]}")
+    if args.top_k is not None and args.top_k < 1:
+        raise ValueError(f"top_k={args.top_k} must be positive.")
+    return args
 
 
 def read_inputs(pairs, modalities, columns=None):
@@ -129,8 +126,6 @@ def predict(args):
     Returns:
         `dict`: `label` (multi-label: `labels`), `probabilities`, and `modalities` with the same of each that was given.
     """
-    if args.top_k is not None and args.top_k < 1:
-        raise ValueError(f"top_k={args.top_k} must be positive.")
     model, processor = runs.load_run(args.checkpoint)
     inputs = read_inputs(args.input, processor.modalities, runs.recall(args.checkpoint)["columns"])
 
@@ -142,7 +137,7 @@ def predict(args):
 
 
 def main(argv=None):
-    args = read_arguments(argv, __doc__, PredictArguments, take_inputs)
+    args = parse_arguments(argv)
     write_json(predict(args), args.output)
 
 

@@ -1,17 +1,4 @@
-"""Prepare a benchmark once: from the files that people have to Parquet shards that training reads."""
-
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from tqdm import tqdm
-
-from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common import settings as arguments
-from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
-
-HELP = """
-Prepare a benchmark: check the files, decode them, compute what training reads, write Parquet shards.
+"""Prepare a benchmark: check the files, decode them, compute what training reads, write Parquet shards.
 usage: python scripts/prepare_data.py --benchmark NAME --data_dir DIR --output DIR [--setting value ...]
        python scripts/prepare_data.py --how [--benchmark NAME]
 
@@ -23,59 +10,78 @@ examples:
   python scripts/prepare_data.py --benchmark crema_d --data_dir CREMA-D --output prepared/112 --processor.video.size 112
   python scripts/train.py crema_d --data_dir prepared/crema_d                  training from the shards
 
-settings:
-{settings}
 written to output: data/*.parquet and README.md, which datasets.load_dataset reads without this library; processor/;
 preparation.json (what was prepared how, and a checksum of each shard); report.json (counts, every missing sample).
 """
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers.hf_argparser import HfArg
+
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
+
 FROM_CONFIG = ("processor", "columns", "benchmark_options", "modalities", "tokenizer", "num_proc")
 
 BAR = {"unit": "", "mininterval": 0.5 if sys.stderr.isatty() else 30}  # in a file, a line in half a minute
-AS_IN_CONFIG = {"help": "As in the configuration."}
-
-
-def _setting(told, default=None):
-    return field(default=default, metadata={"help": told})
 
 
 @dataclass
 class PrepareArguments:
     """What is prepared, from where, to where."""
 
-    benchmark: str | None = _setting("Name of the data set, such as crema_d.")
-    data_dir: str | None = _setting("Folder of the data set's files.")
-    output: str | None = _setting("Folder to write to: a new one, or one to go on with.")
-    config: str | None = _setting("Configuration of train.py, a YAML file or a name; the benchmark's if not given.")
-    num_proc: int | None = _setting("Processes; one for each core, 16 at most, if not given.")
-    strict: bool = _setting("Make missing and broken samples an error.", False)
-    verify: bool = _setting("Read finished shards again; those that were damaged since are written anew.", False)
-    missing_shown: int = _setting("Names of missing samples that are printed.", 10)
-    samples_per_shard: int | None = _setting("Samples of a file; about 256 MB of them, 1,000 at most, if not given.")
-    download: bool = _setting("First fetch what data_dir lacks: all of crema_d; annotation files of others.", False)
-    push_to_hub: str | None = _setting("Name of a data set on the Hub, such as me/crema_d, to send the result to.")
-    public: bool = _setting("Let everybody see it there; mind the licence.", False)
-    how: bool = _setting("Tell where the data is obtained, its licence and its layout.", False)
-    processor: dict = field(default_factory=dict, metadata=AS_IN_CONFIG)
-    columns: dict = field(default_factory=dict, metadata=AS_IN_CONFIG)
-    benchmark_options: dict = field(default_factory=dict, metadata=AS_IN_CONFIG)
-    modalities: dict = field(default_factory=dict, metadata=AS_IN_CONFIG)
-    tokenizer: str | None = field(default=None, metadata=AS_IN_CONFIG)
+    benchmark: str | None = HfArg(default=None, help="Name of the data set, such as crema_d.")
+    data_dir: str | None = HfArg(default=None, help="Folder of the data set's files.")
+    output: str | None = HfArg(default=None, help="Folder to write to: a new one, or one to go on with.")
+    config: str | None = HfArg(
+        default=None, help="Configuration of train.py, a YAML file or a name; the benchmark's if not given."
+    )
+    num_proc: int | None = HfArg(default=None, help="Processes; one for each core, 16 at most, if not given.")
+    strict: bool = HfArg(default=False, help="Make missing and broken samples an error.")
+    verify: bool = HfArg(
+        default=False, help="Read finished shards again; those that were damaged since are written anew."
+    )
+    missing_shown: int = HfArg(default=10, help="Names of missing samples that are printed.")
+    samples_per_shard: int | None = HfArg(
+        default=None, help="Samples of a file; about 256 MB of them, 1,000 at most, if not given."
+    )
+    download: bool = HfArg(
+        default=False, help="First fetch what data_dir lacks: all of crema_d; annotation files of others."
+    )
+    push_to_hub: str | None = HfArg(
+        default=None, help="Name of a data set on the Hub, such as me/crema_d, to send the result to."
+    )
+    public: bool = HfArg(default=False, help="Let everybody see it there; mind the licence.")
+    how: bool = HfArg(default=False, help="Tell where the data is obtained, its licence and its layout.")
+    processor: dict = HfArg(default_factory=dict, help="As in the configuration.")
+    columns: dict = HfArg(default_factory=dict, help="As in the configuration.")
+    benchmark_options: dict = HfArg(default_factory=dict, help="As in the configuration.")
+    modalities: dict = HfArg(default_factory=dict, help="As in the configuration.")
+    tokenizer: str | None = HfArg(default=None, help="As in the configuration.")
 
 
 def parse_arguments(argv):
     """[`PrepareArguments`] of a command line (`list[str]`), filled up from the configuration."""
-    from modeling_lfm.data import find_benchmark
+    config = {}
 
-    given = arguments.read_settings(argv)
-    if "benchmark" in given:
-        find_benchmark(given["benchmark"])
-    for key in () if "how" in given else ("benchmark", "output"):
-        if key not in given:
-            raise ValueError(f"--{key} is missing; --help tells more.")
-    config = {} if "how" in given else arguments.read_config(given.get("config", given["benchmark"]))
-    settings = {key: config[key] for key in FROM_CONFIG if key in config}
-    arguments.apply_overrides(settings, arguments.parse_command_line(argv)[1])
-    (args,) = arguments.build(settings, PrepareArguments)
+    def start(words, overrides):
+        from modeling_lfm.data import find_benchmark
+
+        given = {key: values[0] for key, values in overrides.items() if values}
+        if "benchmark" in given:
+            find_benchmark(given["benchmark"])
+        if "how" not in overrides:
+            for key in ("benchmark", "output"):
+                if key not in given:
+                    raise ValueError(f"--{key} is missing; --help tells more.")
+            config.update(arguments.read_config(given.get("config", given["benchmark"])))
+        return {key: config[key] for key in FROM_CONFIG if key in config}
+
+    args = arguments.read_arguments(argv, __doc__, PrepareArguments, start=start)
     for key in ("num_proc", "samples_per_shard"):
         if (value := getattr(args, key)) is not None and value < 1:
             raise ValueError(f"{key}={value} must be at least 1.")
@@ -133,9 +139,6 @@ def write(output, args, report):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or {"-h", "--help"} & set(argv):
-        arguments.show_help(HELP.format(settings=arguments.describe(PrepareArguments)))
     args = parse_arguments(argv)
     if args.how:
         from modeling_lfm.data.sources import how

@@ -1,15 +1,4 @@
-"""Send a trained model to the Hub: weights, settings, code and card, in one commit; or only write its card."""
-
-import sys
-import tempfile
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-
-from modeling_lfm.scripts.common import settings as arguments
-from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
-
-HELP = """
-Send a trained model to the Hub, in one commit; or only write its model card.
+"""Send a trained model to the Hub, in one commit; or only write its model card.
 
 usage: python scripts/push_to_hub.py --checkpoint DIR --repo_id USER/NAME [--setting value ...]
        python scripts/push_to_hub.py --checkpoint DIR --card_only [--setting value ...]
@@ -29,47 +18,53 @@ examples:
   python scripts/push_to_hub.py --checkpoint outputs/av_mnist --repo_id their/av_mnist --create_pr
   python scripts/push_to_hub.py --checkpoint outputs/av_mnist --card_only --license apache-2.0 --language en
 
-settings:
-{settings}
-
 train.py writes a card at its end; --card_only writes it anew, with what only a person knows, from what the run left. A
 README.md that you wrote or edited (its line "Written by modeling_lfm" is gone) is left as it is.
 """
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers.hf_argparser import HfArg
+
+from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common.settings import read_arguments
 
 
 @dataclass
 class PushArguments:
     """What is sent where."""
 
-    checkpoint: str = field(metadata={"help": "Folder of the model that train.py wrote."})
-    repo_id: str | None = field(
-        default=None, metadata={"help": "Name on the Hub, USER/NAME; with --card_only, what the card's code loads."}
+    checkpoint: str = HfArg(help="Folder of the model that train.py wrote.")
+    repo_id: str | None = HfArg(
+        default=None, help="Name on the Hub, USER/NAME; with --card_only, what the card's code loads."
     )
-    private: bool = field(default=False, metadata={"help": "Let nobody else see it; refused if it is public already."})
-    dry_run: bool = field(default=False, metadata={"help": "Only show what would be sent; asks nobody."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, made if need be; main if not given."})
-    commit_message: str = field(default="Upload model", metadata={"help": "First line of the commit."})
-    create_pr: bool = field(default=False, metadata={"help": "Propose it to a repository that is there."})
-    card_only: bool = field(default=False, metadata={"help": "Send nothing; write README.md and its pictures."})
-    output: str | None = field(default=None, metadata={"help": "Where --card_only writes; the checkpoint."})
+    private: bool = HfArg(default=False, help="Let nobody else see it; refused if it is public already.")
+    dry_run: bool = HfArg(default=False, help="Only show what would be sent; asks nobody.")
+    revision: str | None = HfArg(default=None, help="Branch, made if need be; main if not given.")
+    commit_message: str = HfArg(default="Upload model", help="First line of the commit.")
+    create_pr: bool = HfArg(default=False, help="Propose it to a repository that is there.")
+    card_only: bool = HfArg(default=False, help="Send nothing; write README.md and its pictures.")
+    output: str | None = HfArg(default=None, help="Where --card_only writes; the checkpoint.")
 
 
 @dataclass
 class CardArguments:
     """What the run does not know, for the card."""
 
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights, an identifier of the Hub such as apache-2.0."}
+    license: str | None = HfArg(
+        default=None, help="Licence of the weights, an identifier of the Hub such as apache-2.0."
     )
-    model_name: str | None = field(default=None, metadata={"help": "Title of the card; the repository's name."})
-    language: list[str] = field(default_factory=list, metadata={"help": "Of the texts or the speech, such as en."})
-    tags: list[str] = field(default_factory=list, metadata={"help": "Further tags."})
-    datasets: list[str] = field(default_factory=list, metadata={"help": "On the Hub; those of the benchmark."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Name of the data; that of the benchmark."})
-    base_model: list[str] = field(
-        default_factory=list, metadata={"help": "On the Hub, whose weights the towers started from; as recorded."}
+    model_name: str | None = HfArg(default=None, help="Title of the card; the repository's name.")
+    language: list[str] = HfArg(default_factory=list, help="Of the texts or the speech, such as en.")
+    tags: list[str] = HfArg(default_factory=list, help="Further tags.")
+    datasets: list[str] = HfArg(default_factory=list, help="On the Hub; those of the benchmark.")
+    dataset_name: str | None = HfArg(default=None, help="Name of the data; that of the benchmark.")
+    base_model: list[str] = HfArg(
+        default_factory=list, help="On the Hub, whose weights the towers started from; as recorded."
     )
-    pipeline_tag: str | None = field(default=None, metadata={"help": "Task of the Hub; that of the richest input."})
+    pipeline_tag: str | None = HfArg(default=None, help="Task of the Hub; that of the richest input.")
 
 
 def check_arguments(args):
@@ -127,11 +122,7 @@ def send(args, files, is_made):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        settings = "\n".join(arguments.describe(cls) for cls in (PushArguments, CardArguments))
-        arguments.show_help(HELP.format(settings=settings))
-    args, card = arguments.build(arguments.read_settings(argv), PushArguments, CardArguments)
+    args, card = read_arguments(argv, __doc__, PushArguments, CardArguments)
     hide_progress_bars()
     if args.card_only:
         from modeling_lfm.trainer.cards.card import write_model_card

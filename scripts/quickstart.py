@@ -5,18 +5,20 @@ usage: bash scripts/quickstart.sh [--setting value ...]
 
 The three are plain concatenation, LFM with the heuristic alpha (1 - exp(-1/t) in epoch t), and LFM with the learned
 alpha. `demo` pairs handwritten digits (scikit-learn's) with synthetic voices; the voices of the test split are not
-heard in training. Settings are those of train.py, such as --num_train_epochs 4, --seed 1 or
---output_dir outputs/quickstart; those of the method, such as --method.matching_loss infonce, are for LFM.
+heard in training. Settings are those of train.py, such as --num_train_epochs 4 or --seed 1; those of the method, such
+as --method.matching_loss infonce, are for LFM.
 """
 
 import json
 import shutil
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_lfm.scripts.common import settings
+from transformers.hf_argparser import HfArg
+
 from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common.settings import read_arguments
 from modeling_lfm.scripts.common.training import fit, parse_arguments, set_up
 
 RUNS = {
@@ -25,6 +27,13 @@ RUNS = {
     "learned": {"method": "lfm", "method.alpha": "learned"},
 }
 TITLES = {"concat": "concat", "heuristic": "LFM, heuristic", "learned": "LFM, learned"}
+
+
+@dataclass
+class QuickstartArguments:
+    """What is the quickstart's own."""
+
+    output_dir: str = HfArg(default="outputs/quickstart", help="Folder of the three runs and the plots.")
 
 
 def train_all(overrides, output_dir):
@@ -91,14 +100,9 @@ def table(done, modalities):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        settings.show_help(__doc__)
+    overrides = {}
+    output_dir = Path(read_arguments(argv, __doc__, QuickstartArguments, rest=overrides).output_dir)
     started = time.monotonic()
-    words, overrides = settings.parse_command_line(argv)
-    if words:
-        raise ValueError(f"{' '.join(words)} is not a setting; --help tells more.")
-    output_dir = Path(overrides.get("output_dir", ["outputs/quickstart"])[0])
 
     import torch
 

@@ -1,18 +1,4 @@
-"""Run a table of experiments, every row with every seed, and print it; goes on where it stopped."""
-
-import argparse
-import sys
-from pathlib import Path
-
-from modeling_lfm.scripts.common import settings as arguments
-from modeling_lfm.scripts.common.console import run
-from modeling_lfm.scripts.experiments import report
-from modeling_lfm.scripts.experiments.check import check_cells, check_output
-from modeling_lfm.scripts.experiments.run import FORCED, file_of, read_all, read_records, sweep, write_record
-from modeling_lfm.scripts.experiments.tables import TABLES, find_table, make_cells, read_table
-
-HELP = """
-Run a table of experiments and print it as Markdown.
+"""Run a table of experiments and print it as Markdown.
 
 usage: python scripts/reproduce.py --table 1 --benchmark av_mnist [--data_dir DIR] [--seeds 0 1 2] [--rows NAME ...]
                                    [--jobs 2] [--output DIR] [--report] [--key value ...]
@@ -27,16 +13,7 @@ Tables of the LFM paper, on a data set of yours:
 Others: a YAML file with `rows` and either `benchmarks`, or `base` and `settings` (see scripts/configs/tables/), or the
 name of one that comes along: {tables}.
 
-  --table NAME      which table
-  --benchmark NAME  a configuration of train.py, for a table with `benchmarks`
-  --data_dir DIR    folder of the data set's files
-  --seeds 0 1 2     one run a seed
-  --rows, --settings   only those (default: all)
-  --jobs N          runs at the same time, each on its own share of the cores, and on one CUDA device (default 1)
-  --output DIR      one JSON file a run, in DIR/TABLE/BENCHMARK, and the table beside them, table.md; runs that are
-                    there already are not repeated, unless their configuration has changed (default outputs/results)
-  --report          print the table of what is there, run nothing
-  --key value       any setting of train.py, for all runs
+To these and the settings below, any of train.py can be added, for all runs.
 
 examples:
   python scripts/reproduce.py --table 1 --benchmark av_mnist --data_dir DIR --jobs 2
@@ -50,36 +27,61 @@ test split once. Whatever is wrong with a row, the data or the folder is told be
 no sense on a data set, such as a third modality of two, is left out. A run that fails does not stop the others; the
 program then ends with status 1, and the next call tries it again.
 """
-OWN = {"seeds": ["0", "1", "2"], "jobs": ["1"], "output": ["outputs/results"]}
-OWN |= dict.fromkeys(("table", "benchmark", "settings", "rows", "report"))
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.hf_argparser import HfArg
+
+from modeling_lfm.scripts.common.console import run
+from modeling_lfm.scripts.common.settings import read_arguments
+from modeling_lfm.scripts.experiments import report
+from modeling_lfm.scripts.experiments.check import check_cells, check_output
+from modeling_lfm.scripts.experiments.run import FORCED, file_of, read_all, read_records, sweep, write_record
+from modeling_lfm.scripts.experiments.tables import TABLES, find_table, make_cells, read_table
 
 
-def parse(argv):
-    """The table, the program's own settings (`argparse.Namespace`) and those of train.py (`dict`) of a command line."""
-    words, overrides = arguments.parse_command_line(argv)
-    own = argparse.Namespace(**{key: overrides.pop(key, default) for key, default in OWN.items()})
-    words += own.table or []
-    if len(words) != 1:
-        raise ValueError(f"one table is expected, got {', '.join(words) or 'none'}; --help tells more.")
-    if own.benchmark is not None and len(own.benchmark) != 1:
-        raise ValueError("--benchmark takes one data set; run the program once for each.")
-    table = read_table(str(find_table(words[0])), own.benchmark and own.benchmark[0])
+@dataclass
+class ReproduceArguments:
+    """Which runs of which table."""
+
+    table: str = HfArg(help="Which table.")
+    benchmark: str | None = HfArg(default=None, help="A configuration of train.py, for a table with `benchmarks`.")
+    seeds: list[int] = HfArg(default_factory=lambda: [0, 1, 2], help="One run a seed.")
+    rows: list[str] = HfArg(default_factory=list, help="Only those; all if not given.")
+    settings: list[str] = HfArg(default_factory=list, help="Only those; all if not given.")
+    jobs: int = HfArg(default=1, help="Runs at the same time, each on its own share of the cores, on one CUDA device.")
+    output: str = HfArg(
+        default="outputs/results",
+        help="Folder of the results: one JSON file a run, in OUTPUT/TABLE/BENCHMARK, and the table, table.md, beside "
+        "them. Runs that are there already are not repeated, unless their configuration has changed.",
+    )
+    report: bool = HfArg(default=False, help="Print the table of what is there, run nothing.")
+
+    def __post_init__(self):
+        if min(self.seeds) < 0 or self.jobs < 1:
+            raise ValueError(f"seeds {self.seeds} and jobs={self.jobs} should be whole numbers from 0 and 1 on.")
+
+
+def parse_arguments(argv):
+    """The table, [`ReproduceArguments`] and the settings of train.py (`dict`) of a command line."""
+
+    def take_table(words, overrides):
+        return {"table": words.pop(0)} if words and "table" not in overrides else {}
+
+    tables = sorted(file.stem for file in TABLES.glob("*.yaml") if not file.stem.startswith(("paper_", "figure_")))
+    text, overrides = __doc__.replace("{tables}", ", ".join(tables)), {}
+    own = read_arguments(argv, text, ReproduceArguments, start=take_table, rest=overrides)
+    table = read_table(str(find_table(own.table)), own.benchmark)
     for kind in ("settings", "rows"):
         known, given = getattr(table, kind), getattr(own, kind)
-        if unknown := [name for name in given or [] if name not in known]:
+        if unknown := [name for name in given if name not in known]:
             raise ValueError(f"unknown {kind} {unknown}; the table has {', '.join(known)}.")
         setattr(own, kind, given or list(known))
-    own.seeds, own.jobs = whole_numbers("seeds", own.seeds, 0), whole_numbers("jobs", own.jobs, 1)[-1]
-    data = next(iter(table.settings.values()))["benchmark"] if own.benchmark is None else Path(own.benchmark[0]).stem
-    own.output = Path(own.output[-1], table.name, data)
+    data = own.benchmark or next(iter(table.settings.values()))["benchmark"]
+    own.output = Path(own.output, table.name, Path(data).stem)
     return table, own, overrides
-
-
-def whole_numbers(key, words, least):
-    """The values of `--key` as a list of `int`."""
-    if not words or not all(word.isdecimal() and int(word) >= least for word in words):
-        raise ValueError(f"--{key} {' '.join(words)} should be whole numbers from {least} on.")
-    return [int(word) for word in words]
 
 
 def run_table(table, own, overrides):
@@ -115,12 +117,8 @@ def write_report(table, folder):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or {"-h", "--help"} & set(argv):
-        others = sorted(file.stem for file in TABLES.glob("*.yaml") if not file.stem.startswith(("paper_", "figure_")))
-        arguments.show_help(HELP.format(tables=", ".join(others)))
-    table, own, overrides = parse(argv)
-    failures = {} if own.report is not None else run_table(table, own, overrides)
+    table, own, overrides = parse_arguments(argv)
+    failures = {} if own.report else run_table(table, own, overrides)
     write_report(table, own.output)
     if failures:
         print(f"\n{len(failures)} failed:", file=sys.stderr)

@@ -19,9 +19,6 @@ examples:
   python scripts/train.py crema_d --data_dir prepared/crema_d             what prepare_data.py wrote, nothing to decode
   python scripts/train.py mine.yaml --plugin my_parts.py                  with towers, methods, ... of your own
 
-settings of the model and the data:
-{settings}
-
 settings of the training (`--help_training` lists all: those of transformers.TrainingArguments and LFM's):
   --method            lfm (default), a rival or a baseline; `--list_methods` shows all and their settings
   --method.SETTING    a setting of the method, such as --method.alpha, of lfm: learned | lookahead | constant | linear |
@@ -36,6 +33,8 @@ settings of the training (`--help_training` lists all: those of transformers.Tra
 written to output_dir: the model and its processor, all_results.json, train_results.json, eval_results.json,
 test_results.json with --do_predict, trainer_state.json, lfm_run.json (settings, versions), and a model card,
 README.md, with alpha.png, accuracy.png and gap.png.
+
+settings of the model and the data:
 """
 
 import sys
@@ -107,16 +106,15 @@ def _default(setting):
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        known = settings.describe(settings.ModelArguments, settings.DataArguments)
-        settings.show_help(__doc__.format(configs=", ".join(settings.list_configs()), settings=known))
+    text = __doc__.replace("{configs}", ", ".join(settings.list_configs()))
+    settings.show_help(argv, text, settings.ModelArguments, settings.DataArguments)
     if "--help_training" in argv:
         from modeling_lfm.trainer import LfmTrainingArguments
 
-        settings.show_help(settings.describe(LfmTrainingArguments))
+        settings.show_help(["--help"], "", LfmTrainingArguments)
     if "--list_methods" in argv:
         settings.parse_command_line(argv)  # plugins bring theirs
-        settings.show_help(format_methods())
+        return print(format_methods())
     note_missing_processes()
     trainer, metrics = train(*parse_arguments(argv))
     for prefix in ("eval", "test"):

@@ -1,8 +1,8 @@
 """What the programs share on the console: messages from the main process only, and errors without tracebacks."""
 
 import errno
+import importlib.util
 import json
-import math
 import os
 import shutil
 import sys
@@ -43,19 +43,12 @@ def hide_progress_bars():
 
 def write_json(result, path=None):
     """Print `result` as JSON on the main process and, where `path` is given, write it there; NaN becomes null."""
-    text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    finite = json.loads(json.dumps(result), parse_constant=lambda word: None)
+    text = json.dumps(finite, indent=2, ensure_ascii=False)
     if path is not None and is_main_process():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text + "\n", encoding="utf-8")
     say(text)
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
@@ -66,10 +59,17 @@ def naming_full_disk(folder):
     except Exception as error:
         told = "no space left" in str(error).lower()  # as safetensors and pyarrow wrap it; torch says nothing of it
         full = Path(folder).is_dir() and shutil.disk_usage(folder).free < 2**16
-        if told or full or getattr(error, "errno", None) == errno.ENOSPC:
+        if told or full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             text = f"no space left on the disk of {folder}: make room, then start again (a run that was training goes "
             raise OSError(errno.ENOSPC, text + "on with --resume_from_checkpoint true).") from error
         raise
+
+
+def require(extra, *packages):
+    """Raise an `ImportError` that says how to install those of `packages` that are missing, by modeling-lfm[extra]."""
+    missing = " ".join(name for name in packages if importlib.util.find_spec(name) is None)
+    if missing:
+        raise ImportError(f'this needs {missing}: pip install "modeling-lfm[{extra}]", or pip install {missing}.')
 
 
 def run(main):

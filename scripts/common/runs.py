@@ -1,12 +1,12 @@
 """A finished run: the data set that is remembered beside its model, and how a program reads both back."""
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from transformers.hf_argparser import HfArg
 
-from modeling_lfm.trainer.cards.record import RUN_RECORD, describe_run, write_record
+from modeling_lfm.trainer.cards.record import describe_run, read_json, read_record, write_record
 
 REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns")
 # What only a finished run writes; of an earlier run in the same folder it would be told as if of this one.
@@ -20,22 +20,21 @@ RESULTS = (
 class SplitArguments:
     """A split of a data set that finished models look at, see [`complete`] and [`load_split`]."""
 
-    benchmark: str | None = field(default=None, metadata={"help": "Name of the data set; that of the training."})
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the data set's files, or one that prepare_data.py wrote."}
+    benchmark: str | None = HfArg(default=None, help="Name of the data set; that of the training.")
+    data_dir: str | None = HfArg(
+        default=None, help="Folder of the data set's files, or one that prepare_data.py wrote."
     )
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
-    benchmark_options: dict = field(
-        default_factory=dict, metadata={"help": "Options of the data set; the others stay as in training."}
+    split: str = HfArg(default="test", help="train, validation or test.")
+    benchmark_options: dict = HfArg(
+        default_factory=dict, help="Options of the data set; the others stay as in training."
     )
-    columns: dict = field(
-        default_factory=dict,
-        metadata={"help": "Mapping from a modality to its column in the data set, where the names differ."},
+    columns: dict = HfArg(
+        default_factory=dict, help="Mapping from a modality to its column in the data set, where the names differ."
     )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Samples in a batch."})
-    max_samples: int | None = field(default=None, metadata={"help": "Look at so many samples at most."})
-    num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
-    use_cpu: bool = field(default=False, metadata={"help": "Use no accelerator even where there is one."})
+    per_device_eval_batch_size: int = HfArg(default=64, help="Samples in a batch.")
+    max_samples: int | None = HfArg(default=None, help="Look at so many samples at most.")
+    num_proc: int | None = HfArg(default=None, help="Processes that prepare the data.")
+    use_cpu: bool = HfArg(default=False, help="Use no accelerator even where there is one.")
 
     def __post_init__(self):
         if self.split not in ("train", "validation", "test"):
@@ -99,14 +98,8 @@ def recall(checkpoint):
         ValueError: the file is damaged, or a value in it has a wrong type; the message names both.
     """
     folder = Path(checkpoint).resolve()
-    for file in (folder / RUN_RECORD, folder.parent / RUN_RECORD):
-        if file.is_file():
-            record = read_json(file)
-            for key, kind in (("benchmark", (str, type(None))), ("benchmark_options", dict), ("columns", dict)):
-                if not isinstance(record.setdefault(key, {} if kind is dict else None), kind):
-                    raise ValueError(f"{file}: {key}={record[key]!r} has a wrong type; mend the file or remove it.")
-            return record
-    return {"benchmark": None, "benchmark_options": {}, "columns": {}}
+    record = read_record(folder) or read_record(folder.parent)
+    return {"benchmark": None, "benchmark_options": {}, "columns": {}, **record}
 
 
 def complete(args):
@@ -166,17 +159,6 @@ def check_files(folder):
             safe_open(file, "pt")
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged ({error}): copy it again.") from error
-
-
-def read_json(file):
-    """The object (`dict`) in a JSON file; a `ValueError` names the file where it holds none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is damaged: it should hold a JSON object.")
-    return content
 
 
 def pick_columns(modalities, columns):

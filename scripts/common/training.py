@@ -28,12 +28,16 @@ def parse_arguments(argv):
     given = settings.read_config(words[0])
     settings.apply_overrides(given, overrides)
     benchmark = given.get("benchmark", "run")
-    given.setdefault("output_dir", f"outputs/{benchmark}")
-    given.setdefault("project", str(benchmark))  # under which trackio shows runs together
+    # trackio shows the runs of a project together.
+    return read_run({"output_dir": f"outputs/{benchmark}", "project": str(benchmark), **given})
 
+
+def read_run(given):
+    """[`ModelArguments`], [`DataArguments`] and `LfmTrainingArguments` of the settings `given` (`dict`) of a run."""
     from modeling_lfm.trainer import LfmTrainingArguments
 
-    return settings.build(given, settings.ModelArguments, settings.DataArguments, LfmTrainingArguments)
+    classes = settings.ModelArguments, settings.DataArguments, LfmTrainingArguments
+    return settings.SettingsParser(classes).parse_dict(given)
 
 
 def find_checkpoint(training_args):
@@ -193,29 +197,22 @@ def prepare_splits(raw, processor, data_args, with_test):
 
 def fit(trainer, splits, data_args, checkpoint=None):
     """Train what [`set_up`] made, and write the run into its `output_dir`; the metrics of all splits (`dict`)."""
-    with naming_full_disk(trainer.args.output_dir):
-        return _fit(trainer, splits, data_args, checkpoint)
-
-
-def _fit(trainer, splits, data_args, checkpoint):
     folder = trainer.args.output_dir
-    if is_main_process():
-        if checkpoint is None:
-            runs.forget_results(folder)
-        runs.remember(folder, data_args, trainer, splits)
-    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    hide_progress_bars()  # what follows is quick
-    trainer.save_model()
-    trainer.save_state()
-    trainer.save_metrics("train", metrics)
-    for name, split in (("eval", "validation"), ("test", "test")):
-        if split in splits:
-            found = trainer.predict(splits[split], metric_key_prefix=name).metrics  # evaluate() would log it once more
-            found |= trainer.measure_absence(splits[split], metric_key_prefix=name)
-            trainer.save_metrics(name, found)
-            metrics = metrics | found
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
-    else:
-        trainer.create_model_card()
+    with naming_full_disk(folder):
+        if is_main_process():
+            if checkpoint is None:
+                runs.forget_results(folder)
+            runs.remember(folder, data_args, trainer, splits)
+        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+        hide_progress_bars()  # what follows is quick
+        trainer.save_model()
+        trainer.save_state()
+        trainer.save_metrics("train", metrics)
+        for name, split in (("eval", "validation"), ("test", "test")):
+            if split in splits:
+                found = trainer.predict(splits[split], metric_key_prefix=name).metrics  # evaluate() would log it again
+                found |= trainer.measure_absence(splits[split], metric_key_prefix=name)
+                trainer.save_metrics(name, found)
+                metrics = metrics | found
+        trainer.push_to_hub() if trainer.args.push_to_hub else trainer.create_model_card()
     return metrics

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common import settings as arguments
 
 PROBE = 2**20  # bytes that must fit where results are written
 COPIES = 3  # of a model's weights on the disk: the best, the last, and the one that is being written
@@ -28,15 +27,13 @@ def check_cells(cells, forced):
         ValueError, FileNotFoundError: what is wrong, such as an unknown method, setting or option of the data set, by
         cell; no cell is left; a pretrained tower cannot be had.
     """
-    from modeling_lfm.trainer import LfmTrainingArguments
+    from modeling_lfm.scripts.common.training import read_run
 
     inapplicable, wrong, seen, largest = {}, {}, {}, 0
     for (setting, row), config in cells.items():
         on_cpu = {"use_cpu": True, "bf16": False, "fp16": False, "output_dir": "outputs"}
-        classes = arguments.ModelArguments, arguments.DataArguments, LfmTrainingArguments
         try:
-            built = arguments.build({**config, **forced, **on_cpu}, *classes)
-            reason, size = _try(*built, seen)
+            reason, size = _try(*read_run({**config, **forced, **on_cpu}), seen)
         except ValueError as error:
             wrong[setting, row] = str(error)
             continue

@@ -49,8 +49,7 @@ def run_one(config, threads):
     from transformers.utils import logging
 
     from modeling_lfm.scripts.common.console import hide_progress_bars
-    from modeling_lfm.scripts.common.training import set_up
-    from modeling_lfm.trainer import LfmTrainingArguments
+    from modeling_lfm.scripts.common.training import read_run, set_up
     from modeling_lfm.trainer.callbacks import LfmProgressCallback
 
     torch.set_num_threads(threads)
@@ -58,8 +57,7 @@ def run_one(config, threads):
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory(prefix="lfm-run-", ignore_cleanup_errors=True) as _scratch:
         settings = {**config, **FORCED, "output_dir": _scratch}
-        built = arguments.build(settings, arguments.ModelArguments, arguments.DataArguments, LfmTrainingArguments)
-        trainer, splits = set_up(*built)
+        trainer, splits = set_up(*read_run(settings))
         trainer.pop_callback(LfmProgressCallback)
         watch = make_stopwatch()
         trainer.callback_handler.callbacks.insert(0, watch)  # the work of other callbacks in an epoch counts
@@ -192,15 +190,16 @@ def find_devices():
 def start_worker(device):
     """A pool of one process that runs jobs, on the CUDA device `device` (`str`, or None for what there is)."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, context, initializer=prepare_worker, initargs=(device,))
+    pool = ProcessPoolExecutor(1, context, initializer=prepare_worker, initargs=(device, arguments.PLUGINS))
     pool.device = device
     return pool
 
 
-def prepare_worker(device):
+def prepare_worker(device, plugins):
     """What a new worker does first; torch is not imported yet."""
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
+    arguments.load_plugins(plugins)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

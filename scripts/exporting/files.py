@@ -1,12 +1,10 @@
 """Exporting a model to one file, by `torch.export` or to ONNX, and checking what was written against the model."""
 
-import errno
 import io
 import json
 import math
 import os
 import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +12,8 @@ import numpy as np
 import torch
 
 from modeling_lfm import __version__
-from modeling_lfm.scripts.exporting.graph import (
-    Exportable,
-    ask,
-    draw_inputs,
-    evaluated,
-    first_line,
-    fix_shapes,
-    quiet,
-    trace,
-)
+from modeling_lfm.scripts.common.console import naming_full_disk, require
+from modeling_lfm.scripts.exporting import graph
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
@@ -58,20 +48,18 @@ def describe_model(model, processor, inputs, batch_size):
     """
     config, size = model.config, "batch" if batch_size is None else batch_size
     names = list(config.modality_names)
+
+    def describe(shape, dtype):
+        return {"shape": [size, *shape], "dtype": str(dtype).removeprefix("torch.")}
+
     return {
         "producer": f"modeling_lfm {__version__}",
         "modalities": names,
         "problem_type": config.problem_type,
         "id2label": {str(number): label for number, label in config.id2label.items()},
         "processor": processor.modalities,
-        "inputs": {
-            key: {"shape": [size, *value.shape[1:]], "dtype": str(value.dtype).removeprefix("torch.")}
-            for key, value in inputs.items()
-        },
-        "outputs": {
-            key: {"shape": [size, config.num_labels], "dtype": "float32"}
-            for key in ("logits", *(f"{name}_logits" for name in names))
-        },
+        "inputs": {key: describe(value.shape[1:], value.dtype) for key, value in inputs.items()},
+        "outputs": {key: describe([config.num_labels], torch.float32) for key in graph.name_outputs(names)},
     }
 
 
@@ -100,27 +88,26 @@ def export_model(model, processor, output, *, format=None, batch_size=None, pres
         ValueError: wrong arguments; a model that cannot be traced, or has an operator that ONNX lacks; a file that
             differs from the model by more than 1e-4. ImportError: packages for ONNX are missing. OSError: no room.
     """
-    file, folder = choose_output(output, format)
+    file, is_folder = choose_output(output, format)
     to_onnx = file.suffix == SUFFIXES["onnx"]
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be positive.")
     if present and len(model.config.modality_names) == 1:
         raise ValueError("present: the model has one modality, which cannot be absent.")
-    if to_onnx:
-        require_onnx()
-    make_room(file, sum(tensor.numel() * 4 for tensor in model.state_dict().values()))
-    processor = fix_shapes(processor, model.config.modality_names, changes)
+    draft = make_room(file, sum(tensor.numel() * 4 for tensor in model.state_dict().values()))
+    processor = graph.fix_shapes(processor, model.config.modality_names, changes)
     generator = np.random.default_rng(0)
     traced, *batches = (
-        draw_inputs(processor, batch_size or size, generator, present) for size in (TRACED_SIZE, *CHECKED_SIZES)
+        graph.draw_inputs(processor, batch_size or size, generator, present) for size in (TRACED_SIZE, *CHECKED_SIZES)
     )
-    exportable = Exportable(evaluated(model, plain=to_onnx), list(traced))
-    expected = [ask(Exportable(evaluated(model), list(traced)), batch) for batch in batches]
+    exportable = graph.Exportable(graph.evaluated(model, plain=to_onnx), list(traced))
+    expected = [graph.ask(graph.Exportable(graph.evaluated(model), list(traced)), batch) for batch in batches]
     metadata = describe_model(model, processor, traced, batch_size)
-    program = trace(exportable, traced, dynamic=batch_size is None)
-    with staged(file) as draft:
-        write = write_onnx if to_onnx else write_torch
-        write(program, draft, metadata)
+    program = graph.trace(exportable, traced, dynamic=batch_size is None)
+    try:
+        with naming_full_disk(file.parent):
+            draft.parent.mkdir(parents=True)
+            (write_onnx if to_onnx else write_torch)(program, draft, metadata)
         run = open_exported(draft)
         difference = max(compare(run(batch), wanted) for batch, wanted in zip(batches, expected, strict=True))
         if not difference <= TOLERANCE:
@@ -128,76 +115,47 @@ def export_model(model, processor, output, *, format=None, batch_size=None, pres
                 f"the exported model's logits differ from the model's by {difference:.1e}, more than {TOLERANCE}; "
                 "nothing was written. Try the other format."
             )
-        size = sum(part.stat().st_size for part in draft.parent.iterdir())
-    if folder:
+        parts = sorted(draft.parent.iterdir())
+        size = sum(part.stat().st_size for part in parts)
+        for part in parts:
+            os.replace(part, file.parent / part.name)
+    finally:
+        shutil.rmtree(draft.parent, ignore_errors=True)
+    if is_folder:
         processor.save_pretrained(file.parent)
     return Exported(file, size, metadata, difference)
 
 
 def make_room(file, size):
-    """Remove what an export to `file` (`Path`) that was killed left behind.
+    """Where `file` (`Path`) is written before it is checked: in a hidden folder, without what a killed export left.
 
     Raises:
-        OSError: there is no room for `size` (`int`) bytes then.
+        OSError: there is no room for `size` (`int`) bytes.
     """
-    shutil.rmtree(_scratch(file), ignore_errors=True)
+    draft = file.parent / f".{file.name}.part" / file.name
+    shutil.rmtree(draft.parent, ignore_errors=True)
     free = shutil.disk_usage(next(path for path in file.resolve().parents if path.exists())).free
     if free < size:
         raise OSError(f"{file.parent} has {free / 1e6:.0f} MB free, and the model needs {size / 1e6:.0f} MB.")
+    return draft
 
 
-@contextmanager
-def staged(file):
-    """A path of the same name in a hidden folder beside `file` (`Path`); what was written there takes its place.
-
-    Raises:
-        OSError: the disk became full.
-    """
-    scratch = _scratch(file)
-    try:
-        scratch.mkdir(parents=True)
-        yield scratch / file.name
-        for part in sorted(scratch.iterdir()):
-            os.replace(part, file.parent / part.name)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(f"{file.parent} has no room for {file.name} ({error.strerror}); free some.") from error
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _scratch(file):
-    return file.parent / f".{file.name}.part"
-
-
-def choose_output(output, format):
-    """The file to write (`Path`), and whether its folder is the output."""
-    if format is not None and format not in SUFFIXES:
+def choose_output(output, format=None):
+    """The file to write (`Path`), and whether its folder is the output; an `ImportError` where ONNX's packages lack."""
+    if format not in (None, *SUFFIXES):
         raise ValueError(f"format={format!r} is unknown; choose onnx or torch.")
-    path = Path(output)
-    suffix = SUFFIXES.get(format)
-    if path.suffix in SUFFIXES.values() and not path.is_dir():
-        if suffix not in (None, path.suffix):
-            raise ValueError(f"{output} does not fit format {format}, whose files end in {suffix}.")
-        return path, False
-    if path.is_file():
+    path, suffix = Path(output), SUFFIXES.get(format)
+    is_folder = path.is_dir() or path.suffix not in SUFFIXES.values()
+    file = path / f"model{suffix or SUFFIXES['onnx']}" if is_folder else path
+    if file.suffix != (suffix or file.suffix):
+        raise ValueError(f"{output} does not fit format {format}, whose files end in {suffix}.")
+    if path.is_file() and is_folder:
         raise ValueError(f"{output} is a file; name one that ends in .onnx or .pt2, or a folder.")
     if (path / "config.json").is_file():
         raise ValueError(f"{output} holds a model, whose processor would be replaced; give another folder, or a file.")
-    return path / f"model{suffix or SUFFIXES['onnx']}", True
-
-
-def require_onnx():
-    """Raise an `ImportError` that says what to install, where the packages for ONNX are missing."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f'ONNX needs more packages ({error}): pip install "modeling-lfm[export]", or take --format torch.'
-        ) from error
+    if file.suffix == SUFFIXES["onnx"]:
+        require("export", "onnx", "onnxruntime", "onnxscript")
+    return file, is_folder
 
 
 def write_torch(program, file, metadata):
@@ -221,13 +179,13 @@ def write_onnx(program, file, metadata):
     shapes = {name: {0: "batch"} if entry["shape"][0] == "batch" else {} for name, entry in metadata["inputs"].items()}
     settings = {"output_names": list(metadata["outputs"]), "dynamic_shapes": shapes}
     try:
-        with quiet():
+        with graph.quiet():
             written = torch.onnx.export(program, dynamo=True, verbose=False, **settings)
     except Exception as error:  # torch wraps what went wrong in errors that it keeps to itself
         root = error
         while root.__cause__ is not None:
             root = root.__cause__
-        raise ValueError(f"ONNX cannot hold this model ({first_line(root)}); try --format torch.") from error
+        raise ValueError(f"ONNX cannot hold this model ({graph.first_line(root)}); try --format torch.") from error
     for node in written.model.graph:
         node.metadata_props.clear()  # what the graph was traced from: much text, and names of files on this machine
     written.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
@@ -235,32 +193,28 @@ def write_onnx(program, file, metadata):
 
 
 def open_exported(file):
-    """An exported model as a function.
+    """An exported model as a function from inputs to outputs, both `dict[str, torch.Tensor]`.
 
     Args:
-        file (`Path` or `str`): `.onnx` or `.pt2`. Open the latter from people you trust only.
-
-    Returns:
-        a function from inputs (`dict[str, torch.Tensor]`) to outputs, likewise.
+        file (`Path`): `.onnx` or `.pt2`. Open the latter from people you trust only.
 
     Raises:
         ValueError: onnxruntime refuses the file.
     """
-    if Path(file).suffix == SUFFIXES["torch"]:
+    if file.suffix == SUFFIXES["torch"]:
         module = torch.export.load(file).module()
         return lambda inputs: module(**inputs)
-    require_onnx()
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
-        raise ValueError(f"onnxruntime cannot run the exported model: {first_line(error)}") from error
-    names = [output.name for output in session.get_outputs()]
+        raise ValueError(f"onnxruntime cannot run the exported model: {graph.first_line(error)}") from error
 
     def run(inputs):
         found = session.run(None, {key: value.numpy() for key, value in inputs.items()})
-        return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
+        outputs = zip(session.get_outputs(), found, strict=True)
+        return {output.name: torch.from_numpy(values) for output, values in outputs}
 
     return run
 
@@ -270,8 +224,7 @@ def compare(found, expected):
     if list(found) != list(expected):
         return math.inf
     largest = 0.0
-    for name, wanted in expected.items():
-        value = found[name]
+    for value, wanted in zip(found.values(), expected.values(), strict=True):
         if value.shape != wanted.shape or not torch.equal(value.isnan(), wanted.isnan()):
             return math.inf
         largest = max(largest, (value - wanted).nan_to_num().abs().max().item())

@@ -83,6 +83,11 @@ def draw_inputs(processor, size, generator, present=False):
     return inputs
 
 
+def name_outputs(modalities):
+    """Names (`list[str]`) of what an exported model answers: `logits`, and those of each modality alone."""
+    return ["logits", *(f"{name}_logits" for name in modalities)]
+
+
 class Exportable(nn.Module):
     """A model with named inputs and a plain `dict` of outputs, `logits` and `{modality}_logits`, all (B, K).
 
@@ -105,8 +110,7 @@ class Exportable(nn.Module):
             if marks:
                 nothing = ~torch.stack([inputs[mark] for mark in marks]).any(0)
                 logits = logits.masked_fill(nothing.unsqueeze(-1), torch.nan)
-            alone = zip(model.config.modality_names, output.modality_logits, strict=True)
-            return {"logits": logits, **{f"{name}_logits": values for name, values in alone}}
+            return dict(zip(name_outputs(model.config.modality_names), (logits, *output.modality_logits), strict=True))
 
         # torch.export reads names from the signature; it cannot keep a shape open behind **inputs.
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -141,10 +145,8 @@ def ask(exportable, inputs):
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in inputs.items())
         raise ValueError(f"the model cannot read what the processor gives, {shapes}: {first_line(error)}") from error
-    missing = any(key.endswith("_present") for key in inputs)  # NaN are the logits of what is absent
-    for key in ["logits"] if missing else outputs:
-        if not outputs[key].isfinite().all():
-            raise ValueError(f"the model answers with {key} that are not finite: its training diverged.")
+    if not outputs["logits"].isfinite().all():  # those of what is absent are NaN
+        raise ValueError("the model answers with logits that are not finite: its training diverged.")
     return outputs
 
 

@@ -11,17 +11,21 @@ from modeling_lfm.scripts.common.settings import (
     CONFIGS,
     DataArguments,
     ModelArguments,
+    SettingsParser,
     apply_overrides,
-    build,
-    describe,
     list_configs,
     parse_command_line,
     parse_value,
+    read_arguments,
     read_config,
-    read_settings,
 )
 from modeling_lfm.trainer import LfmTrainingArguments
 from modeling_lfm.trainer.methods import METHODS
+
+
+def build(settings, *classes):
+    read = SettingsParser(classes).parse_dict(settings)
+    return read if len(classes) > 1 else read[0]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_dots_reach_into_mappings():
         "benchmark_options": {"audio_snr_db": 5},
         "seed": "1",
     }
-    with pytest.raises(ValueError, match=r"--seed\.x: seed is '1', not a mapping"):
+    with pytest.raises(ValueError, match=r"--seed\.x: seed is 1, not a mapping"):
         apply_overrides(settings, {"seed.x": ["1"]})
 
 
@@ -89,7 +93,7 @@ def test_values_get_the_types_of_their_fields():
         "resume_from_checkpoint": True,
         "lr_scheduler_kwargs": "{a: 1}",
     }
-    (args,) = build(settings, LfmTrainingArguments)
+    args = build(settings, LfmTrainingArguments)
     assert args.output_dir == "5"
     assert args.learning_rate == 1e-3
     assert args.eval_strategy == "no"
@@ -179,7 +183,7 @@ def test_config_errors_name_the_file_and_line(tmp_path):
 
 def test_words_that_are_not_settings_are_an_error():
     with pytest.raises(ValueError, match="demo is not a setting"):
-        read_settings(["demo", "--seed", "1"])
+        read_arguments(["demo", "--seed", "1"], "", LfmTrainingArguments)
 
 
 @pytest.mark.parametrize("name", list_configs())
@@ -192,9 +196,13 @@ def test_configs_that_come_along_are_valid(name, tmp_path):
     assert training.load_best_model_at_end, "the model is chosen on the validation split"
 
 
-def test_help_says_what_each_setting_means():
-    text = describe(ModelArguments)
-    assert "(required) Ordered mapping" in text
+def test_help_says_what_each_setting_means(capsys):
+    with pytest.raises(SystemExit) as ended:
+        read_arguments(["--help"], "usage: this\n  as it is", ModelArguments)
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert text.startswith("usage: this\n  as it is\n")
+    assert "Ordered mapping" in text
     assert "--hidden_size" in text
     assert "512" in text
 
@@ -233,10 +241,10 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     [
         (BOMB.encode(), "aliases"),
         (BOMB.replace("[*", "{<<: [*").replace("]\n", "]}\n").encode(), r"broken\.yaml"),
-        (b"a: &a [*a]", "line 1.*alias"),
+        (b"a: &a [*a]", "line 1"),
         (b"a: 1\nb: {c: 1, c: 2}", "line 2.*'c'"),
         (b"benchmark: \xff\xfe", "UTF-8"),
-        (b"[" * 5000, "nested too deep"),
+        (b"[" * 5000, "too deep"),
         (b"a: !!python/object x", "line 1"),
         (b"a: 2020-13-45", "month"),
         (b"#" * 2**21, "bytes"),
@@ -255,7 +263,7 @@ def test_several_values_where_one_is_expected_are_an_error(tmp_path):
     for key, value in (("seed", ["1", "2"]), ("label_names", {"a": 1}), ("seed", None)):
         with pytest.raises(ValueError, match=key):
             build({"output_dir": str(tmp_path), key: value}, LfmTrainingArguments)
-    (args,) = build({"output_dir": str(tmp_path), "report_to": ["tensorboard", "trackio"]}, LfmTrainingArguments)
+    args = build({"output_dir": str(tmp_path), "report_to": ["tensorboard", "trackio"]}, LfmTrainingArguments)
     assert args.report_to == ["tensorboard", "trackio"]
 
 
@@ -279,7 +287,7 @@ def test_a_plugin_is_imported_before_settings_are_read(tmp_path, monkeypatch):
     (tmp_path / "my_parts_of_a_test.py").write_text(PLUGIN)
     words = ["--plugin", str(tmp_path / "my_parts_of_a_test.py"), "--method", "plain_of_a_plugin"]
     try:
-        (args,) = build(read_settings([*words, "--output_dir", str(tmp_path)]), LfmTrainingArguments)
+        args = read_arguments([*words, "--output_dir", str(tmp_path)], "", LfmTrainingArguments)
         assert args.method == "plain_of_a_plugin"
     finally:
         METHODS.pop("plain_of_a_plugin", None)
@@ -300,5 +308,5 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, monkeypatch, name, 
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-        read_settings(["--plugin", str(tmp_path / name)])
+        read_arguments(["--plugin", str(tmp_path / name)], "", LfmTrainingArguments)
     assert name in str(error.value)

@@ -327,7 +327,7 @@ def test_bad_input_of_eval(trained, tmp_path, capsys, words, message):
     ("pairs", "message"),
     [
         (["audio=a.wav", "image=nowhere.png"], "no file at"),
-        ([], "audio, image: --input"),
+        ([], "input is empty"),
         (["image=file:///b.png"], "'file:///b.png' is not read"),
         (["audio=a.wav", "imag=b.png"], "unknown modality 'imag'; did you mean 'image'"),
         (["a.wav"], "should be MODALITY=VALUE"),
@@ -350,9 +350,7 @@ def test_help_lists_every_training_setting(capsys):
 
 
 def test_the_list_of_methods_tells_what_each_is_and_its_settings(capsys):
-    with pytest.raises(SystemExit) as stop:
-        train_program.main(["--list_methods"])
-    assert stop.value.code == 0
+    train_program.main(["--list_methods"])
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 160
     blocks = printed.split("\n\n")

@@ -193,13 +193,13 @@ def test_what_the_table_lacks_is_named(tmp_path):
     (tmp_path / "table.yaml").write_text(SETTINGS)
     with pytest.raises(ValueError, match=r"unknown rows \['concat'\]; the table has image only, JS, learned"):
         reproduce.main([str(tmp_path / "table.yaml"), "--rows", "concat"])
-    with pytest.raises(ValueError, match="--jobs 0 should be whole numbers from 1 on"):
+    with pytest.raises(ValueError, match="jobs=0"):
         reproduce.main(["--table", "1", "--benchmark", "demo", "--jobs", "0"])
-    with pytest.raises(ValueError, match="--seeds one should be"):
+    with pytest.raises(ValueError, match="--seeds.*one"):
         reproduce.main(["--table", "1", "--benchmark", "demo", "--seeds", "one"])
-    with pytest.raises(ValueError, match="one table is expected, got none"):
+    with pytest.raises(ValueError, match="'table' is missing"):
         reproduce.main(["--benchmark", "demo"])
-    with pytest.raises(ValueError, match="run the program once for each"):
+    with pytest.raises(ValueError, match="benchmark=.*str"):
         reproduce.main(["--table", "1", "--benchmark", "demo", "av_mnist"])
     with pytest.raises(FileNotFoundError):
         reproduce.main(["no_such_table"])
