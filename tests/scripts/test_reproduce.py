@@ -195,11 +195,11 @@ def test_what_the_table_lacks_is_named(tmp_path):
         reproduce.main([str(tmp_path / "table.yaml"), "--rows", "concat"])
     with pytest.raises(ValueError, match="jobs=0"):
         reproduce.main(["--table", "1", "--benchmark", "demo", "--jobs", "0"])
-    with pytest.raises(ValueError, match="--seeds.*one"):
+    with pytest.raises(ValueError, match=r"--seeds.*one"):
         reproduce.main(["--table", "1", "--benchmark", "demo", "--seeds", "one"])
     with pytest.raises(ValueError, match="'table' is missing"):
         reproduce.main(["--benchmark", "demo"])
-    with pytest.raises(ValueError, match="benchmark=.*str"):
+    with pytest.raises(ValueError, match=r"benchmark=.*str"):
         reproduce.main(["--table", "1", "--benchmark", "demo", "av_mnist"])
     with pytest.raises(FileNotFoundError):
         reproduce.main(["no_such_table"])
