@@ -41,7 +41,7 @@ def read_curves(source):
     return rounded(
         {
             "epochs": epochs,
-            "alpha": [{"from": (t - 1) / epochs, "to": t / epochs, "value": value} for t, value in alphas.items()],
+            "alpha": _by_share(alphas, epochs),
             "losses": [
                 {"share": entry["epoch"] / epochs}
                 | {key: float(entry[key]) for key in ("loss", *LOSSES) if _is_number(entry.get(key))}
@@ -72,24 +72,15 @@ def _fill(alphas, history, epochs):
     return filled
 
 
-def reference_curves(epochs):
-    """The paper's heuristic and polynomial in a run of so many epochs (`int`), as `alpha` of [`read_curves`]."""
-    rules = {name: make_alpha(name, num_epochs=epochs) for name in REFERENCES}
-    return {
-        name: [{"from": (t - 1) / epochs, "to": t / epochs, "value": rule.value(t)} for t in range(1, epochs + 1)]
-        for name, rule in rules.items()
-    }
-
-
 def measure_alpha(runs):
-    """Curves of several runs and the references.
+    """Curves of several runs, and the schedules of the paper.
 
     Args:
         runs (`dict[str, source]`): see [`read_curves`].
 
     Returns:
-        `dict`, ready for JSON: `runs`, by name what [`read_curves`] returns; `references`, see [`reference_curves`],
-        for the longest run; and its `epochs`.
+        `dict`, ready for JSON: `runs`, by name what [`read_curves`] returns; `references`, the paper's heuristic and
+        polynomial in a run as long as the longest, as its `alpha`; and the `epochs` of that.
 
     Raises:
         ValueError: no run has an alpha.
@@ -98,7 +89,15 @@ def measure_alpha(runs):
     if not any(curve["alpha"] for curve in curves.values()):
         raise ValueError(f"no alpha in the logs of {', '.join(curves) or 'no run'}: only the method lfm has one.")
     epochs = max(curve["epochs"] for curve in curves.values())
-    return {"runs": curves, "references": reference_curves(epochs), "epochs": epochs}
+    rules = {name: make_alpha(name, num_epochs=epochs) for name in REFERENCES}
+    references = {
+        name: _by_share({t: rule.value(t) for t in range(1, epochs + 1)}, epochs) for name, rule in rules.items()
+    }
+    return {"runs": curves, "references": references, "epochs": epochs}
+
+
+def _by_share(alphas, epochs):
+    return [{"from": (t - 1) / epochs, "to": t / epochs, "value": value} for t, value in alphas.items()]
 
 
 def _draw(numbers):
