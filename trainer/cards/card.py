@@ -173,7 +173,7 @@ def render_model_card(
         settings=_setting_rows(facts),
         samples=_samples(facts),
         guessing=_guessing(facts),
-        pictures=[(name, *PICTURES[name], _describe(name, facts)) for name in PICTURES if name in pictures],
+        pictures=[(name, *PICTURES[name]) for name in PICTURES if name in pictures],
         lfm_bibtex=Lfm.spec.bibtex.strip(),
     )
     return re.sub(r"\n{3,}", "\n\n", card.content).rstrip() + "\n"
@@ -330,20 +330,6 @@ def _guessing(facts):
     return [name for name, accuracy in facts.ranked if accuracy < most + GUESSING_MARGIN]
 
 
-def _describe(picture, facts):
-    """Alternative text of a picture: where its line starts, ends, and its extremes."""
-    if picture == "accuracy.png":
-        return f"Line chart: accuracy of the fused prediction and of {join(facts.modalities)} alone, by epoch."
-    what, form, values = "alpha", ".2f", facts.alphas
-    if picture == "gap.png":
-        what, form, values = "the modality gap in points", ".1f", {e: 100 * gap for e, gap in facts.gaps.items()}
-    first, last = min(values), max(values)
-    return (
-        f"Line chart: {what} is {values[first]:{form}} in epoch {first:g} and {values[last]:{form}} in epoch {last:g}, "
-        f"between {min(values.values()):{form}} and {max(values.values()):{form}}."
-    )
-
-
 # -- training --------------------------------------------------------------------------------------------------
 
 
@@ -376,12 +362,7 @@ def _describe_input(facts, name):
     shape = " x ".join(map(str, kind.shape))
     if type_of_input == "spectrogram":
         return f"sound, {kind.duration:g} s at {kind.sampling_rate:,} Hz, as a spectrogram {shape}"
-    if type_of_input == "image":
-        return f"picture, {shape}"
-    if type_of_input not in EXAMPLES:
-        return type_of_input
-    what = "optical flow" if type_of_input == "flow" else "clip"
-    return f"{what}, {kind.num_frames} frames of {' x '.join(map(str, kind.shape[1:]))}"
+    return f"{type_of_input}, {shape}" if type_of_input in EXAMPLES else type_of_input
 
 
 def _setting_rows(facts):

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..methods import METHODS, make_method
-from ..plots import alpha_by_epoch, gap_by_epoch
 from .record import describe_run, read_json, read_record
 
 SPLITS = {"test": "test", "eval": "validation"}  # from the prefix of metrics to the split
@@ -93,16 +92,6 @@ class CardFacts:
     def history(self):
         """`list[dict]`: the log."""
         return self.state.get("log_history", [])
-
-    @property
-    def alphas(self):
-        """`dict[int, float]`: alpha by epoch; empty for a method without one."""
-        return alpha_by_epoch(self.history)
-
-    @property
-    def gaps(self):
-        """`dict[float, float]`: the modality gap by epoch, on validation data."""
-        return gap_by_epoch(self.history)
 
     @property
     def split(self):
