@@ -31,16 +31,14 @@ BAR = {"unit": "", "mininterval": 0.5 if sys.stderr.isatty() else 30}  # in a fi
 
 
 @dataclass
-class PrepareArguments:
+class PrepareArguments(arguments.SourceArguments):
     """What is prepared, from where, to where."""
 
     benchmark: str | None = HfArg(default=None, help="Name of the data set, such as crema_d.")
-    data_dir: str | None = HfArg(default=None, help="Folder of the data set's files.")
     output: str | None = HfArg(default=None, help="Folder to write to: a new one, or one to go on with.")
     config: str | None = HfArg(
         default=None, help="Configuration of train.py, a YAML file or a name; the benchmark's if not given."
     )
-    num_proc: int | None = HfArg(default=None, help="Processes; one for each core, 16 at most, if not given.")
     strict: bool = HfArg(default=False, help="Make missing and broken samples an error.")
     verify: bool = HfArg(
         default=False, help="Read finished shards again; those that were damaged since are written anew."
@@ -58,8 +56,6 @@ class PrepareArguments:
     public: bool = HfArg(default=False, help="Let everybody see it there; mind the licence.")
     how: bool = HfArg(default=False, help="Tell where the data is obtained, its licence and its layout.")
     processor: dict = HfArg(default_factory=dict, help="As in the configuration.")
-    columns: dict = HfArg(default_factory=dict, help="As in the configuration.")
-    benchmark_options: dict = HfArg(default_factory=dict, help="As in the configuration.")
     modalities: dict = HfArg(default_factory=dict, help="As in the configuration.")
     tokenizer: str | None = HfArg(default=None, help="As in the configuration.")
 

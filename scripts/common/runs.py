@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from transformers.hf_argparser import HfArg
 
+from modeling_lfm.scripts.common.settings import SourceArguments
 from modeling_lfm.trainer.cards.record import describe_run, read_json, read_record, write_record
 
 REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns")
@@ -17,23 +18,13 @@ RESULTS = (
 
 
 @dataclass
-class SplitArguments:
+class SplitArguments(SourceArguments):
     """A split of a data set that finished models look at, see [`complete`] and [`load_split`]."""
 
     benchmark: str | None = HfArg(default=None, help="Name of the data set; that of the training.")
-    data_dir: str | None = HfArg(
-        default=None, help="Folder of the data set's files, or one that prepare_data.py wrote."
-    )
     split: str = HfArg(default="test", help="train, validation or test.")
-    benchmark_options: dict = HfArg(
-        default_factory=dict, help="Options of the data set; the others stay as in training."
-    )
-    columns: dict = HfArg(
-        default_factory=dict, help="Mapping from a modality to its column in the data set, where the names differ."
-    )
     per_device_eval_batch_size: int = HfArg(default=64, help="Samples in a batch.")
     max_samples: int | None = HfArg(default=None, help="Look at so many samples at most.")
-    num_proc: int | None = HfArg(default=None, help="Processes that prepare the data.")
     use_cpu: bool = HfArg(default=False, help="Use no accelerator even where there is one.")
 
     def __post_init__(self):

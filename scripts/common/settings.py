@@ -54,7 +54,24 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class SourceArguments:
+    """Where samples come from, beside the name of their data set."""
+
+    data_dir: str | None = HfArg(
+        default=None, help="Folder of the data set's files, or one that prepare_data.py wrote."
+    )
+    benchmark_options: Mapping = HfArg(
+        default_factory=dict,
+        help="Options of the data set, such as audio_snr_db: 5; of a trained model the others stay as they were.",
+    )
+    columns: Mapping = HfArg(
+        default_factory=dict, help="Mapping from a modality to its column in the data set, where the names differ."
+    )
+    num_proc: int | None = HfArg(default=None, help="Processes that prepare the data.")
+
+
+@dataclass(kw_only=True)
+class DataArguments(SourceArguments):
     """What it is trained on."""
 
     benchmark: str = HfArg(
@@ -65,14 +82,6 @@ class DataArguments:
         help="Mapping from a modality to how its raw input becomes a tensor, such as image: {type: image, size: "
         "[224, 224]}. See LfmProcessor."
     )
-    data_dir: str | None = HfArg(
-        default=None, help="Folder of the data set's files, or one that prepare_data.py wrote."
-    )
-    benchmark_options: Mapping = HfArg(default_factory=dict, help="Options of the benchmark, such as audio_snr_db: 5.")
-    columns: Mapping = HfArg(
-        default_factory=dict, help="Mapping from a modality to its column in the data set, where the names differ."
-    )
-    num_proc: int | None = HfArg(default=None, help="Processes that prepare the data.")
     max_train_samples: int | None = HfArg(default=None, help="Train on so many samples at most.")
     max_eval_samples: int | None = HfArg(default=None, help="Validate on so many samples at most.")
     max_test_samples: int | None = HfArg(default=None, help="Test on so many samples at most.")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from modeling_lfm.scripts import reproduce
-from modeling_lfm.scripts.common.settings import read_config
+from modeling_lfm.scripts.common.settings import load_plugins, read_config
 from modeling_lfm.scripts.experiments import run as sweep
 from modeling_lfm.scripts.experiments.tables import merge
 
@@ -187,6 +187,16 @@ def test_workers_take_turns_on_the_devices(monkeypatch):
     assert [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() for pool in pools] == ["2", ""]
     for pool in pools:
         pool.shutdown()
+
+
+def test_workers_import_the_plugins(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = tmp_path / "my_parts_of_workers.py"
+    file.write_text(f"import os\nopen({str(tmp_path / 'pids')!r}, 'a').write(f'{{os.getpid()}} ')\n")
+    load_plugins([file])
+    with sweep.start_worker(None) as pool:
+        pids = [os.getpid(), pool.submit(os.getpid).result()]
+    assert (tmp_path / "pids").read_text().split() == [str(pid) for pid in pids]
 
 
 def test_what_the_table_lacks_is_named(tmp_path):
