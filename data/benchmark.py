@@ -291,6 +291,8 @@ def digest_files(dataset, columns):
         dataset (`datasets.Dataset`), columns (`list[str]`): of media.
     """
     digest, state = hashlib.sha256(), functools.lru_cache(maxsize=None)(_file_state)
+    if not columns:  # text alone; datasets cannot read samples without columns where some were selected
+        return digest.hexdigest()
     for table in dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow").iter(256):
         for column in table.columns:
             for path in _named_files(column.combine_chunks()):

@@ -9,8 +9,7 @@ SELECTION = (
 )
 SIGNIFICANCE = (
     "*p*: paired t-test over the seeds of the accuracy against {reference}; three seeds are few, so only large and "
-    "steady differences come out below 0.05. *Cost*: seconds of training per step (on a CPU: of "
-    "processor time), over those of {reference}."
+    "steady differences come out below 0.05. *Cost*: seconds of training over those of {reference}."
 )
 BESIDE = (
     "These figures are of another data set, {benchmark}, with the towers and budgets of the paper: the order of the "
@@ -39,39 +38,43 @@ def format_report(table, setting, records, inapplicable, failures):
         `str`: Markdown.
     """
     runs = make_frame([record for key, record in records.items() if key[0] == setting and key[1] in table.rows])
-    rows = {row: runs[runs["row"] == row] for row in table.rows}
-    names = list(table.settings[setting]["modalities"])
+    groups, names = dict(list(runs.groupby("row"))), list(table.settings[setting]["modalities"])
+    most, best = max(map(len, groups.values()), default=0), runs.groupby("row").mean(numeric_only=True).max()
     published = read_published(table.name, setting)
     column = f"published ({published['benchmark']})" if published else "published"
     without = ["without " + " / ".join(names)] if table.absence else []
-    head = [*COLUMNS.values(), " / ".join(names), "gap", *without, column, "p", "cost"]
-    lines = ["| | " + " | ".join(head) + " |", "| --- " * (len(head) + 1) + "|"]
-    remarks, most, reference = [], runs.groupby("row").size().max(), rows.get(table.reference)
-    means = runs.groupby("row")[[f"test.{metric}" for metric in COLUMNS if f"test.{metric}" in runs]].mean()
-    for row, found in rows.items():
-        failed = [f"seed {key[2]} failed: {text}" for key, text in failures.items() if key[:2] == (setting, row)]
-        reason = "; ".join(failed) or (inapplicable.get((setting, row)) if found.empty else None)
-        if found.empty and reason is None:
-            continue
-        mark = f" ({len(found)})" if 0 < len(found) < most else ""
-        if reason is not None:
-            remarks.append(f"<sup>{len(remarks) + 1}</sup> {row}: {reason}")
+    head = ["", *COLUMNS.values(), " / ".join(names), "gap", *without, column, "p", "cost"]
+    lines, remarks, reference = [head, ["---"] * len(head)], [], groups.get(table.reference)
+    for row in table.rows:
+        found = groups.get(row)
+        reasons = [f"seed {key[2]} failed: {text}" for key, text in failures.items() if key[:2] == (setting, row)]
+        if found is None and not reasons:
+            reasons = [inapplicable[setting, row]] if (setting, row) in inapplicable else []
+            if not reasons:
+                continue
+        mark = "" if found is None or len(found) == most else f" ({len(found)})"
+        if reasons:
+            remarks.append(f"<sup>{len(remarks) + 1}</sup> {row}: {'; '.join(reasons)}")
             mark += f"<sup>{len(remarks)}</sup>"
-        figure = format_published(published.get("rows", {}).get(row))
-        cells = [*["-"] * (5 + len(without)), figure, "-", "-"]
-        if len(found):
-            best = {metric: means.loc[row, f"test.{metric}"] == means[f"test.{metric}"].max() for metric in COLUMNS}
-            cells = [mean_and_spread(found[f"test.{metric}"], best[metric]) for metric in COLUMNS]
+        cells, end = ["-"] * (5 + len(without)), ["-", "-"]
+        if found is not None:
+            tests = [found[f"test.{metric}"] for metric in COLUMNS]
+            cells = [mean_and_spread(values, values.mean() == best[values.name]) for values in tests]
             cells += [format_modalities(found, names), format_gap(found, names)]
             cells += [format_modalities(found, [f"without_{name}" for name in names])] * len(without)
-            cells += [figure, format_p(compare(found, reference), row == table.reference)]
-            cells += [format_cost(found, reference)]
-        lines.append(f"| {row}{mark} | " + " | ".join(cells) + " |")
-    parts = [f"## {table.title}: {setting}", *_notes(table, setting, runs), "\n".join(lines), *remarks]
+            p = "" if row == table.reference else format_p(compare(found, reference))
+            end = [p, "-" if reference is None else f"{found['seconds'].mean() / reference['seconds'].mean():.2f}"]
+        lines.append([row + mark, *cells, format_published(published.get("rows", {}).get(row)), *end])
+    parts = [f"## {table.title}: {setting}", *_notes(table, setting, runs), format_lines(lines), *remarks]
     if published:
         parts.append(f"Published: {' '.join(published['source'].split())}")
         parts += [BESIDE.format(**published)] if published["benchmark"] != setting else []
     return "\n\n".join(parts) + "\n"
+
+
+def format_lines(lines):
+    """Markdown of a table's lines (`list` of lists of texts), the heads first."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _notes(table, setting, runs):
@@ -119,18 +122,9 @@ def compare(found, reference, metric="test.accuracy"):
     return None if len(pairs) < 2 or (ours == theirs).all() else float(ttest_rel(ours, theirs).pvalue)
 
 
-def format_p(p, is_reference):
-    """A p value to three digits."""
-    if p is None or is_reference:
-        return "" if is_reference else "-"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def format_cost(found, reference):
-    """Seconds a step over those of the reference."""
-    if reference is None or reference.empty:
-        return "-"
-    return f"{found['seconds_per_step'].mean() / reference['seconds_per_step'].mean():.2f}"
+def format_p(p):
+    """A p value, or None, to three digits."""
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def read_published(table, setting):
@@ -165,15 +159,11 @@ def best_constant(runs, rows):
         runs (`pandas.DataFrame`), rows (`dict`): of the table.
     """
     constants = [name for name, row in rows.items() if row.get("constant_of_the_default")]
-    chosen = runs[runs["row"].isin(constants)]
-    if chosen.empty:
+    groups = runs[runs["row"].isin(constants)].groupby(["setting", "row"])
+    if not len(groups):
         return {}
-    means = chosen.groupby(["setting", "row"])[["validation.accuracy", "test.accuracy"]].mean()
-    best = {}
-    for setting, found in means.groupby(level="setting"):
-        name = found["validation.accuracy"].idxmax()
-        best[setting] = (name[1], found.loc[name, "test.accuracy"])
-    return best
+    means = groups[["validation.accuracy", "test.accuracy"]].mean().sort_values("validation.accuracy")
+    return {setting: (row, test) for (setting, row), test in means["test.accuracy"].items()}  # the best comes last
 
 
 def format_settings(records, settings, rows):
@@ -184,25 +174,24 @@ def format_settings(records, settings, rows):
         settings, rows (`dict`): of the table.
     """
     runs = make_frame(records)
-    best = best_constant(runs, rows)
+    groups, best = dict(list(runs.groupby(["setting", "row"]))), best_constant(runs, rows)
     present = [setting for setting in settings if (runs["setting"] == setting).any()]
-    lines = ["| | " + " | ".join(f"{s} | modalities, gap" for s in present) + " | regret mean / worst | seconds |"]
-    lines.append("| --- " * (2 * len(present) + 3) + "|")
+    head = [word for setting in present for word in (setting, "modalities, gap")]
+    lines = [["", *head, "regret mean / worst", "seconds"], ["---"] * (len(head) + 3)]
     for row in rows:
-        cells, regrets = [], []
+        cells, regrets, seconds = [], [], []
         for setting in present:
-            found = runs[(runs["setting"] == setting) & (runs["row"] == row)]
-            if found.empty:
+            found = groups.get((setting, row))
+            if found is None:
                 cells += ["", ""]
                 continue
             means = found.filter(regex=r"^test\.(?!without_).*_accuracy$").mean().dropna()
             parts = " / ".join(f"{100 * value:.0f}" for value in means)
             cells += [mean_and_spread(found["test.accuracy"]), f"{parts}, {100 * found['test.gap'].mean():.0f}"]
-            if setting in best:
-                regrets.append(100 * (best[setting][1] - found["test.accuracy"].mean()))
-        seconds = runs[(runs["row"] == row) & runs["setting"].isin(present)]["seconds"]
-        if len(seconds):
+            regrets += [100 * (best[setting][1] - found["test.accuracy"].mean())] if setting in best else []
+            seconds += list(found["seconds"])
+        if seconds:
             regret = f"{sum(regrets) / len(regrets):.2f} / {max(regrets):.2f}" if regrets else ""
-            lines.append(f"| {row} | " + " | ".join(cells) + f" | {regret} | {seconds.mean():.0f} |")
+            lines.append([row, *cells, regret, f"{sum(seconds) / len(seconds):.0f}"])
     notes = [f"{s}: best constant by validation is {best[s][0]!r}." for s in present if s in best]
-    return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in notes)
+    return "\n\n".join([format_lines(lines), *notes]) + "\n"

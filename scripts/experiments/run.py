@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -41,8 +40,7 @@ def run_one(config, threads):
 
     Returns:
         `dict` with the `method` and its settings, the metrics of `validation` and `test`, `best_epoch`, the
-        `seconds` of training (without evaluations), `steps` of the optimizer, `seconds_per_step` (on a CPU of its
-        time), and LFM's `alpha` by epoch.
+        `seconds` of training with its evaluations, `steps` of the optimizer, and LFM's `alpha` by epoch.
     """
     global _scratch
     import torch
@@ -59,55 +57,24 @@ def run_one(config, threads):
         settings = {**config, **FORCED, "output_dir": _scratch}
         trainer, splits = set_up(*read_run(settings))
         trainer.pop_callback(LfmProgressCallback)
-        watch = make_stopwatch()
-        trainer.callback_handler.callbacks.insert(0, watch)  # the work of other callbacks in an epoch counts
-        watch.start()
-        trainer.train()
+        seconds = trainer.train().metrics["train_runtime"]
     state, method = trainer.state, trainer.method
     best = next(e for e in state.log_history if e["step"] == state.best_global_step and "eval_loss" in e)
     record = {
         "method": {"name": method.spec.name, **asdict(method.settings)},
         "best_epoch": best["epoch"],
-        "seconds": round(watch.seconds, 2),
+        "seconds": seconds,
         "steps": state.global_step,
-        "seconds_per_step": watch.busy / state.global_step,
         "alpha": [entry["alpha"] for entry in state.log_history if "alpha" in entry and "loss" in entry],
     }
     names = ("", *(f"{name}_" for name in trainer.model.config.modality_names))
     for split in ("validation", "test"):
-        metrics = trainer.predict(splits[split], metric_key_prefix=split).metrics
-        record[split] = {f"{n}{m}": metrics.get(f"{split}_{n}{m}") for n in names for m in (*METRICS, "loss")}
-        record[split] = {key: value for key, value in record[split].items() if value is not None}
+        found = trainer.predict(splits[split], metric_key_prefix=split).metrics
+        keys = {f"{split}_{n}{m}": f"{n}{m}" for n in names for m in (*METRICS, "loss")}
+        record[split] = {key: found[name] for name, key in keys.items() if found.get(name) is not None}
     absence = trainer.measure_absence(splits["test"], metric_key_prefix="test")
     record["test"] |= {key.removeprefix("test_"): value for key, value in absence.items()}
     return record
-
-
-def make_stopwatch():
-    """A callback that measures the `seconds` of training, with what a method does before and between its epochs, and
-    without evaluating and saving; and the `busy` ones, processor time on a CPU, where other work would count else."""
-    import torch
-    from transformers import TrainerCallback
-
-    def read():
-        wall = time.perf_counter()
-        return wall, wall if torch.cuda.is_available() else time.process_time()
-
-    class Stopwatch(TrainerCallback):
-        def start(self):
-            self.seconds, self.busy, self.started = 0.0, 0.0, read()
-
-        def on_epoch_begin(self, args, state, control, **kwargs):
-            if self.started is None:
-                self.started = read()
-
-        def on_epoch_end(self, args, state, control, **kwargs):
-            wall, busy = read()
-            self.seconds += wall - self.started[0]
-            self.busy += busy - self.started[1]
-            self.started = None
-
-    return Stopwatch()
 
 
 def digest(config):
@@ -131,26 +98,23 @@ def sweep(jobs, workers, folder):
     """
     done = {key: record["config"] for key, record in read_records(folder).items()}
     left = {key: config for key, config in jobs.items() if done.get(key) != digest(config)}
-    threads, devices, pools = max((os.cpu_count() or 1) // workers, 1), find_devices() or [None], SimpleQueue()
+    threads, failures, pools = max((os.cpu_count() or 1) // workers, 1), {}, SimpleQueue()
     for slot in range(workers):
-        pools.put(start_worker(devices[slot % len(devices)]))
+        pools.put(Worker(slot))
 
     def work(config):
-        pool = pools.get()
+        worker = pools.get()
         try:
-            return pool.submit(run_one, config, threads).result()
+            return worker.submit(run_one, config, threads).result()
         except BrokenProcessPool:
-            pool = start_worker(pool.device)
+            worker = Worker(worker.slot)
             return {"error": "the process died: killed, or out of memory."}
         except Exception as error:
-            return {
-                "error": f"{type(error).__name__}: {' '.join(str(error).split())}",
-                "traceback": str(error.__cause__),
-            }
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return {"error": text, "traceback": str(error.__cause__)}
         finally:
-            pools.put(pool)
+            pools.put(worker)
 
-    failures = {}
     with ThreadPoolExecutor(workers) as executor:
         futures = {executor.submit(work, config): key for key, config in left.items()}
         try:
@@ -159,7 +123,11 @@ def sweep(jobs, workers, folder):
                 write_record(folder, setting, row, seed, config=digest(left[setting, row, seed]), **result)
                 if "error" in result:
                     failures[setting, row, seed] = result["error"]
-                print(f"[{number}/{len(left)}] {setting}, {row}, seed {seed}: {summarise(result)}", flush=True)
+                    told = f"FAILED, {result['error']}"
+                else:
+                    accuracy, seconds = result["test"]["accuracy"], result["seconds"]
+                    told = f"test accuracy {100 * accuracy:.1f} %, {seconds:.0f} s"
+                print(f"[{number}/{len(left)}] {setting}, {row}, seed {seed}: {told}", flush=True)
         finally:  # where it is ended, no further run is begun
             executor.shutdown(cancel_futures=True)
             for _ in range(workers):
@@ -167,38 +135,21 @@ def sweep(jobs, workers, folder):
     return failures
 
 
-def summarise(result):
-    """One finished run in a few words."""
-    if "error" in result:
-        return f"FAILED, {result['error']}"
-    return (
-        f"test accuracy {100 * result['test']['accuracy']:.1f} %, best epoch {result['best_epoch']:g}, "
-        f"{result['seconds']:.0f} s"
-    )
+class Worker(ProcessPoolExecutor):
+    """One process that runs jobs, on one of the CUDA devices: the first has the first, and so on in turn."""
+
+    def __init__(self, slot):
+        self.slot = slot
+        context, words = multiprocessing.get_context("spawn"), (slot, arguments.PLUGINS)
+        super().__init__(1, context, initializer=prepare_worker, initargs=words)
 
 
-def find_devices():
-    """The CUDA devices that are there (`list[str]`), as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [device for device in given.split(",") if device.strip()]
+def prepare_worker(slot, plugins):
+    """What a new worker does first."""
     import torch
 
-    return [str(device) for device in range(torch.cuda.device_count())]
-
-
-def start_worker(device):
-    """A pool of one process that runs jobs, on the CUDA device `device` (`str`, or None for what there is)."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, context, initializer=prepare_worker, initargs=(device, arguments.PLUGINS))
-    pool.device = device
-    return pool
-
-
-def prepare_worker(device, plugins):
-    """What a new worker does first; torch is not imported yet."""
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices.split(",")[slot % len(devices.split(","))]
     arguments.load_plugins(plugins)
     threading.Thread(target=end_with_parent, daemon=True).start()
 

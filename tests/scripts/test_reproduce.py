@@ -77,7 +77,7 @@ def test_runs_each_cell_once_and_keeps_the_best_epoch(tmp_path, capsys, monkeypa
     assert len(learned["alpha"]) == 2
     assert (learned["method"]["name"], learned["method"]["alpha_rule"]) == ("lfm", "cosine")
     assert learned["steps"] == 2
-    assert learned["seconds"] > 0 < learned["seconds_per_step"]
+    assert learned["seconds"] > 0
     capsys.readouterr()
 
     # Nothing is left to do, and the seed of a later call is.
@@ -180,13 +180,9 @@ def test_a_record_is_there_whole_or_not_at_all_and_has_no_nan(tmp_path):
 
 def test_workers_take_turns_on_the_devices(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert sweep.find_devices() == ["2", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert sweep.find_devices() == []
-    pools = [sweep.start_worker(device) for device in ("2", None)]
-    assert [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() for pool in pools] == ["2", ""]
-    for pool in pools:
-        pool.shutdown()
+    worker = sweep.Worker(3)
+    assert worker.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "5"
+    worker.shutdown()
 
 
 def test_workers_import_the_plugins(tmp_path, monkeypatch):
