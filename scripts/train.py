@@ -27,7 +27,8 @@ settings of the training (`--help_training` lists all: those of transformers.Tra
   --num_train_epochs, --learning_rate, --per_device_train_batch_size, --optim, --lr_scheduler_type, --seed
   --output_dir        where everything is written (default: outputs/BENCHMARK)
   --do_predict        evaluate the chosen model once on the test split
-  --resume_from_checkpoint   true (the last one in output_dir) or a folder
+  --resume_from_checkpoint   true (the last one in output_dir that is whole) or a folder
+  --resume_changed    resume although settings differ from those of the checkpoint, and go on with the new ones
   --report_to         tensorboard or trackio (both stay on this machine): alpha, losses, accuracy of each modality
 
 written to output_dir: the model and its processor, all_results.json, train_results.json, eval_results.json,
@@ -54,6 +55,13 @@ def train(model_args, data_args, training_args):
     Returns:
         `LfmTrainer` with the chosen model, and the metrics of all splits (`dict[str, float]`).
     """
+    from modeling_lfm.trainer.checkpoints import only_run
+
+    with only_run(training_args.output_dir, is_main_process()):
+        return _train(model_args, data_args, training_args)
+
+
+def _train(model_args, data_args, training_args):
     checkpoint = find_checkpoint(training_args)
     if training_args.disable_tqdm or not is_main_process() or not sys.stderr.isatty():
         hide_progress_bars()

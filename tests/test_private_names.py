@@ -29,6 +29,8 @@ LISTED = {
     "_forward_params": (PIPELINE, "settings of the pipeline given at a call"),
     "_generate_examples": (BUILDER, "benchmarks"),
     "_get_arguments_from_pretrained": ("transformers.ProcessorMixin", "loading a processor without a tokenizer"),
+    "_get_output_dir": (TRAINER, "checkpoints that are written under another name until they are whole"),
+    "_globalstep_last_logged": (TRAINER, "logged losses of a run that is resumed between two log entries"),
     "_info": (BUILDER, "benchmarks and metrics"),
     "_init_weights": (MODEL, "initial weights"),
     "_is_hf_initialized": (MODEL, "weights of a pretrained tower that are not drawn anew"),
@@ -48,6 +50,7 @@ LISTED = {
     "_push_from_checkpoint": (TRAINER, "what is sent to the Hub while training: the model alone"),
     "_sanitize_parameters": (PIPELINE, "settings of the pipeline"),
     "_save": (TRAINER, "the processor beside the model"),
+    "_save_checkpoint": (TRAINER, "checkpoints with a manifest, and their rotation"),
     "_save_optimizer_and_scheduler": (TRAINER, "the state of the method in a checkpoint"),
     "_set_gradient_checkpointing": (MODEL, "gradient checkpointing of the towers"),
     "_split_generators": (BUILDER, "benchmarks"),
@@ -55,6 +58,8 @@ LISTED = {
     "_supports_flash_attn": (MODEL, "the choice of attention"),
     "_supports_flex_attn": (MODEL, "the choice of attention"),
     "_supports_sdpa": (MODEL, "the choice of attention"),
+    "_total_loss_scalar": (TRAINER, "train_loss of a resumed run"),
+    "_tr_loss": (TRAINER, "train_loss of a resumed run"),
 }
 OURS = {"_fresh_buffers", "_auto_class", "_backward_cls"}  # an attribute that we set, and two set by public calls
 

@@ -48,6 +48,7 @@ class MethodCallback(TrainerCallback, ExportableState):
         else:
             self.begun_epoch = saved["begun_epoch"]
             method.load_state_dict(saved["state"])
+            trainer.resume_losses(saved)
         state.stateful_callbacks[type(self).__name__] = self.state()
 
     def on_epoch_begin(self, args, state, control, **kwargs):

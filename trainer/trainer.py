@@ -3,6 +3,7 @@
 import copy
 import os
 import random
+import shutil
 import tempfile
 from collections import defaultdict
 from contextlib import contextmanager
@@ -14,8 +15,12 @@ import torch.distributed as dist
 import transformers
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
+from . import checkpoints
 from .callbacks import REPORTERS, LfmProgressCallback, MethodCallback
+from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
 from .holdout import choose_holdout
 from .hub import SharingTrainer
@@ -23,7 +28,7 @@ from .methods import Method, make_method
 from .metrics import compute_multimodal_metrics
 from .training_args import LfmTrainingArguments
 
-METHOD_STATE = "method.pt"
+logger = logging.get_logger(__name__)
 
 
 class LfmTrainer(SharingTrainer):
@@ -94,6 +99,7 @@ class LfmTrainer(SharingTrainer):
         self.loss_is_scaled_for_ga = False
         self._loss_parts = defaultdict(float)
         self.resumed_method = None
+        self._saving, self._resumes = False, False
         self.method.bind(self)
         self.add_callback(MethodCallback())
         self._bind_method_callback()
@@ -131,18 +137,45 @@ class LfmTrainer(SharingTrainer):
         """`int`: batches whose gradients make up the current optimizer step."""
         return self.current_gradient_accumulation_steps
 
-    def train(self, *args, **kwargs):
-        """As in transformers; an error leaves the terminal as it was."""
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """As in transformers, with `output_dir` held against other runs; an error leaves the terminal as it was.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): the folder of a checkpoint, or True for the latest
+                one in `output_dir` that is whole.
+
+        Raises:
+            BlockingIOError: another run writes to `output_dir`. ValueError: the checkpoint is damaged, or of a run
+            with other settings. FileNotFoundError: there is none. OSError: the disk is full.
+        """
+        folder = self.args.output_dir
         # transformers would write the special tokens of a processing_class, tokenizer or not, into the model's
         # configuration; it is back when training begins.
         self.processing_class = None
         try:
-            return super().train(*args, **kwargs)
+            with only_run(folder, self.args.process_index == 0), naming_full_disk(folder):
+                if self.args.process_index == 0:
+                    shutil.rmtree(os.path.join(folder, checkpoints.UNFINISHED), ignore_errors=True)
+                output = super().train(self._find_checkpoint(resume_from_checkpoint), *args, **kwargs)
+                return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
         finally:
             self.processing_class = self.processor
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, LfmProgressCallback):
                     callback.close()
+
+    def _find_checkpoint(self, wanted):
+        changed = self.args.resume_changed
+        if wanted is True:
+            wanted, passed = checkpoints.find_last_whole(self.args.output_dir, changed)
+            for reason in passed:
+                logger.warning(f"passed over: {reason}")
+            if wanted is None:
+                raise FileNotFoundError(f"no whole checkpoint to resume from in {self.args.output_dir}.")
+        if wanted:
+            checkpoints.check_resume(wanted, checkpoints.describe_settings(self), changed)
+        self._resumes = bool(wanted)
+        return wanted or None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The method's objective in training; in evaluation the plain cross-entropy of the fused logits."""
@@ -349,20 +382,75 @@ class LfmTrainer(SharingTrainer):
         super()._load_callback_state()  # may put new objects in place of the callbacks
         self._bind_method_callback()
 
+    def _get_output_dir(self, trial=None):
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, checkpoints.UNFINISHED) if self._saving else folder
+
+    def _save_checkpoint(self, model, trial):
+        folder, main = self._get_output_dir(trial), self.args.should_save
+        name = f"checkpoint-{self.state.global_step}"
+        with checkpoints.unfinished(folder, main) as staging:
+            self._saving = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._saving = False
+            unfinished, checkpoint = os.path.join(staging, name), os.path.join(folder, name)
+            if self.state.best_model_checkpoint == unfinished:
+                self.state.best_model_checkpoint = checkpoint
+            self.accelerator.wait_for_everyone()  # each process writes its random state
+            if main:
+                self.state.save_to_json(os.path.join(unfinished, "trainer_state.json"))
+                checkpoints.finish_checkpoint(unfinished, checkpoint, checkpoints.describe_settings(self))
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(checkpoint)
+        if main:
+            checkpoints.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        if not self._saving:  # it gets another name when it is whole
+            super()._push_from_checkpoint(checkpoint_folder)
+
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
+        state = {**self.method_callback.full_state(), **self._describe_losses()}
         if self.args.should_save:
-            torch.save(self.method_callback.full_state(), os.path.join(output_dir, METHOD_STATE))
+            torch.save(state, os.path.join(output_dir, METHOD_STATE))
 
     def _load_optimizer_and_scheduler(self, checkpoint):
+        given = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.args.resume_changed:
+            checkpoints.apply_settings(given, self.optimizer, self.lr_scheduler)
         file = os.path.join(checkpoint or "", METHOD_STATE)
         if checkpoint is not None and os.path.isfile(file):
             self.resumed_method = torch.load(file, map_location=self.args.device, weights_only=True)
 
+    def _describe_losses(self):
+        """The sums of losses since the start and since the last log entry (`dict`), the mean of the processes."""
+        if not hasattr(self, "_tr_loss"):  # transformers before 5.4 keep them where nobody reaches them
+            return {}
+        sums = {"_total_loss_scalar": self._total_loss_scalar, "_globalstep_last_logged": self._globalstep_last_logged}
+        sums["_tr_loss"] = self.reduce(self._tr_loss.clone())
+        return {"losses": sums, "parts": {name: self.reduce(v.clone()) for name, v in self._loss_parts.items()}}
+
+    def resume_losses(self, saved):
+        """Go on with the sums of losses of a checkpoint (`dict`, see [`MethodCallback.full_state`])."""
+        for name, value in saved.get("losses", {}).items():
+            setattr(self, name, value)
+        self._loss_parts.update(saved.get("parts", {}))
+
     def _save(self, output_dir=None, state_dict=None):
         self.processing_class = self.processor
-        super()._save(output_dir, state_dict)
+        folder = self.args.output_dir if output_dir is None else output_dir
+        if self._saving or not self.args.should_save:
+            super()._save(folder, state_dict)
+            return
+        with only_run(folder), checkpoints.unfinished(folder) as staging:
+            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+            super()._save(staging, state_dict)
+            checkpoints.install_model(staging, folder)
 
     def log(self, logs, start_time=None):
         """As in transformers; entries with a training loss also get its parts and what the method logs."""
@@ -372,6 +460,8 @@ class LfmTrainer(SharingTrainer):
                 logs[name] = self.accelerator.gather(value.reshape(1)).mean().item() / steps
             logs.update(self.method.logs())
             self._loss_parts.clear()
+        if "train_loss" in logs and self._resumes:  # of the whole run, not only of the steps since then
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
         super().log(logs, start_time)
 
 

@@ -45,6 +45,13 @@ class LfmTrainingArguments(TrainingArguments):
             "above all (scripts/benchmark.py --only throughput)."
         },
     )
+    resume_changed: bool = field(
+        default=False,
+        metadata={
+            "help": "Resume although settings differ from those of the checkpoint, and go on with the new ones, or "
+            "from a checkpoint that holds too little to check: the run is then not the one that was begun."
+        },
+    )
 
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
     remove_unused_columns: bool = field(

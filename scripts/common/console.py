@@ -4,9 +4,7 @@ import errno
 import importlib.util
 import json
 import os
-import shutil
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -49,20 +47,6 @@ def write_json(result, path=None):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text + "\n", encoding="utf-8")
     say(text)
-
-
-@contextmanager
-def naming_full_disk(folder):
-    """An error inside that a full disk caused becomes an `OSError` that names `folder`, to which was written."""
-    try:
-        yield
-    except Exception as error:
-        told = "no space left" in str(error).lower()  # as safetensors and pyarrow wrap it; torch says nothing of it
-        full = Path(folder).is_dir() and shutil.disk_usage(folder).free < 2**16
-        if told or full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            text = f"no space left on the disk of {folder}: make room, then start again (a run that was training goes "
-            raise OSError(errno.ENOSPC, text + "on with --resume_from_checkpoint true).") from error
-        raise
 
 
 def require(extra, *packages):

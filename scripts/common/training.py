@@ -5,7 +5,7 @@ from pathlib import Path
 
 from modeling_lfm.registry_lfm import suggest
 from modeling_lfm.scripts.common import runs, settings
-from modeling_lfm.scripts.common.console import hide_progress_bars, is_main_process, naming_full_disk
+from modeling_lfm.scripts.common.console import hide_progress_bars, is_main_process, say
 
 MEASURES = ("accuracy", "map", "f1")
 
@@ -41,29 +41,35 @@ def read_run(given):
 
 
 def find_checkpoint(training_args):
-    """The checkpoint from which to resume (`str`), or None for a new run.
+    """The checkpoint from which to resume (`str`), or None for a new run, and for one stopped before its first.
 
     Raises:
-        FileNotFoundError: there is nothing to resume from. ValueError: a new run would mix with an earlier one.
+        FileNotFoundError: there is nothing to resume from. ValueError: a new run would mix with an earlier one, or no
+            checkpoint is whole.
     """
-    from transformers.trainer_utils import get_last_checkpoint
+    from modeling_lfm.trainer.checkpoints import find_last_whole, list_checkpoints
 
-    folder, wanted = training_args.output_dir, training_args.resume_from_checkpoint
-    last = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    folder, wanted = Path(training_args.output_dir), training_args.resume_from_checkpoint
     if wanted is None or str(wanted).lower() == "false":
-        if last is not None:
+        if list_checkpoints(folder):
             raise ValueError(
                 f"{folder} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, or choose "
                 "another --output_dir."
             )
         return None
-    if str(wanted).lower() == "true":
-        if last is None:
-            raise FileNotFoundError(f"no checkpoint to resume from in {folder}.")
-        return last
-    if not Path(wanted).is_dir():
-        raise FileNotFoundError(f"no checkpoint to resume from at {wanted}.")
-    return wanted
+    if str(wanted).lower() != "true":
+        if not Path(wanted).is_dir():
+            raise FileNotFoundError(f"no checkpoint to resume from at {wanted}.")
+        return wanted
+    last, passed = find_last_whole(folder, training_args.resume_changed)
+    if last is None and passed:
+        raise ValueError(f"no checkpoint in {folder} is whole. " + " ".join(passed))
+    if last is None and not ((folder / runs.RUN_RECORD).is_file() and not (folder / "config.json").is_file()):
+        raise FileNotFoundError(f"no checkpoint to resume from in {folder}.")
+    for reason in passed:
+        say(f"passed over: {reason}")
+    say(f"resuming from {last}" if last else f"the run in {folder} was stopped before its first checkpoint: it begins")
+    return last
 
 
 def make_config(model_args, training_args):
@@ -197,11 +203,12 @@ def prepare_splits(raw, processor, data_args, with_test):
 
 def fit(trainer, splits, data_args, checkpoint=None):
     """Train what [`set_up`] made, and write the run into its `output_dir`; the metrics of all splits (`dict`)."""
+    from modeling_lfm.trainer.checkpoints import naming_full_disk, only_run
+
     folder = trainer.args.output_dir
-    with naming_full_disk(folder):
+    with only_run(folder, is_main_process()), naming_full_disk(folder):
         if is_main_process():
-            if checkpoint is None:
-                runs.forget_results(folder)
+            runs.forget_results(folder)  # of a run that was killed also half a file
             runs.remember(folder, data_args, trainer, splits)
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
         hide_progress_bars()  # what follows is quick

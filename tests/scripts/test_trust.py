@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import train as train_program
-from modeling_lfm.scripts.common.console import naming_full_disk, run, write_json
+from modeling_lfm.scripts.common.console import run, write_json
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+from modeling_lfm.trainer.checkpoints import naming_full_disk
 from modeling_lfm.trainer.fitting import check_parts
 
 from .test_six_benchmarks import NARROW, tokenizer  # noqa: F401

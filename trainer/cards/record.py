@@ -201,4 +201,6 @@ def write_record(folder, **entries):
     """Write `entries` into the record of a folder, beside or in place of what it holds."""
     record = read_record(folder) | portable(entries)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / RUN_RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished = Path(folder) / f"_{RUN_RECORD}"
+    unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, Path(folder) / RUN_RECORD)  # a run that is killed here can go on

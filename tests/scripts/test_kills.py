@@ -1,0 +1,31 @@
+"""Runs that are killed while files appear are resumed as README says, bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from .conftest import ROOT
+
+# LFM_KILLS=40 kills so many runs, over all four methods; a machine that does nothing else takes five minutes.
+KILLS = int(os.environ.get("LFM_KILLS", 0))
+METHODS = {"lfm": KILLS // 4, "mla": KILLS // 4, "agm": KILLS // 4, "mslr": KILLS // 4} if KILLS else {"lfm": 3, "mla": 2}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of one process")
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_runs_end_as_the_uninterrupted_one(method, tiny_config, tmp_path):
+    settings = yaml.safe_load(tiny_config.read_text())
+    settings |= {"max_train_samples": 48, "max_eval_samples": 16, "save_total_limit": 1}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    words = [str(tmp_path / "tiny.yaml"), str(tmp_path / "runs"), str(METHODS[method]), method]
+    command = [sys.executable, "-m", "tests.scripts.kill_runs", *words]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout.splitlines()[-1])
+    print(*told, sep="\n")
+    assert len(told) == METHODS[method]
+    assert {moment: wrong for moment, wrong in told.items() if wrong} == {}
