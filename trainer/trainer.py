@@ -396,8 +396,9 @@ class LfmTrainer(SharingTrainer):
             finally:
                 self._saving = False
             unfinished, checkpoint = os.path.join(staging, name), os.path.join(folder, name)
-            if self.state.best_model_checkpoint == unfinished:
-                self.state.best_model_checkpoint = checkpoint
+            best = os.path.join(folder, f"checkpoint-{self.state.best_global_step}")
+            if best == checkpoint or os.path.isdir(best):
+                self.state.best_model_checkpoint = best
             self.accelerator.wait_for_everyone()  # each process writes its random state
             if main:
                 self.state.save_to_json(os.path.join(unfinished, "trainer_state.json"))

@@ -24,8 +24,8 @@ MOVES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
 
 class Moments:
-    """Counts what happens to files in a folder, and kills its process at the moment `last`; where that is an odd number,
-    the file is half written."""
+    """Counts what happens to files in a folder, and kills its process at the moment `last`; where that is odd, the file
+    is half written."""
 
     def __init__(self, folder, last=None):
         self.folder, self.last, self.seen = os.path.realpath(folder), last, []
@@ -105,11 +105,8 @@ def kill_one(config, base, method, last, whole):
         return f"not killed but {status}: {log.read_text()[-2000:]}"
     if fork(lambda: run(config, folder, method, resume=(folder / "lfm_run.json").exists()), log):
         return log.read_text()[-2000:]
-    names = [
-        ("model", "config", "train_loss")[i]
-        for i, (a, b) in enumerate(zip(read_end(folder), whole, strict=True))
-        if a != b
-    ]
+    ends = zip(("model", "config", "train_loss"), read_end(folder), whole, strict=True)
+    names = [name for name, found, expected in ends if found != expected]
     left = [name for name in ("_unfinished", "_run.lock") if (folder / name).exists()]
     return " ".join(names + left) or None
 
