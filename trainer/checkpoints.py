@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from .cards.record import BOOKKEEPING, describe_environment
-from .hub import WEIGHT_NAMES
+from .staging import WEIGHT_NAMES
 
 LOCK, UNFINISHED, MANIFEST, METHOD_STATE = "_run.lock", "_unfinished", "manifest.json", "method.pt"
 VERSION = 1

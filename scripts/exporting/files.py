@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from modeling_lfm import __version__
-from modeling_lfm.scripts.common.console import naming_full_disk, require
+from modeling_lfm.scripts.common.console import require
 from modeling_lfm.scripts.exporting import graph
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -89,6 +89,8 @@ def export_model(model, processor, output, *, format=None, batch_size=None, pres
             differs from the model by more than 1e-4. ImportError: packages for ONNX are missing. OSError: no room.
     """
     file, is_folder = choose_output(output, format)
+    from modeling_lfm.trainer.checkpoints import naming_full_disk
+
     to_onnx = file.suffix == SUFFIXES["onnx"]
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be positive.")
