@@ -9,13 +9,14 @@ import sys
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_type_hints
 
 import datasets
 import numpy as np
 import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 
+from ..registry_lfm import check_type
 from .partial import MISSING_SHOWN, DownloadReport, SplitCount
 
 MEDIA = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
@@ -164,6 +165,10 @@ def make_builder(cls, data_dir, split, cache_dir, options):
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f"{name} has no options {unknown}; it has {', '.join(known)}.")
+    hints = get_type_hints(cls.BUILDER_CONFIG_CLASS)
+    options = {key: check_type(f"benchmark_options.{key}", value, hints[key]) for key, value in options.items()}
+    if options.get("seed", 0) < 0:
+        raise ValueError(f"benchmark_options.seed={options['seed']} must not be negative.")
     if split is not None and split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
     files = {}

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import math
+import os
 import warnings
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def prepare_dataset(
         with_indices=True,
         batch_size=batch_size,
         writer_batch_size=batch_size,
-        num_proc=num_proc,
+        num_proc=num_proc and min(num_proc, os.cpu_count() or 1),
         remove_columns=raw.column_names,
         features=datasets.Features({**stored, "labels": label_feature}),
         new_fingerprint=fingerprint,

@@ -23,6 +23,7 @@ except ImportError:  # only audio needs them
     librosa = soundfile = None
 
 MAX_CHANNELS = 64  # of an audio track
+MAX_RATE = 10_000_000  # Hz
 MAX_ARRAY_CHANNELS = 16  # the longer axis of an array holds the samples, if it is longer than this
 MAX_AMPLITUDE = 1e6  # full scale is 1; PCM that was not scaled has 32,768
 
@@ -61,6 +62,8 @@ def load_audio(value, given_rate=None, seconds=None):
             wave, rate = _read_sound(open_media(value), name, seconds)
         except soundfile.LibsndfileError as error:
             wave, rate = _read_track(value, name, seconds, error)
+    if rate is not None and not (isinstance(rate, (int, float, np.number)) and 1 <= rate <= MAX_RATE):
+        raise ValueError(f"{name}: sampling_rate={rate!r} should be a number of Hz, from 1 to {MAX_RATE:,}.")
     if seconds is not None and rate is not None:
         wave = wave[:, : round(seconds * rate)]
     if wave.size == 0:

@@ -3,10 +3,13 @@
 import ast
 import difflib
 import importlib.util
+import math
 import re
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Union, get_args, get_origin
 
 _PACKAGE = Path(__file__).resolve().parent
 _MARK = "# Saved with a model that uses it.\n"
@@ -25,6 +28,25 @@ def suggest(word, known):
     names = [str(name) for name in known]
     near = difflib.get_close_matches(str(word), names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names) or 'none'}."
+
+
+def check_type(name, value, hint):
+    """`value` as a setting of the type `hint` holds it: whole numbers become float, lists tuples, where that is wanted.
+
+    Raises:
+        ValueError: it has another type, or is NaN; the message begins with `name` (`str`).
+    """
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    plain = tuple(get_origin(option) or option for option in options)
+    if isinstance(value, int) and not isinstance(value, bool) and float in plain and int not in plain:
+        return float(value)
+    if isinstance(value, list) and tuple in plain:
+        return tuple(value)
+    nan = isinstance(value, float) and math.isnan(value)
+    if nan or not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
+        wanted = " or ".join(option.__name__ for option in plain if option is not NoneType)
+        raise ValueError(f"{name}={value!r} should be of type {wanted}.")
+    return value
 
 
 class Registry(dict):

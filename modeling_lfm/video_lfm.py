@@ -64,6 +64,8 @@ def read_frames(value, choose, background=WHITE, value_range=None):
         raise ImportError("video needs Pillow: pip install pillow")
     name = describe(value)
     first, last = (value.get(key) if isinstance(value, dict) else None for key in ("first_frame", "last_frame"))
+    if not all(frame is None or isinstance(frame, (int, np.integer)) for frame in (first, last)):
+        raise ValueError(f"{name}: first_frame={first!r} and last_frame={last!r} should be whole numbers.")
 
     def choose_in_cut(count):
         start, stop = (0 if first is None else first), (count if last is None else min(last + 1, count))

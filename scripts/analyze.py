@@ -50,7 +50,7 @@ class AnalyzeArguments(runs.SplitArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.checkpoint is None and not self.checkpoints:
+        if not self.checkpoint and not self.checkpoints:
             raise ValueError("the setting 'checkpoint' is missing: the folder of the model that train.py wrote.")
 
 

@@ -78,9 +78,7 @@ def parse_arguments(argv):
         return {key: config[key] for key in FROM_CONFIG if key in config}
 
     args = arguments.read_arguments(argv, __doc__, PrepareArguments, start=start)
-    for key in ("num_proc", "samples_per_shard"):
-        if (value := getattr(args, key)) is not None and value < 1:
-            raise ValueError(f"{key}={value} must be at least 1.")
+    arguments.check_positive(args, "num_proc", "samples_per_shard")
     if args.public and args.push_to_hub is None:
         raise ValueError("--public says who may see what --push_to_hub sends; give that too.")
     if config.get("benchmark", args.benchmark) != args.benchmark:

@@ -8,6 +8,11 @@ from transformers import TrainingArguments
 from .callbacks import check_report_to
 from .methods import make_method
 
+LEAST = {  # of settings whose wrong numbers would be told late, by another name, or never
+    **dict.fromkeys(("learning_rate", "num_train_epochs", "weight_decay", "holdout", "seed", "data_seed"), 0),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+}
+
 
 @dataclass
 class LfmTrainingArguments(TrainingArguments):
@@ -70,8 +75,10 @@ class LfmTrainingArguments(TrainingArguments):
         if self.method is None:
             self.method = "lfm"
         make_method(self.method)
-        if self.holdout < 0:
-            raise ValueError(f"holdout={self.holdout} must not be negative.")
+        for key, least in LEAST.items():
+            value = getattr(self, key)
+            if isinstance(value, (int, float)) and not least <= value < 2**32:
+                raise ValueError(f"{key}={value} must be at least {least}, and below 2**32.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop every modality; leave it False.")
         if self.label_smoothing_factor:

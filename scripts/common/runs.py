@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from transformers.hf_argparser import HfArg
 
-from modeling_lfm.scripts.common.settings import SourceArguments
+from modeling_lfm.scripts.common.settings import SourceArguments, check_positive
 from modeling_lfm.trainer.cards.record import describe_run, read_json, read_record, write_record
 
 REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns")
@@ -30,6 +30,7 @@ class SplitArguments(SourceArguments):
     def __post_init__(self):
         if self.split not in ("train", "validation", "test"):
             raise ValueError(f"split={self.split!r} is unknown; choose train, validation or test.")
+        check_positive(self, "per_device_eval_batch_size", "max_samples", "num_proc")
 
 
 def remember(folder, data_args, trainer, splits):

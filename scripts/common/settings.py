@@ -1,6 +1,7 @@
 """Settings of the programs: dataclasses, filled from a YAML file and from overrides on the command line."""
 
 import importlib
+import math
 import re
 import sys
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -86,6 +87,9 @@ class DataArguments(SourceArguments):
     max_eval_samples: int | None = HfArg(default=None, help="Validate on so many samples at most.")
     max_test_samples: int | None = HfArg(default=None, help="Test on so many samples at most.")
 
+    def __post_init__(self):
+        check_positive(self, "num_proc", "max_train_samples", "max_eval_samples", "max_test_samples")
+
 
 # -- YAML ------------------------------------------------------------------------------------------------------
 
@@ -140,7 +144,7 @@ def parse_value(text):
     """One value of the command line, read as YAML: 5, 1e-3, true, null, [1, 2], {a: b}, or a word."""
     try:
         return yaml.load(text, YamlReader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return text
 
 
@@ -171,6 +175,8 @@ def read_config(path):
         raise ValueError(f"{file} is not UTF-8 (byte {error.start}): save it as such.") from error
     except RecursionError as error:
         raise ValueError(f"{file} is nested too deep.") from error
+    except (AttributeError, KeyError, TypeError) as error:  # a tag, such as !!bool, of a value that is none
+        raise ValueError(f"{file}: a value is not of the type that its tag (!!) tells ({error}).") from error
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -313,7 +319,7 @@ class SettingsParser(HfArgumentParser):
             if (value is None and type(None) not in kinds) or (value is True and kinds == [list]):
                 raise ValueError(f"{key} is empty: give it a value, or leave it out.")
             several = isinstance(value, list) and {str, list} <= set(kinds)  # argparse knows one or the other
-            if value is None or value == [] or several or (isinstance(value, dict) and takes_mapping):
+            if value is None or (value == [] and list in kinds) or several or (isinstance(value, dict) and takes_mapping):
                 values[key] = value
             else:
                 words += self._as_words(key, value)
@@ -321,11 +327,18 @@ class SettingsParser(HfArgumentParser):
         if missing:
             raise ValueError(f"the setting {missing[0]!r} is missing; --help tells more.")
         self.set_defaults(**values)
-        return self.parse_args_into_dataclasses(words, look_for_args_file=False)
+        try:
+            built = self.parse_args_into_dataclasses(words, look_for_args_file=False)
+        except (ValueError, TypeError) as error:
+            raise ValueError(_name_setting(str(error), args)) from error
+        for key, value in ((key, value) for part in built for key, value in vars(part).items()):
+            if key in self.kinds and _has_nan(value):
+                raise ValueError(f"{key}={value} is not a number.")
+        return built
 
     def _as_words(self, key, value):
         parts, kinds = value if isinstance(value, list) else [value], self.kinds[key]
-        if any(isinstance(part, (dict, list)) for part in parts) or (len(parts) > 1 and list not in kinds):
+        if any(isinstance(part, (dict, list)) for part in parts) or (len(parts) != 1 and list not in kinds):
             raise ValueError(f"{key}={value!r} should be of type {' or '.join(kind.__name__ for kind in kinds)}.")
         words = [str(part).lower() if isinstance(part, bool) else str(part) for part in parts]
         return [f"--{key}={words[0]}"] if len(words) == 1 else [f"--{key}", *words]
@@ -340,6 +353,28 @@ class SettingsParser(HfArgumentParser):
                 return f"did you mean --method.{key}? It is a setting of the method {method.spec.name}."
         hint = suggest(key, self.kinds)
         return hint if hint.startswith("did") else "--help lists those that there are."
+
+
+def _name_setting(text, settings):
+    """An error with the settings whose values it tells, where it names none of them (`str`)."""
+    if any(key in text for key in settings):
+        return text
+    told = [key for key, value in settings.items() if re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", text)]
+    return f"{', '.join(told)}: {text}" if told else text
+
+
+def _has_nan(value):
+    if isinstance(value, (dict, list, tuple)):
+        return any(map(_has_nan, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and math.isnan(value)
+
+
+def check_positive(settings, *keys):
+    """Raise a `ValueError` that names the first of `keys` whose value in `settings`, a dataclass, is below 1."""
+    for key in keys:
+        value = getattr(settings, key)
+        if value is not None and value < 1:
+            raise ValueError(f"{key}={value} must be at least 1.")
 
 
 def show_help(argv, text, *classes):

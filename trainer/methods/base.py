@@ -4,12 +4,11 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Union, get_args, get_origin, get_type_hints
+from typing import get_type_hints
 
 import torch
 
-from modeling_lfm.registry_lfm import Registry, suggest
+from modeling_lfm.registry_lfm import Registry, check_type, suggest
 
 from ..objectives import classification_loss
 
@@ -346,22 +345,9 @@ def make_method(given):
     for key, value in settings.items():
         if key not in known:
             raise ValueError(f"method {name} has no setting {key!r}; {suggest(key, known)}")
-        settings[key] = _typed(f"method.{key}", value, hints[key])
+        settings[key] = check_type(f"method.{key}", value, hints[key])
     required = [f.name for f in fields(cls.Settings) if f.default is MISSING and f.default_factory is MISSING]
     for key in required:
         if key not in settings:
             raise ValueError(f"method {name} needs the setting {key!r}: --method.{key}.")
     return cls(cls.Settings(**settings))
-
-
-def _typed(name, value, hint):
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    plain = tuple(get_origin(option) or option for option in options)
-    if isinstance(value, int) and not isinstance(value, bool) and float in plain and int not in plain:
-        return float(value)
-    if isinstance(value, list) and tuple in plain:
-        return tuple(value)
-    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
-        wanted = " or ".join(option.__name__ for option in plain if option is not NoneType)
-        raise ValueError(f"{name}={value!r} should be of type {wanted}.")
-    return value
