@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 LONGEST = (
     *("method_promises", "programs", "speed", "processes", "reproduce", "prepare_data", "export"),
     *("push_to_hub", "demo", "analyze", "model_card", "remote_code", "compile", "readme", "pipeline"),
-    *("six_benchmarks", "memory"),
+    *("six_benchmarks", "memory", "fuzz"),
 )
 
 

@@ -183,6 +183,9 @@ class Checkpoints:
         return Case(f"pipeline {sample!r:.90}".replace("\n", " "), lambda: classify(sample), words, judge)
 
     def __iter__(self):
+        kinds = [self.model_case, self.model_case, self.pipeline_case, self.model_case]
+        if (self.run / self.checkpoint / "manifest.json").is_file():  # damage can be seen
+            kinds.append(self.resume_case)
         while True:
-            for make in (self.model_case, self.model_case, self.pipeline_case, self.model_case, self.resume_case):
+            for make in kinds:
                 yield make()

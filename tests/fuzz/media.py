@@ -261,6 +261,6 @@ def array_cases(rng, folder):
             elif isinstance(value, dict):
                 words += [str(part) for part in value.values() if isinstance(part, (str, int))]
             elif isinstance(value, list):
-                words.append("missing.png")
+                words += ["missing.png", *(f"no file at {part}" for part in value if isinstance(part, str))]
             shown = f"{type(value).__name__} {getattr(value, 'shape', '')} {value!r:.60}".replace("\n", " ")
             yield Case(f"{modality} {shown}", lambda m=modality, v=value: process(m, v), tuple(words))
