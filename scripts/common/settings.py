@@ -318,8 +318,9 @@ class SettingsParser(HfArgumentParser):
                 value = None
             if (value is None and type(None) not in kinds) or (value is True and kinds == [list]):
                 raise ValueError(f"{key} is empty: give it a value, or leave it out.")
-            several = isinstance(value, list) and {str, list} <= set(kinds)  # argparse knows one or the other
-            if value is None or (value == [] and list in kinds) or several or (isinstance(value, dict) and takes_mapping):
+            # Of `str | list` argparse knows one or the other; and of none it takes no words.
+            several = isinstance(value, list) and list in kinds and (str in kinds or not value)
+            if value is None or several or (isinstance(value, dict) and takes_mapping):
                 values[key] = value
             else:
                 words += self._as_words(key, value)
