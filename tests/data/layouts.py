@@ -6,7 +6,7 @@ builders do not decode them, so a few bytes do where nothing else is asked for.
 
 from modeling_lfm.data.benchmarks.crema_d import EMOTIONS
 from modeling_lfm.data.benchmarks.kinetics_sounds import CLASS_NAMES as ACTIONS
-from modeling_lfm.data.benchmarks.vggsound_classes import CLASS_NAMES as SOUNDS
+from modeling_lfm.data.benchmarks.vggsound import CLASS_NAMES as SOUNDS
 
 
 def few_bytes(kind, number):

@@ -6,8 +6,7 @@ import pytest
 
 from modeling_lfm.data import check_benchmark, load_benchmark
 from modeling_lfm.data.benchmark import make_builder
-from modeling_lfm.data.benchmarks.vggsound import VggSound
-from modeling_lfm.data.benchmarks.vggsound_classes import CLASS_NAMES
+from modeling_lfm.data.benchmarks.vggsound import CLASS_NAMES, VggSound
 
 from .layouts import make_vggsound, write
 
