@@ -151,8 +151,8 @@ def test_importing_the_package_is_enough_for_the_auto_classes(tmp_path, imports)
 def test_a_part_of_ones_own_must_be_imported_or_trusted(bare):
     """With the package, whose classes are preferred to the files: the error names what to do."""
     folder = bare[0]["own_parts"].folder
-    assert {"my_gated.py", "my_mlp.py", "my_vector.py"} <= {path.name for path in folder.iterdir()}
-    for load, name in ((AutoModel.from_pretrained, "mlp"), (LfmProcessor.from_pretrained, "vector")):
+    assert {"my_gated.py", "my_one_layer.py", "my_sensor.py"} <= {path.name for path in folder.iterdir()}
+    for load, name in ((AutoModel.from_pretrained, "one_layer"), (LfmProcessor.from_pretrained, "sensor")):
         with pytest.raises(ValueError, match=rf"'{name}'.*--plugin.*trust_remote_code=True"):
             load(folder)
 
@@ -310,16 +310,16 @@ def streams_case(folder):
 
 def own_parts_case(folder):
     """A tower, a fusion and a type of input of files that are nowhere but beside the weights."""
-    names = {"A tower": "mlp", "A fusion": "gated", "A type of input": "vector"}
+    names = {"A tower": "one_layer", "A fusion": "gated", "A type of input": "sensor"}
     for heading, name in names.items():
         (folder / f"my_{name}.py").write_text(read_blocks()[heading], encoding="utf-8")
         load_plugin(folder / f"my_{name}.py")
-    towers = {"sensor": {"tower": "mlp", "in_features": 8, "width": 6}, "image": resnet(3)}
-    kinds = {"sensor": {"type": "vector", "scale": 2.0}, "image": {"type": "image", "size": [32, 32]}}
+    towers = {"sensor": {"tower": "one_layer", "in_features": 8, "width": 6}, "image": resnet(3)}
+    kinds = {"sensor": {"type": "sensor", "scale": 2.0}, "image": {"type": "image", "size": [32, 32]}}
     model = make_model(towers, fusion="gated", fusion_args={"temperature": 0.5})
     inputs = {"sensor": [np.arange(8.0).tolist(), np.ones(8).tolist()], "image": pictures(folder)}
     case = Case(folder, model, LfmProcessor(kinds), inputs, method="lfm")
-    for registry, name in ((towers_lfm.TOWERS, "mlp"), (FUSIONS, "gated"), (KINDS, "vector")):
+    for registry, name in ((towers_lfm.TOWERS, "one_layer"), (FUSIONS, "gated"), (KINDS, "sensor")):
         del registry[name]  # for other tests; the case is made
     return case
 
