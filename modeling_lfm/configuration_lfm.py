@@ -13,6 +13,7 @@ from .fusion_base_lfm import FUSIONS
 from .fusions_lfm import SumFusion  # noqa: F401  (they register themselves)
 from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .registry_lfm import suggest
+from .small_towers_lfm import MlpTower  # noqa: F401
 from .towers_lfm import TOWERS
 from .weights_lfm import check_count, check_implementation, check_nested
 

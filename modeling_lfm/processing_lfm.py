@@ -14,6 +14,8 @@ from .inputs_lfm import KINDS, Text
 from .media_lfm import describe
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import save_plugins, suggest
+from .series_lfm import Sequence  # noqa: F401  (these register themselves)
+from .tables_lfm import Tabular  # noqa: F401
 from .video_inputs_lfm import Video  # noqa: F401
 from .video_lfm import read_frames  # noqa: F401
 
@@ -145,7 +147,9 @@ class LfmProcessor(ProcessorMixin):
             rows = [filler if row is None else row for row in rows]
             return {**self.stack(modality, rows), f"{modality}_present": torch.tensor(present)}
         if not isinstance(kind, Text):
-            return {f"{modality}_values": kind.stack([torch.as_tensor(row) for row in rows])}
+            tensors = kind.stack([torch.as_tensor(row) for row in rows])
+            tensors = tensors if isinstance(tensors, dict) else {"values": tensors}
+            return {f"{modality}_{part}": tensor for part, tensor in tensors.items()}
         padded = pad_without_fast_tokenizer_warning(
             self.tokenizer,
             {"input_ids": [np.asarray(row).tolist() for row in rows]},
@@ -159,6 +163,49 @@ class LfmProcessor(ProcessorMixin):
     def shape(self, modality):
         """Shape of what `encode` gives of `modality` (`tuple[int, ...]`; -1 where it varies), or None for text."""
         return self.kinds[modality].shape
+
+    def fit(self, samples):
+        """Find what some types of input have to know of the training data: lengths, statistics, categories.
+
+        Args:
+            samples (`dict[str, Iterable]`): from a modality to its raw inputs; None is passed over.
+
+        Returns:
+            [`LfmProcessor`]: this one, changed in place.
+
+        Raises:
+            ValueError: an input that cannot be read, or none at all; the message names the modality.
+        """
+        for name in self.unfitted():
+            kind = self.kinds[name]
+            try:
+                kind.fit(sample for sample in samples.get(name, ()) if sample is not None)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"modality {name!r}: {error}.") from error
+            if not kind.is_fitted:
+                raise ValueError(f"modality {name!r} has no training samples from which to find its statistics.")
+            self.modalities[name] |= asdict(kind)
+        return self
+
+    def unfitted(self):
+        """Names of the modalities (`list[str]`) whose statistics [`fit`][LfmProcessor.fit] has to find."""
+        return [name for name, kind in self.kinds.items() if not getattr(kind, "is_fitted", True)]
+
+    def complete_towers(self, modalities):
+        """Tell towers what the inputs decide: how many numbers they read, and spectrograms that are left to them.
+
+        Args:
+            modalities (`dict[str, dict]`): of `LfmConfig`, changed in place; what is there already stays.
+
+        Raises:
+            ValueError: a processor that was not fitted.
+        """
+        for name in self.unfitted():
+            raise ValueError(f"modality {name!r} has no statistics yet: call processor.fit with training samples.")
+        for name, kind in self.kinds.items():
+            for key, value in getattr(kind, "tower_keys", {}).items():
+                if name in modalities:
+                    modalities[name].setdefault(key, value)
 
     def frontends(self):
         """`frontend` of the towers (`dict` by modality) that compute spectrograms themselves, see [`Spectrogram`]."""

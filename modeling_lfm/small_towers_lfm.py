@@ -1,0 +1,133 @@
+"""Small towers that are trained from scratch: `mlp` on vectors and tables, `sequence` on series."""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from .towers_lfm import TOWERS, Tower
+
+
+@TOWERS.register("mlp")
+class MlpTower(Tower):
+    """A multi-layer perceptron on vectors and rows of tables: `values` (B, in_features), `categories` (B, C) int64.
+
+    Keys of its entry: `in_features` (numbers) and `cardinalities` (how many values each category has), which the
+    processor tells; `hidden_sizes` (`list[int]`, [128, 128]), `dropout` (0.1). Categories are embedded in
+    min(50, (cardinality + 1) // 2) numbers each.
+    """
+
+    keys = ("in_features", "cardinalities", "hidden_sizes", "dropout")
+
+    @classmethod
+    def check(cls, spec):
+        sizes = spec.get("hidden_sizes", [1])
+        if not isinstance(sizes, (list, tuple)) or not sizes or not all(isinstance(s, int) and s > 0 for s in sizes):
+            raise ValueError(f"hidden_sizes={sizes!r} must be whole numbers above 0")
+
+    def __init__(self, spec, config):
+        super().__init__()
+        check_told(spec, "mlp")
+        self.count = spec["in_features"]
+        cardinalities = spec.get("cardinalities") or []
+        self.input_names = ("values", "categories") if cardinalities else ("values",)
+        widths = [min(50, (size + 1) // 2) for size in cardinalities]
+        self.embeddings = nn.ModuleList(nn.Embedding(size, d) for size, d in zip(cardinalities, widths, strict=True))
+        sizes = [self.count + sum(widths), *spec.get("hidden_sizes", (128, 128))]
+        layers = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU(), nn.Dropout(spec.get("dropout", 0.1))]
+        self.encoder = nn.Sequential(*layers)
+        self.num_features = sizes[-1]
+
+    def forward(self, values, categories=None):
+        embedded = [embedding(categories[:, number]) for number, embedding in enumerate(self.embeddings)]
+        return self.encoder(torch.cat([values, *embedded], dim=1))
+
+    def load_pretrained(self, spec):
+        raise ValueError("a tower 'mlp' has no pretrained weights; leave out 'pretrained'.")
+
+    def set_gradient_checkpointing(self, enable, function):
+        """Nothing to save: it is small."""
+
+
+@TOWERS.register("sequence")
+class SequenceTower(Tower):
+    """A small encoder of series: `values` (B, T, in_features) and `attention_mask` (B, T) to their mean over time.
+
+    Two convolutions over time, then a GRU that reads both ways, or a transformer. Steps that the mask hides change
+    nothing.
+
+    Keys of its entry: `in_features`, which the processor tells; `encoder` (`"gru"` or `"transformer"`), `width` (128),
+    `num_layers` (2; of the encoder), `dropout` (0.1).
+    """
+
+    keys = ("in_features", "encoder", "width", "num_layers", "dropout")
+    input_names = ("values", "attention_mask")
+
+    @classmethod
+    def check(cls, spec):
+        if spec.get("encoder", "gru") not in ("gru", "transformer"):
+            raise ValueError(f"encoder={spec['encoder']!r} must be gru or transformer")
+        width = spec.get("width", 128)
+        if not isinstance(width, int) or width < 8 or width % 8:
+            raise ValueError(f"width={width!r} must be a multiple of 8")
+
+    def __init__(self, spec, config):
+        super().__init__()
+        check_told(spec, "sequence")
+        width, layers, dropout = spec.get("width", 128), spec.get("num_layers", 2), spec.get("dropout", 0.1)
+        self.stem = nn.ModuleList(nn.Conv1d(channels, width, 5, padding=2) for channels in (spec["in_features"], width))
+        self.dropout = nn.Dropout(dropout)
+        if spec.get("encoder", "gru") == "gru":
+            inner = dropout if layers > 1 else 0.0
+            self.encoder = nn.GRU(width, width // 2, layers, batch_first=True, bidirectional=True, dropout=inner)
+        else:
+            layer = nn.TransformerEncoderLayer(
+                width, width // 8 if width < 64 else 8, 2 * width, dropout, "gelu", batch_first=True, norm_first=True
+            )
+            self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.num_features = width
+
+    def forward(self, values, mask):
+        mask = mask if mask.dim() == 2 else mask[..., 0].long()  # ones like the values where none was given
+        here = mask.unsqueeze(-1).to(values.dtype)
+        states = values * here
+        for convolution in self.stem:
+            states = nn.functional.gelu(convolution(states.mT).mT) * here
+        states = self.dropout(states)
+        if isinstance(self.encoder, nn.GRU):
+            states = self._run_both_ways(states, mask)
+        else:
+            states = self.encoder(states + _positions(states), src_key_padding_mask=mask == 0)
+        return (states * here).sum(1) / here.sum(1).clamp(min=1)
+
+    def _run_both_ways(self, states, mask):
+        lengths = mask.sum(1).clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
+        output, _ = self.encoder(packed)
+        return nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=mask.shape[1])[0]
+
+    def load_pretrained(self, spec):
+        raise ValueError("a tower 'sequence' has no pretrained weights; leave out 'pretrained'.")
+
+    def set_gradient_checkpointing(self, enable, function):
+        """Nothing to save: it is small."""
+
+
+def _positions(states):
+    """Sines and cosines of the steps (T, width), as in "Attention Is All You Need"."""
+    steps, width = states.shape[1:]
+    rates = torch.exp(torch.arange(0, width, 2, device=states.device) * (-math.log(10_000.0) / width))
+    angles = torch.arange(steps, device=states.device).unsqueeze(1) * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(states.dtype)
+
+
+def check_told(spec, tower):
+    """Raise a `ValueError` unless the entry of a tower says how many numbers it reads."""
+    if not isinstance(spec.get("in_features"), int) or spec["in_features"] < 0:
+        raise ValueError(
+            f"the tower {tower!r} needs in_features, which a fitted processor tells: "
+            "processor.complete_towers(modalities), after processor.fit(train)."
+        )
