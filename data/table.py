@@ -1,0 +1,325 @@
+"""A user's own data: a csv, tsv, jsonl or Parquet file, a DataFrame or a data set, and which modality each column is.
+
+What columns hold is told from their cells: paths by their endings, texts, numbers, categories, lists of numbers.
+Numbers and categories together are one modality, `table`.
+"""
+
+import csv
+import logging
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+
+from modeling_lfm.numbers_lfm import FILES as SERIES_FILES
+from modeling_lfm.tables_lfm import all_numbers, category, is_empty
+
+from .benchmark import SPLITS, stratified_split
+
+ENDINGS = {
+    "image": (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
+    "spectrogram": (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"),
+    "video": (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"),
+    "sequence": SERIES_FILES,
+}
+TYPES = (*ENDINGS, "text", "vector", "tabular", "flow")
+ROWS_LOOKED_AT = 1000
+TEXT_WORDS = 3  # a column whose cells have as many words on average is text
+IDENTITIES = ("id", "index", "key", "name", "uid", "unnamed: 0")  # columns that number the rows, if no two are alike
+TABLE = "table"  # the modality of all numbers and categories that nobody gave another one
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Column:
+    """What a modality is made of.
+
+    Args:
+        type (`str`): of the processor's types of input.
+        columns (`list[str]`): of the table; several for `tabular` and `vector`.
+        settings (`dict`): of the type, as in the processor.
+    """
+
+    type: str
+    columns: list
+    settings: dict = field(default_factory=dict)
+
+
+def load_table(
+    train,
+    validation=None,
+    test=None,
+    label="label",
+    group=None,
+    columns=None,
+    label_separator=None,
+    seed=0,
+):
+    """Read a table and split it, where it is not.
+
+    Args:
+        train, validation, test: a file (csv, tsv, jsonl, Parquet), a `pandas.DataFrame` or a `datasets.Dataset`. Where
+            only `train` is given, its column `split` tells the splits, if it has one (train, validation, test);
+            otherwise a tenth each is drawn for validation and test, stratified by label. Where only `validation` is
+            missing, a tenth of `train` is drawn for it. Paths in a file are relative to its folder.
+        label (`str`): column of the labels; lists are several labels a sample.
+        group (`str`, *optional*): a column, such as the person or the video, none of whose values is in two of the
+            splits that are drawn; it is no modality.
+        columns (`dict`, *optional*): from modality to its column, to a list of columns (with `*`), or to a mapping with
+            `column` or `columns`, `type` and settings of the type. Only these are read then; see [`infer_columns`].
+        label_separator (`str`, *optional*): between several labels in a cell, such as `"|"`.
+        seed (`int`): of what is drawn.
+
+    Returns:
+        `datasets.DatasetDict` with a column a modality (a path, a text, a mapping of cells, a list of numbers; None
+        where it is missing) and `label`; and `dict[str, Column]`.
+
+    Raises:
+        ValueError: a missing column, label or file, an unreadable table; the message names file and column.
+        FileNotFoundError: no such table.
+    """
+    given = {"train": train, "validation": validation, "test": test}
+    frames = {split: _read(source) for split, source in given.items() if source is not None}
+    for split, frame in frames.items():
+        for name in (label, group):
+            if name is not None and name not in frame:
+                raise ValueError(f"the {split} table has no column {name!r}; it has {', '.join(map(str, frame))}.")
+        _check_labels(frame, label, split)
+    frames = _split(frames, label, group, seed)
+    apart = {label, group, "split"}
+    first = frames["train"]
+    plan = infer_columns(first, apart) if columns is None else _name_columns(first, columns, apart)
+    parts = {split: _to_dataset(frame, plan, label, label_separator, split) for split, frame in frames.items()}
+    return datasets.DatasetDict(parts), plan
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def _read(source):
+    """A `DataFrame` whose attrs tell the `folder` to which paths are relative."""
+    if isinstance(source, pd.DataFrame):
+        frame, folder = source.reset_index(drop=True), Path()
+    elif isinstance(source, datasets.Dataset):
+        frame, folder = source.to_pandas(), Path()
+    else:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"no table at {path}.")
+        frame, folder = _read_file(path), path.parent
+    if frame.empty:
+        raise ValueError(f"the table {describe(source)} holds no rows.")
+    frame.attrs = {"folder": str(folder)}
+    return frame
+
+
+def describe(source):
+    """A name of a table for messages (`str`)."""
+    return str(source) if isinstance(source, (str, Path)) else f"of type {type(source).__name__}"
+
+
+def _read_file(path):
+    readers = {
+        ".csv": pd.read_csv,
+        ".tsv": lambda file: pd.read_csv(file, sep="\t", quoting=csv.QUOTE_MINIMAL),
+        ".jsonl": lambda file: pd.read_json(file, lines=True),
+        ".json": pd.read_json,
+        ".parquet": pd.read_parquet,
+    }
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: a table is one of {', '.join(readers)}.")
+    try:
+        return readers[path.suffix.lower()](path)
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path} is not UTF-8 near line {line}; convert it: iconv -f latin1 -t utf-8 {path.name} > new.csv"
+        ) from error
+    except Exception as error:  # whatever a damaged file leads these readers to
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _check_labels(frame, label, split):
+    rows = [number for number, cell in enumerate(frame[label]) if np.ndim(cell) == 0 and is_empty(cell)]
+    if rows:
+        raise ValueError(
+            f"the {split} table has no {label!r} in {len(rows)} rows, the first of them row {rows[0] + 1}; drop them."
+        )
+
+
+# -- splitting -----------------------------------------------------------------------------------------------------
+
+
+def _split(frames, label, group, seed):
+    if len(frames) == 1 and "split" in frames["train"]:
+        return _split_as_told(frames["train"])
+    if "test" not in frames and "validation" not in frames:
+        frames["train"], frames["test"] = _draw(frames["train"], 0.1, label, group, seed)
+    if "validation" not in frames:
+        frames["train"], frames["validation"] = _draw(frames["train"], 0.1, label, group, seed + 1)
+    return {split: frames[split] for split in SPLITS if split in frames}
+
+
+def _split_as_told(frame):
+    names = {"val": "validation", "valid": "validation", "dev": "validation"}
+    told = frame["split"].map(lambda cell: names.get(str(cell).strip().lower(), str(cell).strip().lower()))
+    unknown = sorted(set(told) - set(SPLITS))
+    if unknown or "train" not in set(told):
+        raise ValueError(f"the column 'split' holds {sorted(set(told))}; it should hold {', '.join(SPLITS)}.")
+    return {split: frame[told == split].reset_index(drop=True) for split in SPLITS if (told == split).any()}
+
+
+def _draw(frame, share, label, group, seed):
+    """The rest and the part of a table that is drawn, by group where there are groups, else stratified by label."""
+    count = max(1, round(share * len(frame)))
+    if group is None:
+        labels = [cell if np.ndim(cell) == 0 else str(sorted(cell)) for cell in frame[label]]
+        _, numbers = np.unique(np.array(labels, dtype=str), return_inverse=True)
+        rest, part = stratified_split(numbers, count, seed)
+    else:
+        from sklearn.model_selection import GroupShuffleSplit
+
+        if frame[group].nunique() < 3:
+            raise ValueError(f"the column {group!r} has {frame[group].nunique()} groups, too few to draw splits from.")
+        draw = GroupShuffleSplit(1, test_size=share, random_state=seed)
+        rest, part = next(draw.split(frame, groups=frame[group].astype(str)))
+    rest, part = frame.iloc[np.sort(rest)], frame.iloc[np.sort(part)]
+    return rest.reset_index(drop=True), part.reset_index(drop=True)
+
+
+# -- columns -------------------------------------------------------------------------------------------------------
+
+
+def infer_columns(frame, apart=()):
+    """What the columns of a table are.
+
+    Args:
+        frame (`pandas.DataFrame`)
+        apart (`set[str]`): columns that are no modalities, such as the label.
+
+    Returns:
+        `dict[str, Column]`: media, texts and lists of numbers are modalities of their own, under the names of their
+        columns; numbers and categories are one, `table`. Names of rows (a number or a short word that is another one
+        in each row) are left out.
+
+    Raises:
+        ValueError: no column is left.
+    """
+    plan, cells_of_table, numeric = {}, [], []
+    for column in frame:
+        if column in apart:
+            continue
+        cells = [cell for cell in frame[column].head(ROWS_LOOKED_AT) if np.ndim(cell) or not is_empty(cell)]
+        kind = _infer_type(cells, len(frame), str(column))
+        if kind in ("numeric", "categorical"):
+            cells_of_table.append(column)
+            numeric += [column] if kind == "numeric" else []
+        elif kind is not None:
+            plan[_name(column)] = Column(kind, [column])
+    if cells_of_table:
+        settings = {"numeric": numeric, "categorical": [c for c in cells_of_table if c not in numeric]}
+        plan[TABLE] = Column("tabular", cells_of_table, settings)
+    if not plan:
+        raise ValueError(f"none of the columns {', '.join(map(str, frame))} can be read; name them in 'columns'.")
+    return plan
+
+
+def _infer_type(cells, rows, name):
+    """`numeric`, `categorical`, a type of input, or None for a column that tells nothing."""
+    if not cells:
+        return None
+    if all(np.ndim(cell) for cell in cells):  # a list of lists, or of arrays, is a series
+        return "sequence" if any(np.ndim(cell[0]) for cell in cells if len(cell)) else "vector"
+    words = [str(cell).strip() for cell in cells]
+    distinct = len(set(words))
+    is_name = distinct == len(cells) and name.lower() in IDENTITIES
+    if rows > 1 and (is_name or distinct == 1):
+        return None
+    for kind, endings in ENDINGS.items():
+        if all(isinstance(cell, str) for cell in cells) and all(word.lower().endswith(endings) for word in words):
+            return kind
+    if all_numbers(cells):
+        return "numeric"
+    mean_words = sum(len(word.split()) for word in words) / len(words)
+    return "text" if mean_words >= TEXT_WORDS or (distinct > 50 and distinct > 0.5 * len(cells)) else "categorical"
+
+
+def _name(column):
+    """A name of a modality from that of its column."""
+    name = "".join(sign if sign.isalnum() and sign.isascii() else "_" for sign in str(column)).strip("_") or "column"
+    return name if name[0].isalpha() else f"column_{name}"
+
+
+def _name_columns(frame, columns, apart):
+    """The plan of `columns` as a user gives them."""
+    plan = {}
+    for modality, told in columns.items():
+        settings = dict(told) if isinstance(told, dict) else {"columns": told}
+        names = settings.pop("columns", None) or settings.pop("column", modality)
+        kind = settings.pop("type", None)
+        patterns = [names] if isinstance(names, str) else list(names)
+        found = [c for pattern in patterns for c in frame if c not in apart and fnmatchcase(str(c), pattern)]
+        if not found:
+            raise ValueError(f"modality {modality!r}: the table has no column {names!r}; it has {', '.join(frame)}.")
+        if kind is None:
+            guessed = infer_columns(frame[found])
+            kind = "tabular" if len(guessed) > 1 else next(iter(guessed.values())).type
+            settings = {**(guessed[TABLE].settings if TABLE in guessed else {}), **settings}
+        if len(found) > 1 and kind not in ("tabular", "vector"):
+            raise ValueError(f"modality {modality!r} of type {kind!r} reads one column, not {found}.")
+        plan[modality] = Column(kind, found, settings)
+    return plan
+
+
+def _to_dataset(frame, plan, label, separator, split):
+    data = {name: _cells(frame, column, name, split) for name, column in plan.items()}
+    labels = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in frame[label]]
+    if separator is not None:
+        labels = [[word.strip() for word in str(cell).split(separator) if word.strip()] for cell in labels]
+    elif not any(isinstance(cell, list) for cell in labels):
+        labels = [category(cell) for cell in labels]
+    return datasets.Dataset.from_dict({**data, "label": labels})
+
+
+def _cells(frame, column, name, split):
+    if column.type == "tabular":
+        numeric = set(column.settings.get("numeric") or ())
+        table = frame[column.columns]
+        return [
+            {
+                c: None if is_empty(cell) else float(cell) if c in numeric else category(cell)
+                for c, cell in zip(column.columns, row, strict=True)
+            }
+            for row in table.itertuples(index=False)
+        ]
+    if len(column.columns) > 1:  # a vector of several columns
+        return frame[column.columns].astype(float).to_numpy().tolist()
+    cells = [
+        None if np.ndim(cell) == 0 and is_empty(cell) else cell.tolist() if isinstance(cell, np.ndarray) else cell
+        for cell in frame[column.columns[0]]
+    ]
+    if column.type in ENDINGS and all(isinstance(cell, str) for cell in cells if cell is not None):
+        return _resolve(cells, Path(frame.attrs.get("folder", "")), column.columns[0], split)
+    return cells
+
+
+def _resolve(cells, folder, column, split):
+    """Paths of files that exist."""
+    paths = [None if cell is None else str((folder / Path(cell).expanduser()).resolve()) for cell in cells]
+    missing = [(number, path) for number, path in enumerate(paths) if path is not None and not Path(path).exists()]
+    if missing:
+        number, path = missing[0]
+        raise ValueError(
+            f"the {split} table names {len(missing)} files in column {column!r} that do not exist, the first in row "
+            f"{number + 1}: {path}."
+        )
+    return paths
+
+
+def show_plan(plan):
+    """What was inferred, a line a modality (`str`)."""
+    return "\n".join(f"{name}: {part.type}, from {', '.join(map(str, part.columns))}" for name, part in plan.items())

@@ -1,0 +1,148 @@
+"""A user's own tables: what is told of their columns, how they are split, what is wrong with them."""
+
+import json
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+
+from modeling_lfm.data.table import infer_columns, load_table
+from tests.data.media import image_bytes, tone, wav_bytes
+
+WORDS = ["the cat sat down", "a dog ran off", "no bird sings here", "fish swim in the sea"]
+
+
+def make_frame(folder, rows=40):
+    """A DataFrame with a column of each kind, and its files in `folder`."""
+    rng = np.random.default_rng(0)
+    (folder / "media").mkdir(parents=True, exist_ok=True)
+    for number in range(rows):
+        (folder / "media" / f"{number}.png").write_bytes(image_bytes(rng.integers(0, 256, (8, 8), dtype=np.uint8)))
+        (folder / "media" / f"{number}.wav").write_bytes(wav_bytes(tone(200 + number)))
+    return pd.DataFrame(
+        {
+            "id": range(rows),
+            "photo": [f"media/{number}.png" for number in range(rows)],
+            "voice": [f"media/{number}.wav" if number % 5 else None for number in range(rows)],
+            "title": [WORDS[number % 4] for number in range(rows)],
+            "age": [number if number % 7 else float("nan") for number in range(rows)],
+            "fare": rng.normal(size=rows),
+            "sex": ["f" if number % 3 else "m" for number in range(rows)],
+            "constant": 1,
+            "person": [f"p{number % 10}" for number in range(rows)],
+            "label": ["yes" if number % 2 else "no" for number in range(rows)],
+        }
+    )
+
+
+def write(frame, path):
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    return path
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_columns_of_a_file_are_told(tmp_path, ending):
+    path = write(make_frame(tmp_path), tmp_path / f"table{ending}")
+    splits, plan = load_table(path, group="person")
+    assert {name: column.type for name, column in plan.items()} == {
+        "photo": "image",
+        "voice": "spectrogram",
+        "title": "text",
+        "table": "tabular",
+    }
+    assert plan["table"].settings == {"numeric": ["age", "fare"], "categorical": ["sex"]}
+    assert splits["train"].column_names == ["photo", "voice", "title", "table", "label"]
+    rows = [row for split in splits.values() for row in split]
+    assert len(rows) == 40
+    assert sum(row["voice"] is None for row in rows) == 8
+    assert sum(row["table"]["age"] is None for row in rows) == 6
+    assert all(row["photo"].startswith(str(tmp_path.resolve())) for row in rows)
+    assert {row["label"] for row in rows} == {"yes", "no"}
+
+
+def test_groups_are_never_on_both_sides(tmp_path):
+    frame = make_frame(tmp_path).assign(photo=lambda f: [str(tmp_path / p) for p in f.photo]).drop(columns="voice")
+    splits, _ = load_table(frame, group="person", columns={"photo": "photo", "who": {"column": "sex"}})
+    persons = dict(zip((str(tmp_path.resolve() / "media" / f"{n}.png") for n in range(40)), frame.person, strict=True))
+    sides = [{persons[row["photo"]] for row in split} for split in splits.values()]
+    assert len(sides) == 3
+    assert sum(map(len, sides)) == 10
+
+
+def test_splits_are_stratified_seeded_or_told(tmp_path):
+    frame = make_frame(tmp_path, 100)[["fare", "sex", "label"]]
+    splits, _ = load_table(frame)
+    assert {split: len(part) for split, part in splits.items()} == {"train": 81, "validation": 9, "test": 10}
+    assert sum(label == "yes" for label in splits["test"]["label"]) == 5
+    again, _ = load_table(datasets.Dataset.from_pandas(frame))
+    other, _ = load_table(frame, seed=1)
+    assert again["test"].to_dict() == splits["test"].to_dict() != other["test"].to_dict()
+    told = frame.assign(split=["train"] * 60 + ["dev"] * 20 + ["test"] * 20)
+    splits, plan = load_table(told)
+    assert {split: len(part) for split, part in splits.items()} == {"train": 60, "validation": 20, "test": 20}
+    assert list(plan) == ["table"]
+    splits, _ = load_table(frame[:60], validation=frame[60:])
+    assert {split: len(part) for split, part in splits.items()} == {"train": 60, "validation": 40}
+
+
+def test_columns_are_named_by_the_user():
+    frame = pd.DataFrame({**{f"a{n}": np.arange(5.0) for n in range(3)}, "t": list("vwxyz"), "label": [0, 1, 0, 1, 0]})
+    columns = {"acoustic": {"columns": ["a*"], "type": "vector"}, "words": {"column": "t", "type": "text"}}
+    splits, plan = load_table(frame, validation=frame, test=frame, columns=columns)
+    assert plan["acoustic"].columns == ["a0", "a1", "a2"]
+    assert splits["train"][3]["acoustic"] == [3.0, 3.0, 3.0]
+    assert splits["train"][3]["words"] == "y"
+    for wrong, message in (({"x": "b*"}, "b"), ({"x": {"columns": ["a0", "a1"], "type": "image"}}, "one column")):
+        with pytest.raises(ValueError, match=message):
+            load_table(frame, columns=wrong)
+
+
+def test_lists_and_several_labels():
+    frame = pd.DataFrame({"v": [[1.0, 2.0], [3.0, 4.0]] * 10, "s": [[[1], [2]], [[3]]] * 10, "tags": ["a|b", "b"] * 10})
+    splits, plan = load_table(frame, validation=frame, label="tags", label_separator="|")
+    assert {name: column.type for name, column in plan.items()} == {"v": "vector", "s": "sequence"}
+    assert splits["train"][0] == {"v": [1.0, 2.0], "s": [[1], [2]], "label": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"x,label\n1\xff,2\n", "UTF-8"),
+        ("a.csv", b'x,label\n"1,2\n', "a.csv"),
+        ("a.csv", b"", "a.csv"),
+        ("a.csv", b"x,label\n", "no rows"),
+        ("a.csv", b"x,y\n1,2\n", "label"),
+        ("a.csv", b"x,label\n1,\n2,b\n", "row 1"),
+        ("a.csv", b"photo,label\nb.png,1\n", r"b\.png"),
+        ("a.csv", b"label\na\nb\n", "columns"),
+        ("a.jsonl", b"{]\n", r"a\.jsonl"),
+        ("a.parquet", b"PAR1", r"a\.parquet"),
+        ("a.xls", b"x", r"\.csv"),
+        ("a.csv", b"x,split,label\n1,train,a\n2,hold,b\n", "hold"),
+    ],
+)
+def test_wrong_tables_are_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_table(path, validation=path)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_table(tmp_path / "nowhere.csv")
+
+
+def test_real_tables(data_dir):
+    folder = data_dir / "mosi"
+    labels = pd.read_csv(folder / "labels.csv")
+    assert set(infer_columns(labels, {"label", "split"}))
+    rows = [json.loads(line) for line in (data_dir / "propaganda_memes" / "val.jsonl").read_text().splitlines()]
+    frame = pd.DataFrame(rows)
+    assert "text" in {column.type for column in infer_columns(frame, {"labels"}).values()}
