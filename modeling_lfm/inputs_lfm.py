@@ -26,6 +26,8 @@ class InputKind:
         read_only (`tuple[str]`): settings on which that does not depend.
         varies (`bool`): whether training changes it at random; then `vary(row, ...)` does so.
         centres (`list[int]`): where of what is stored evaluation reads only some, which; `encode` takes them.
+        is_fitted (`bool`): False while statistics of the training data are missing, which `fit(samples)` finds.
+        tower_keys (`dict`): what the entry of its tower has to say.
 
     Example: see "A type of input" in CONTRIBUTING.md.
     """
@@ -36,6 +38,8 @@ class InputKind:
     read_only: ClassVar = ()
     varies: ClassVar = False
     centres: ClassVar = None
+    is_fitted: ClassVar = True
+    tower_keys: ClassVar = {}
 
     def encode(self, sample, sampling_rate=None):
         """A raw input, as people have it, as an array to be stored (`np.ndarray`).
@@ -46,7 +50,7 @@ class InputKind:
         raise NotImplementedError(f"{type(self).__name__} must define encode")
 
     def stack(self, rows):
-        """Samples of one shape (`list[torch.Tensor]`) to a batch, as the model reads it (float32)."""
+        """Samples (`list[torch.Tensor]`) to a batch, as the model reads it; a `dict` where there are several parts."""
         return stack_rows(rows)
 
 

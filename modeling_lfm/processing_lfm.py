@@ -189,7 +189,7 @@ class LfmProcessor(ProcessorMixin):
 
     def unfitted(self):
         """Names of the modalities (`list[str]`) whose statistics [`fit`][LfmProcessor.fit] has to find."""
-        return [name for name, kind in self.kinds.items() if not getattr(kind, "is_fitted", True)]
+        return [name for name, kind in self.kinds.items() if not kind.is_fitted]
 
     def complete_towers(self, modalities):
         """Tell towers what the inputs decide: how many numbers they read, and spectrograms that are left to them.
@@ -203,7 +203,7 @@ class LfmProcessor(ProcessorMixin):
         for name in self.unfitted():
             raise ValueError(f"modality {name!r} has no statistics yet: call processor.fit with training samples.")
         for name, kind in self.kinds.items():
-            for key, value in getattr(kind, "tower_keys", {}).items():
+            for key, value in kind.tower_keys.items():
                 if name in modalities:
                     modalities[name].setdefault(key, value)
 

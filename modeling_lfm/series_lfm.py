@@ -6,14 +6,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .inputs_lfm import KINDS, check_positive
+from .inputs_lfm import KINDS, InputKind, check_positive
 from .media_lfm import describe
 from .numbers_lfm import Moments, check_statistics, read_numbers, standardizer
 
 
 @KINDS.register("sequence")
 @dataclass
-class Sequence:
+class Sequence(InputKind):
     """A series of vectors of its own length T; `encode` gives (T, num_features) float32, and `stack` standardises it.
 
     A batch is padded with zeros, the mean, to its longest; the mask `{modality}_attention_mask` tells the tower which
@@ -44,9 +44,7 @@ class Sequence:
     gaps: str = "error"
     key: str | None = None
     parts: ClassVar = ("values", "attention_mask")
-    dtype: ClassVar = np.float32
     read_only: ClassVar = ("mean", "std", "standardize")
-    varies: ClassVar = False
 
     def __post_init__(self):
         check_positive(self, "max_length", "stride", *(["length"] if self.length is not None else []))

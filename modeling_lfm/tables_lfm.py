@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .inputs_lfm import KINDS, stack_rows
+from .inputs_lfm import KINDS, InputKind, stack_rows
 from .media_lfm import describe
 from .numbers_lfm import Moments, check_statistics, read_numbers, standardizer
 
@@ -17,7 +17,7 @@ MAX_CATEGORIES = 10_000  # of a column; more are identities, not categories
 
 @KINDS.register("vector")
 @dataclass
-class Vector:
+class Vector(InputKind):
     """A feature vector of fixed length; `encode` gives (num_features,) float32, and `stack` standardises it.
 
     What it reads: an array, tensor or list of numbers, a mapping from columns to numbers, or an npy, npz, csv or mat
@@ -36,10 +36,7 @@ class Vector:
     std: list | None = None
     standardize: bool = True
     key: str | None = None
-    parts: ClassVar = ("values",)
-    dtype: ClassVar = np.float32
     read_only: ClassVar = ("mean", "std", "standardize")
-    varies: ClassVar = False
 
     def __post_init__(self):
         check_statistics(self)
@@ -93,7 +90,7 @@ class Vector:
 
 @KINDS.register("tabular")
 @dataclass
-class Tabular:
+class Tabular(InputKind):
     """A row of a table; `encode` gives (columns,) float32, and `stack` what the tower reads.
 
     Numbers are standardised; an empty one stands at the mean and is marked in a number of its own, where any was empty
@@ -114,9 +111,7 @@ class Tabular:
     mean: dict | None = None
     std: dict | None = None
     holes: list | None = None
-    dtype: ClassVar = np.float32
     read_only: ClassVar = ("mean", "std", "holes")
-    varies: ClassVar = False
 
     def __post_init__(self):
         twice = set(self.numeric or ()) & set(self.categorical or ())

@@ -131,7 +131,7 @@ def test_wrong_tables_are_named(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        load_table(path, validation=path)
+        load_table(path, validation=None if b"split" in content else path)
 
 
 def test_a_missing_table_is_named(tmp_path):
