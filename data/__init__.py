@@ -17,6 +17,7 @@ for _name, _cls in {
     "sarcasm": "Sarcasm",
     "twitter2015": "Twitter2015",
     "nvgesture": "NvGesture",
+    "table": "Table",
 }.items():
     BENCHMARKS.register(_name, f"benchmarks.{_name}:{_cls}")
 _EXPORTS = {
@@ -24,6 +25,7 @@ _EXPORTS = {
     "Benchmark": "benchmark",
     "BenchmarkConfig": "benchmark",
     "LfmDataCollator": ".trainer.collator",
+    "fit_processor": "preparation",
     "is_prepared": "prepared",
     "label_names": "preparation",
     "load_prepared": "prepared",
@@ -38,6 +40,7 @@ __all__ = [
     "LfmDataCollator",
     "check_benchmark",
     "find_benchmark",
+    "fit_processor",
     "is_prepared",
     "label_names",
     "list_benchmarks",

@@ -69,9 +69,12 @@ def prepare_dataset(
         raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
     class_names = label_names(dataset, label_column) if class_names is None else list(class_names)
     if isinstance(dataset, dict):
+        fit_processor(processor, dataset.get("train", {}), columns)
         settings = (processor, columns, label_column, class_names, num_proc, batch_size, broken)
         return datasets.DatasetDict({split: prepare_dataset(part, *settings) for split, part in dataset.items()})
     columns = _check_columns(columns, dataset, processor)
+    for name in processor.unfitted():
+        raise ValueError(f"modality {name!r} has no statistics yet: call fit_processor with the training split first.")
     for column in columns.values():
         feature = dataset.features[column]
         if isinstance(feature, (datasets.Audio, datasets.Image, datasets.Video)):  # the processor reads their bytes
@@ -116,6 +119,20 @@ def prepare_dataset(
     if broken == "skip":
         prepared = _leave_out(prepared)
     return read_prepared(prepared, processor, columns)
+
+
+def fit_processor(processor, train, columns=None):
+    """Let a processor find the statistics that it lacks (of vectors, tables and series) in raw training samples.
+
+    Args:
+        processor ([`LfmProcessor`]): changed in place; nothing happens to one that lacks nothing.
+        train (`datasets.Dataset`), columns (`dict[str, str]`, *optional*): as in [`prepare_dataset`].
+
+    Raises:
+        ValueError: a modality without samples, or one that cannot be read; the message names it.
+    """
+    names = {name: (columns or {}).get(name, name) for name in processor.unfitted()}
+    processor.fit({name: train[column] for name, column in names.items() if column in getattr(train, "features", ())})
 
 
 def _cache_file(raw, fingerprint):

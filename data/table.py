@@ -276,16 +276,33 @@ def _name_columns(frame, columns, apart):
 
 
 def _to_dataset(frame, plan, label, separator, split):
-    data = {name: _cells(frame, column, name, split) for name, column in plan.items()}
+    data = {name: _cells(frame, column, split) for name, column in plan.items()}
     labels = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in frame[label]]
     if separator is not None:
         labels = [[word.strip() for word in str(cell).split(separator) if word.strip()] for cell in labels]
     elif not any(isinstance(cell, list) for cell in labels):
         labels = [category(cell) for cell in labels]
-    return datasets.Dataset.from_dict({**data, "label": labels})
+    features = {name: _feature(column, data[name]) for name, column in plan.items()}
+    word = datasets.Value("string")
+    several = bool(labels) and isinstance(labels[0], list)
+    columns = {**data, "label": [[category(word) for word in cell] for cell in labels] if several else labels}
+    features = datasets.Features({**features, "label": datasets.List(word) if several else word})
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
-def _cells(frame, column, name, split):
+def _feature(column, cells):
+    """The feature of `datasets`, the same for every split, whatever is missing in it."""
+    if column.type == "tabular":
+        numeric = set(column.settings.get("numeric") or ())
+        return {str(name): datasets.Value("float64" if name in numeric else "string") for name in column.columns}
+    if column.type == "vector":
+        return datasets.List(datasets.Value("float64"))
+    if column.type == "sequence" and not any(isinstance(cell, str) for cell in cells):
+        return datasets.List(datasets.List(datasets.Value("float64")))
+    return datasets.Value("string")
+
+
+def _cells(frame, column, split):
     if column.type == "tabular":
         numeric = set(column.settings.get("numeric") or ())
         table = frame[column.columns]

@@ -2,16 +2,14 @@
 
 usage: python scripts/predict.py --checkpoint DIR --input MODALITY=VALUE [MODALITY=VALUE ...] [--setting value ...]
        python scripts/predict.py --checkpoint DIR --MODALITY VALUE [--MODALITY VALUE ...] [--setting value ...]
-       python -m modeling_lfm.scripts.predict --checkpoint DIR --input MODALITY=VALUE ...
 
 VALUE is a file for audio (a video with sound, too), images, video and optical flow; of the latter two, FILE:FIRST:LAST
 is a part: numbers of frames from 0, both inclusive. FILE may be an address (https://...). For text, VALUE is the text
-itself, or @FILE for the text in a file. Modalities that are left out are absent, and the prediction is made of the
+itself, or @FILE for the text in a file; of rows, vectors and series also JSON: table='{"age": 3}'. Modalities that are left out are absent, and the prediction is made of the
 others; but one that was computed from another one's input in training, such as flow, is computed from it again.
 
 examples:
   python scripts/predict.py --checkpoint outputs/av_mnist --input audio=7.wav image=7.png
-  python scripts/predict.py --checkpoint outputs/av_mnist --image 7.png
   python scripts/predict.py --checkpoint outputs/mvsa_single --input image=a.jpg text="what a day" --top_k 1
   python scripts/predict.py --checkpoint outputs/crema_d --audio 1001_DFA_ANG_XX.flv --video 1001_DFA_ANG_XX.flv
   python scripts/predict.py --checkpoint outputs/nvgesture --rgb sk_color.avi:146:226 --depth sk_depth.avi:146:226
@@ -29,9 +27,10 @@ from transformers.hf_argparser import HfArg
 from modeling_lfm.registry_lfm import suggest
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import run, write_json
-from modeling_lfm.scripts.common.settings import read_arguments
+from modeling_lfm.scripts.common.settings import parse_value, read_arguments
 
 CLIPS = ("video", "flow")  # types of input of which a part can be given
+NUMBERS = ("tabular", "vector", "sequence")  # types that JSON can give
 
 
 @dataclass
@@ -97,13 +96,14 @@ def _read_input(name, value, kind):
 
     if kind == "text" and not value.startswith("@"):
         return value
+    if value[:1] in "{[" and kind in NUMBERS:
+        return parse_value(value)
     file = value.removeprefix("@") if kind == "text" else value
     part = None
     if kind in CLIPS and not Path(file).is_file():
         part = re.fullmatch(r"(.+):([0-9]{1,9}):([0-9]{1,9})", file)
         file = file if part is None else part[1]
-    fetched = kind != "text" and is_url(file)  # by the pipeline
-    if not fetched and not Path(file).is_file():
+    if not (kind != "text" and is_url(file)) and not Path(file).is_file():  # the pipeline fetches
         raise FileNotFoundError(f"no file at {file}, the input of modality {name!r}.")
     if part is not None:
         return {"bytes": None, "path": file, "first_frame": int(part[2]), "last_frame": int(part[3])}

@@ -138,7 +138,7 @@ def set_up(model_args, data_args, training_args):
     from transformers import set_seed
 
     from modeling_lfm import LfmForMultimodalClassification
-    from modeling_lfm.data import AugmentedDataset
+    from modeling_lfm.data import AugmentedDataset, fit_processor
     from modeling_lfm.trainer import LfmTrainer
     from modeling_lfm.trainer.fitting import check_parts
     from modeling_lfm.trainer.methods import make_method
@@ -153,6 +153,8 @@ def set_up(model_args, data_args, training_args):
     with training_args.main_process_first(desc="reading the data"):
         raw = runs.load_data(data_args, processor)
         check_splits(raw, data_args.benchmark, training_args)
+    fit_processor(processor, raw["train"], columns)
+    processor.complete_towers(config.modalities)
     names = runs.read_class_names(raw["train"])
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     make_method(training_args.method).check(config)

@@ -38,7 +38,7 @@ OPTIONS = {name: {"validation": 0.5} for name in ("kinetics_sounds", "vggsound",
 KEYS = {"clip": {"bytes", "path", "first_frame", "last_frame"}}
 
 
-@pytest.fixture(scope="module", params=sorted(BENCHMARKS))
+@pytest.fixture(scope="module", params=sorted(set(BENCHMARKS) - {"table"}))
 def benchmark(request, tmp_path_factory):
     """Name and folder of each benchmark; a new one needs a maker of small files above."""
     make = MAKERS[request.param]
