@@ -5,8 +5,9 @@ usage: python scripts/predict.py --checkpoint DIR --input MODALITY=VALUE [MODALI
 
 VALUE is a file for audio (a video with sound, too), images, video and optical flow; of the latter two, FILE:FIRST:LAST
 is a part: numbers of frames from 0, both inclusive. FILE may be an address (https://...). For text, VALUE is the text
-itself, or @FILE for the text in a file; of rows, vectors and series also JSON: table='{"age": 3}'. Modalities that are left out are absent, and the prediction is made of the
-others; but one that was computed from another one's input in training, such as flow, is computed from it again.
+itself, or @FILE for the text in a file; of rows, vectors and series also JSON: table='{"age": 3}'. Modalities that are
+left out are absent, and the prediction is made of the others; but one that was computed from another one's input in
+training, such as flow, is computed from it again.
 
 examples:
   python scripts/predict.py --checkpoint outputs/av_mnist --input audio=7.wav image=7.png
