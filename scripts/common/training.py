@@ -47,6 +47,7 @@ def find_checkpoint(training_args):
         FileNotFoundError: there is nothing to resume from. ValueError: a new run would mix with an earlier one, or no
             checkpoint is whole.
     """
+    from modeling_lfm.trainer.cards.record import RUN_RECORD
     from modeling_lfm.trainer.checkpoints import find_last_whole, list_checkpoints
 
     folder, wanted = Path(training_args.output_dir), training_args.resume_from_checkpoint
@@ -64,7 +65,7 @@ def find_checkpoint(training_args):
     last, passed = find_last_whole(folder, training_args.resume_changed)
     if last is None and passed:
         raise ValueError(f"no checkpoint in {folder} is whole. " + " ".join(passed))
-    if last is None and not ((folder / runs.RUN_RECORD).is_file() and not (folder / "config.json").is_file()):
+    if last is None and not ((folder / RUN_RECORD).is_file() and not (folder / "config.json").is_file()):
         raise FileNotFoundError(f"no checkpoint to resume from in {folder}.")
     for reason in passed:
         say(f"passed over: {reason}")
