@@ -78,6 +78,7 @@ def prepared_cases(rng, folder, run, prepared):
                 call = lambda c=copy: load_benchmark("mvsa_single", data_dir=c, missing_shown=None) and "{}"  # noqa: E731
                 yield Case(f"train.csv: {what}", call, ("train.csv",), lambda answer: None)
                 continue
+            shutil.rmtree(folder / f"data{number - 1}", ignore_errors=True)  # the one before
             shutil.copytree(prepared, copy)
             if make == "shard":
                 name, what = change_shard(rng, copy)

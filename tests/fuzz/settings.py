@@ -48,7 +48,7 @@ REFUSED = (
     *(({"method": {"name": "lfm", "alpha": value}}, "alpha") for value in ("learnt", -1, [])),
     *(({"fusion": value}, "fusion") for value in ("conct", 3, [])),
     *(({"fusion_args": value}, "fusion_args") for value in ({"ratoi": 3}, 3, "x")),
-    *(({"modalities": value}, "modalities") for value in (None, {}, [], 3, "x", {"audio": None}, {3: {}})),
+    *(({"modalities": value}, "modalities") for value in (None, {}, [], 3, "x", {"audio": None})),
     *(({"processor": value}, "processor") for value in (None, {}, [], 3, "x", {"audio": None}, {"audio": {}})),
     *(({"columns": value}, "columns") for value in ({"audoi": "audio"}, {"audio": "none"}, {"audio": 3}, [], 3)),
     *(({"benchmark_options": value}, "benchmark_options") for value in (3, [], "x")),

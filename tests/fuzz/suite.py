@@ -46,7 +46,7 @@ def make_areas(seed, folder):
     """Endless cases by area."""
     tiny, run, prepared = make_run(folder)
     rngs = {area: np.random.default_rng([seed, number]) for number, area in enumerate(SHARES)}
-    places = {area: folder / area for area in SHARES}
+    places = {area: folder / "cases" / area for area in SHARES}
     return {
         "media": media_cases(rngs["media"], places["media"]),
         "arrays": array_cases(rngs["arrays"], places["media"]),
