@@ -4,6 +4,7 @@ import numpy as np
 
 from .media_lfm import (
     MAX_SECONDS,
+    MISSING,
     Extent,
     UnknownFormatError,
     av,
@@ -82,7 +83,9 @@ def _read_sound(source, name, seconds):
         if seconds is None and file.frames > limit:
             raise ValueError(f"{name} is refused: its audio is longer than {MAX_SECONDS} s; cut it.")
         wave, wanted = file.read(limit, dtype="float32", always_2d=True).T, min(limit, file.frames)
-    if file.format != "MP3" and wave.shape[1] < wanted:  # the length of an mp3 may be a guess
+    # The length of an mp3 may be a guess.
+    slack = max(MISSING[0] * file.samplerate, MISSING[1] * wanted) if file.format == "MP3" else 0
+    if wanted - wave.shape[1] > slack:
         raise ValueError(f"{name} is cut short: {wave.shape[1]} of {wanted} samples can be read; replace the file.")
     return wave, file.samplerate
 

@@ -139,9 +139,11 @@ def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single
     multi_label = is_multi_label(problem_type)
     labels = np.asarray(eval_prediction.label_ids).astype(np.int32)
     config_name = "multilabel" if multi_label else None
+    for name, part in kept.items():  # first, so that the modality is named that spoils the fused prediction
+        _check_finite(part, f"the logits of modality {name!r}")
+    _check_finite(logits, "the fused logits")
     metrics, predicted = {}, {}
     for prefix, values in [("", logits), *((f"{name}_", part) for name, part in kept.items())]:
-        _check_finite(values, "the fused logits" if not prefix else f"the logits of modality {prefix[:-1]!r}")
         wide = values.astype(np.float64)
         probabilities = expit(wide) if multi_label else softmax(wide, axis=-1)
         predicted[prefix] = (probabilities >= 0.5).astype(np.int32) if multi_label else values.argmax(-1)

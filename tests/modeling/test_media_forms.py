@@ -6,6 +6,7 @@ import io
 import datasets
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
@@ -227,6 +228,16 @@ def test_clips_that_are_cut_short_are_told(tmp_path, ending):
     for read in (lambda: read_frames(broken, lambda count: [0]), lambda: load_audio(broken)):
         with pytest.raises(ValueError, match=rf"broken\.{ending}"):
             read()
+
+
+def test_an_mp3_that_is_cut_short_is_told(tmp_path):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, tone(440, seconds=5), 8000)
+    content = path.read_bytes()
+    assert len(load_audio(path)[0]) == 40000
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"a\.mp3 is cut short"):
+        load_audio(path)
 
 
 def test_a_recording_with_a_cover_is_no_video(tmp_path):
