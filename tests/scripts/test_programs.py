@@ -291,7 +291,7 @@ def test_bad_input_ends_the_program_with_one_sentence():
         (["CONFIG", "--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
         (["CONFIG", "--resume_from_checkpoint", "/nowhere"], "no checkpoint to resume from at /nowhere"),
         (["CONFIG", "--benchmark_options.no_such", "1"], "no_such"),
-        (["CONFIG", "--max_train_samples", "0"], "must be positive"),
+        (["CONFIG", "--max_train_samples", "0"], "max_train_samples=0"),
     ],
 )
 def test_bad_input_of_train(tiny_config, tmp_path, capsys, words, message):
@@ -300,10 +300,10 @@ def test_bad_input_of_train(tiny_config, tmp_path, capsys, words, message):
     assert message in fails(train_program.main, argv, capsys)
 
 
-def test_a_wrong_model_is_told_before_data_is_prepared(tiny_config, tmp_path, capsys):
+def test_a_wrong_model_is_told_before_data_is_prepared(tiny_config, tmp_path, capsys, monkeypatch):
     tower = ["--modalities.image.name", "test_vit", "--modalities.image.model_args", "{img_size: 16}"]
-    in_preparing = ["--max_train_samples", "0"]  # another error, which must not be reached
-    argv = [tiny_config, "--method", "mmtm", *tower, *in_preparing, "--output_dir", tmp_path / "run"]
+    monkeypatch.setattr("modeling_lfm.scripts.common.runs.prepare", lambda *args: pytest.fail("data is prepared"))
+    argv = [tiny_config, "--method", "mmtm", *tower, "--output_dir", tmp_path / "run"]
     assert "modality 'image' (test_vit)" in fails(train_program.main, argv, capsys)
 
 

@@ -282,8 +282,8 @@ def make_alpha(
     rule_class = ALPHAS.find(name)
     if not num_epochs >= 1 or math.isinf(num_epochs):
         raise ValueError(f"num_epochs must be at least 1, got {num_epochs}.")
-    given = {"num_epochs": num_epochs, "value": value, "start": start, "step": step, "rule": rule}
-    given |= {"coefficients": coefficients}
+    given: dict[str, object] = {"num_epochs": num_epochs, "value": value, "start": start, "step": step, "rule": rule}
+    given["coefficients"] = coefficients
     taken = inspect.signature(rule_class).parameters
     schedule = rule_class(**{key: given[key] for key in taken if given.get(key) is not None})
     schedule.name = name
