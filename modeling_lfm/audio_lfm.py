@@ -79,6 +79,8 @@ def load_audio(value, given_rate=None, seconds=None):
 def _read_sound(source, name, seconds):
     """`(channels, samples)` float32 and sampling rate of a file, by libsndfile."""
     with soundfile.SoundFile(source) as file:
+        if file.format == "MP3" and not _starts_as_mp3(source):  # libsndfile takes the middle of other files for one
+            raise ValueError(f"{name} cannot be read as audio: its beginning is missing; replace the file.")
         limit = round(file.samplerate * (MAX_SECONDS if seconds is None else seconds))
         if seconds is None and file.frames > limit:
             raise ValueError(f"{name} is refused: its audio is longer than {MAX_SECONDS} s; cut it.")
@@ -88,6 +90,16 @@ def _read_sound(source, name, seconds):
     if wanted - wave.shape[1] > slack:
         raise ValueError(f"{name} is cut short: {wave.shape[1]} of {wanted} samples can be read; replace the file.")
     return wave, file.samplerate
+
+
+def _starts_as_mp3(source):
+    if hasattr(source, "getvalue"):
+        head = source.getvalue()[:4096]
+    else:
+        with open(source, "rb") as file:
+            head = file.read(4096)
+    head = head.lstrip(b"\0")[:3]
+    return head == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
 
 
 def _read_track(value, name, seconds, error):

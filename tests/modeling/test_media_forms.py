@@ -240,6 +240,16 @@ def test_an_mp3_that_is_cut_short_is_told(tmp_path):
         load_audio(path)
 
 
+def test_sound_without_its_beginning_is_told(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", tone(440, seconds=2), 8000)
+    content = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "b.mp3").write_bytes(bytes(50) + content)  # padding does no harm
+    assert len(load_audio(tmp_path / "b.mp3")[0]) == 16000
+    (tmp_path / "c.flac").write_bytes(b"?" * 50 + content)
+    with pytest.raises(ValueError, match=r"c\.flac cannot be read as audio"):
+        load_audio(tmp_path / "c.flac")
+
+
 def test_a_recording_with_a_cover_is_no_video(tmp_path):
     import av
 

@@ -281,7 +281,7 @@ def test_bad_input_is_told_before_anything_is_computed(words, config, tmp_path, 
         (["--num_proc", 0], "num_proc=0 must be at least 1"),
         (["--columns.audio", "sound"], "crema_d has no column 'sound' for the modality 'audio'; it has audio, video"),
         (["--benchmark_options.vallidation", 0.2], "has no options ['vallidation']"),
-        (["--processor.video.size", 99999], "GB are free; make room"),
+        (["--processor.video.size", 8000, "--processor.video.stored_frames", 1000], "GB are free"),
         (["--strict"], "Fetch what is missing"),
         (["--public"], "give that too"),
     ]:
