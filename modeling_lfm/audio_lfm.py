@@ -26,6 +26,7 @@ except ImportError:  # only audio needs them
 MAX_CHANNELS = 64  # of an audio track
 MAX_RATE = 10_000_000  # Hz
 MAX_ARRAY_CHANNELS = 16  # the longer axis of an array holds the samples, if it is longer than this
+HEADLESS = "{} cannot be read as audio: its beginning is missing; replace the file."
 MAX_AMPLITUDE = 1e6  # full scale is 1; PCM that was not scaled has 32,768
 
 
@@ -80,7 +81,7 @@ def _read_sound(source, name, seconds):
     """`(channels, samples)` float32 and sampling rate of a file, by libsndfile."""
     with soundfile.SoundFile(source) as file:
         if file.format == "MP3" and not _starts_as_mp3(source):  # libsndfile takes the middle of other files for one
-            raise ValueError(f"{name} cannot be read as audio: its beginning is missing; replace the file.")
+            raise ValueError(HEADLESS.format(name))
         limit = round(file.samplerate * (MAX_SECONDS if seconds is None else seconds))
         if seconds is None and file.frames > limit:
             raise ValueError(f"{name} is refused: its audio is longer than {MAX_SECONDS} s; cut it.")
@@ -159,6 +160,8 @@ def audio_track(source, name, seconds=None):
         ValueError: no audio track, damaged, cut short, or too long. ImportError: PyAV is missing.
     """
     with open_container(source, name) as container:
+        if container.format.name == "mp3" and not _starts_as_mp3(source):
+            raise ValueError(HEADLESS.format(name))
         if not container.streams.audio:
             raise ValueError(f"{name} holds no audio track; leave the sample out, or give a file with sound.")
         stream = container.streams.audio[0]
