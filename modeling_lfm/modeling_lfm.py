@@ -16,6 +16,7 @@ from .fusions_lfm import SumFusion  # noqa: F401
 from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import save_plugins, suggest
+from .small_towers_lfm import MlpTower  # noqa: F401
 from .towers_lfm import make_tower, resolve_tower_configs, sketch
 from .weights_lfm import check_missing, check_shapes, load_safely
 

@@ -10,6 +10,11 @@ import torch
 
 from .media_lfm import describe, is_array, open_media, to_array
 
+try:
+    from scipy.io import loadmat
+except ImportError:  # only mat files need it
+    loadmat = None
+
 MAX_NUMBERS = 50_000_000  # of one sample
 FILES = (".npy", ".npz", ".csv", ".tsv", ".txt", ".mat")
 
@@ -52,8 +57,8 @@ def _read_file(value, name, key):
             with np.load(source, allow_pickle=False) as arrays:
                 return arrays[_choose(list(arrays.files), key, name)]
         if head.startswith(b"MATLAB"):
-            from scipy.io import loadmat
-
+            if loadmat is None:
+                raise ImportError("mat files need SciPy: pip install scipy")
             arrays = {k: v for k, v in loadmat(source).items() if not k.startswith("__")}
             return np.asarray(arrays[_choose(list(arrays), key, name)])
         return _read_text(source.getvalue().decode("utf-8-sig"), name)

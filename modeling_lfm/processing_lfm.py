@@ -12,6 +12,7 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from .audio_lfm import read_waveform  # noqa: F401
 from .inputs_lfm import KINDS, Text
 from .media_lfm import describe
+from .numbers_lfm import read_numbers  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import save_plugins, suggest
 from .series_lfm import Sequence  # noqa: F401  (these register themselves)

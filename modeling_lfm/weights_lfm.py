@@ -9,8 +9,12 @@ import os
 import re
 
 import timm
-from safetensors import SafetensorError, safe_open  # transformers brings it along
 from transformers.utils import cached_file
+
+try:  # transformers brings it along
+    from safetensors import SafetensorError, safe_open
+except ImportError:
+    SafetensorError = safe_open = None  # type: ignore[assignment, misc]
 
 PICKLED = ("pytorch_model", "adapter_model")  # how transformers calls such files, with what follows and .bin
 ADVICE = (

@@ -134,7 +134,7 @@ def test_standard_names_of_mnist_and_no_validation(tmp_path):
     ("options", "message"),
     [
         ({"test_speakers": ["eve"]}, r"test_speakers names \['eve'\]; the speakers in .* are ann, bob, yweweler"),
-        ({"test_speakers": "ann,bob"}, "test_speakers names"),
+        ({"test_speakers": "ann,bob"}, "test_speakers"),
         ({"validation": 1.5}, "validation=1.5 must be at least 0 and below 1"),
         ({"validation": 0.999}, "100 of 100 samples cannot be set aside"),
         ({"image_pca_removed": -0.1}, "image_pca_removed=-0.1"),

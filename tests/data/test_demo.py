@@ -181,7 +181,7 @@ def test_second_image_is_as_noisy(cache):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"image_noise": -1}, "image_noise"), ({"nois": 1}, "nois"), ({"second_image": "yes"}, "second_image .*'yes'")],
+    [({"image_noise": -1}, "image_noise"), ({"nois": 1}, "nois"), ({"second_image": "yes"}, "second_image")],
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

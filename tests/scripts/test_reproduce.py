@@ -123,7 +123,7 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     assert list((tmp_path / "tmp").glob("lfm-run-*")) == []
     killed = read(folder)
     assert set(killed) == {"Unimodal-3", "broken", "Concat", "OGM"}
-    assert "limit of 0" in killed["broken"]["error"]
+    assert "max_test_samples=0" in killed["broken"]["error"]
     times = {row: (folder / f"{row}_demo_seed0.json").stat().st_mtime_ns for row in ("Concat", "OGM")}
 
     # It goes on: what is there is not run again, what failed is, and what is configured otherwise.
@@ -190,7 +190,7 @@ def test_workers_import_the_plugins(tmp_path, monkeypatch):
     file = tmp_path / "my_parts_of_workers.py"
     file.write_text(f"import os\nopen({str(tmp_path / 'pids')!r}, 'a').write(f'{{os.getpid()}} ')\n")
     load_plugins([file])
-    with sweep.start_worker(None) as pool:
+    with sweep.Worker(0) as pool:
         pids = [os.getpid(), pool.submit(os.getpid).result()]
     assert (tmp_path / "pids").read_text().split() == [str(pid) for pid in pids]
 

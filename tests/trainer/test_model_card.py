@@ -224,7 +224,7 @@ def test_card_of_every_method(name, tmp_path):
     assert gather_from_folder(tmp_path).method == spec
 
 
-@pytest.mark.parametrize("benchmark", list_benchmarks())
+@pytest.mark.parametrize("benchmark", sorted(set(list_benchmarks()) - {"table"}))
 def test_card_of_every_benchmark(benchmark, tmp_path):
     settings = read_config(benchmark)
     kinds = {name: settings["processor"][name] for name in settings["modalities"]}
@@ -250,7 +250,7 @@ def test_card_of_every_benchmark(benchmark, tmp_path):
 
 def test_cards_of_this_repository():
     named = {path.parent.name for path in (ROOT / "model_cards").glob("*/README.md")}
-    assert named - {"figures"} == set(REPOSITORY)
+    assert named - {"results"} == set(REPOSITORY)
     for name, types in REPOSITORY.items():
         metadata = check_card(ROOT / "model_cards" / name / CARD)
         assert {name, *types} <= set(metadata["tags"])
