@@ -127,9 +127,11 @@ def peak_memory(found):
     process, done, peak = psutil.Process(), threading.Event(), [0.0]
 
     def watch():
-        while not done.wait(0.002):
+        while True:  # once at least, however busy the machine is
             memory = process.memory_info()
             peak[0] = max(peak[0], (memory.rss - memory.shared) / 2**20)
+            if done.wait(0.002):
+                break
 
     thread = threading.Thread(target=watch)
     thread.start()
