@@ -125,7 +125,7 @@ class Clip:
 
     All packets are read once, without decoding: file headers are not to be trusted. Frames then come from decoding
     straight through; where the file tells their times, what lies before a keyframe is passed over. Of a clip of 10 s
-    with a keyframe every 2 s that takes 0.4 of the time for 3 frames; for 10 frames it makes no difference.
+    with a keyframe every 2 s that takes 0.6 of the time for 3 frames; for 10 frames it makes no difference.
 
     Args:
         value: a path, bytes, a file object, a data URI, or `{"bytes", "path"}`.
