@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,29 @@ def test_links_and_files_exist(page):
 
 def test_the_readme_is_short():
     assert len(PAGES[""].splitlines()) <= 155
+
+
+class Understood(Exception):
+    """The settings were read; the program need not run."""
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_settings_of_commands_exist(words, tmp_path, monkeypatch):
+    """Every program, setting and value of the pages' commands is understood."""
+    program = import_module(f"modeling_lfm.scripts.{Path(words[0]).stem}")
+    (tmp_path / "mine.yaml").write_text(blocks("data", "yaml")[0])  # which a command names
+    monkeypatch.chdir(tmp_path)
+    tells = {"--how", "--list_methods"} & set(words)
+    parse = program.main if tells else getattr(program, "parse_arguments", getattr(program, "parse", None))
+    if parse is not None:
+        parse(list(words[1:]))
+        return
+    read = program.read_arguments
+
+    def read_and_stop(*args, **kwargs):
+        read(*args, **kwargs)
+        raise Understood
+
+    monkeypatch.setattr(program, "read_arguments", read_and_stop)
+    with pytest.raises(Understood):
+        program.main(list(words[1:]))
