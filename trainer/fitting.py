@@ -1,10 +1,17 @@
-"""What does not fit together, told before the first step: a batch of two samples goes through every tower."""
+"""What does not fit together, told before the first step, and fitting another model beside the one that trains."""
 
+import copy
+import random
+import tempfile
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
 import torch
 from torch import nn
 
+from .callbacks import LfmProgressCallback
 from .holdout import read_labels
-from .trainer import unchanged_random_state
 
 POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
@@ -109,3 +116,48 @@ def _check_single(model, batch, samples, size):
         model.train(training)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
+
+
+def train_apart(trainer, model, method, num_train_epochs=None):
+    """Train another model on the same training set with the same settings, before or between epochs.
+
+    The random state is as before afterwards.
+
+    Args:
+        model ([`LfmForMultimodalClassification`]): trained in place; may lack some of the modalities.
+        method ([`Method`])
+        num_train_epochs (`float`, *optional*): those of `args` if not given.
+    """
+    from .trainer import LfmTrainer
+
+    args = copy.copy(trainer.args)
+    args.save_strategy = args.eval_strategy = args.logging_strategy = "no"
+    args.load_best_model_at_end, args.disable_tqdm, args.early_stopping_patience = False, True, None
+    args.push_to_hub, args.report_to = False, []  # its logs are not those of this run
+    if num_train_epochs is not None:
+        args.num_train_epochs, args.max_steps = num_train_epochs, -1
+    dataset, collator = trainer.train_dataset, trainer.data_collator
+    if trainer.method.needs_sample_ids:
+        dataset, collator = dataset.dataset, collator.collator
+    dataset = copy.copy(dataset)  # where samples change from epoch to epoch, its epochs are its own
+    collator = partial(collate_inputs, collator, {*model.lfm.input_names, "labels"})
+    with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
+        apart = LfmTrainer(model, args, dataset, data_collator=collator, method=method)
+        apart.pop_callback(LfmProgressCallback)
+        apart.train()
+    return model
+
+
+def collate_inputs(collator, names, samples):
+    """A batch (`dict`) that `collator` makes of the samples, with nothing but the tensors `names`."""
+    return {name: tensor for name, tensor in collator(samples).items() if name in names}
+
+
+@contextmanager
+def unchanged_random_state(device):
+    """What is drawn inside leaves the random states of torch, numpy and Python as they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])

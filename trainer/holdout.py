@@ -1,7 +1,8 @@
-"""Which training samples are kept for a method that watches held-out ones, and how labels of a data set are read."""
+"""What a method reads beside the batches of training: held-out samples, draws of the training set, labels."""
 
 import numpy as np
-from torch.utils.data import Subset
+import torch
+from torch.utils.data import DataLoader, Subset
 
 from modeling_lfm.data.benchmark import stratified_split
 
@@ -50,3 +51,45 @@ def read_labels(dataset):
         return np.asarray([np.asarray(dataset[i]["labels"]) for i in range(len(dataset))])
     except KeyError as error:
         raise ValueError("each sample of the data set needs the key 'labels'.") from error
+
+
+class SampleReader:
+    """The part of [`LfmTrainer`] that reads samples for methods; the same on every process."""
+
+    def draw_indices(self, size, epoch):
+        """`size` indices of the training set, without repeats until all were drawn; the same on every process."""
+        rng = np.random.default_rng((self.args.seed, epoch))
+        total = len(self.train_dataset)
+        passes = -(-size // total)
+        return np.concatenate([rng.permutation(total) for _ in range(passes)])[:size]
+
+    def make_batches(self, dataset, indices):
+        """Batches (`dict` with `labels`) of the samples on the training device, in order, even in size, and at most as
+        big as that of a training step; the same on every process."""
+        count = -(-len(indices) // self.args.train_batch_size)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=[part.tolist() for part in np.array_split(indices, count)],
+            collate_fn=self.data_collator,
+            generator=torch.Generator(),  # or each pass would draw a seed from the random state of training
+        )
+        for batch in loader:
+            batch.pop("sample_ids", None)
+            yield self._prepare_inputs(batch)
+
+    @torch.no_grad()
+    def run_batches(self, dataset, indices=None, model=None):
+        """Outputs and labels of the samples, batch by batch, in evaluation mode; the same on every process.
+
+        Args:
+            dataset: map-style, as the training set.
+            indices (`np.ndarray`, *optional*): of the samples; all if not given.
+            model (*optional*): in place of the one that is trained; may lack some of the modalities.
+        """
+        model = self.model if model is None else model
+        training = model.training
+        model.eval()
+        for batch in self.make_batches(dataset, np.arange(len(dataset)) if indices is None else indices):
+            known = {*model.lfm.input_names, "labels"} if model is not self.model else batch
+            yield model(**{name: tensor for name, tensor in batch.items() if name in known}), batch["labels"]
+        model.train(training)

@@ -179,3 +179,60 @@ def _check_finite(values, what):
             "training diverged, an input is not finite, or a modality is missing from the data. Lower the learning "
             "rate, or check the data."
         )
+
+
+class ModalityMeter:
+    """The part of [`LfmTrainer`] that evaluates each modality alone, and all without some of them, those `absent`."""
+
+    absent = ()
+
+    def _multimodal_metrics(self, eval_prediction):
+        config = self.model.config
+        return compute_multimodal_metrics(eval_prediction, config.modality_names, config.problem_type, self.absent)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        """As in transformers, without the inputs of the modalities `absent`."""
+        towers = self.model.lfm.towers
+        left_out = {f"{name}_{part}" for name in self.absent for part in (*towers[name].input_names, "present")}
+        inputs = {key: value for key, value in inputs.items() if key not in left_out}
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def check_absent(self, absent):
+        """Raise a `ValueError` if these modalities (names) cannot be left out."""
+        names = self.model.config.modality_names
+        unknown = sorted(set(absent) - set(names))
+        if unknown or set(absent) == set(names):
+            raise ValueError(
+                f"cannot leave out {', '.join(unknown or absent)}: the modalities are {', '.join(names)}, one of which "
+                "has to stay."
+            )
+
+    def predict_without(self, absent, dataset, **kwargs):
+        """`predict` with modalities left out; metrics are those of the fused prediction and of the modalities kept.
+
+        Args:
+            absent (`Sequence[str]`): names of the modalities.
+            dataset, kwargs: as in `predict`.
+
+        Raises:
+            ValueError: an unknown modality, or none is kept.
+        """
+        self.check_absent(absent)
+        self.absent = tuple(absent)
+        try:
+            return self.predict(dataset, **kwargs)
+        finally:
+            self.absent = ()
+
+    def measure_absence(self, dataset, metric_key_prefix="test"):
+        """How the fused prediction fares when each modality in turn is absent.
+
+        Returns:
+            `dict[str, float]`: `{prefix}_without_{modality}_accuracy`, `_map` and `_f1`; empty for a single modality.
+        """
+        names, metrics = self.model.config.modality_names, {}
+        for name in names if len(names) > 1 else ():
+            prefix = f"{metric_key_prefix}_without_{name}"
+            found = self.predict_without([name], dataset, metric_key_prefix=prefix).metrics
+            metrics |= {f"{prefix}_{key}": found[f"{prefix}_{key}"] for key in ("accuracy", "map", "f1")}
+        return metrics

@@ -1,19 +1,12 @@
 """`LfmTrainer`: transformers' training loop with a method's objective and hooks, and metrics for each modality."""
 
-import copy
 import os
-import random
 import shutil
-import tempfile
 from collections import defaultdict
-from contextlib import contextmanager
-from functools import partial
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import transformers
-from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
@@ -22,16 +15,18 @@ from . import checkpoints
 from .callbacks import REPORTERS, LfmProgressCallback, MethodCallback
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
-from .holdout import choose_holdout
+from .fitting import train_apart
+from .holdout import SampleReader, choose_holdout
 from .hub import SharingTrainer
 from .methods import Method, make_method
-from .metrics import compute_multimodal_metrics
+from .methods.base import split_groups
+from .metrics import ModalityMeter
 from .training_args import LfmTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 
-class LfmTrainer(SharingTrainer):
+class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
     Everything not named here is as in `transformers.Trainer`.
@@ -91,7 +86,6 @@ class LfmTrainer(SharingTrainer):
             self.model.to(memory_format=torch.channels_last)  # convolutions follow their weights, whatever their input
         if self.method.needs_sample_ids:
             self.data_collator = SampleIdCollator(self.data_collator)
-        self.absent = ()
         if self.compute_metrics is None:
             self.compute_metrics = self._multimodal_metrics
         # Each batch's loss is its own mean, so transformers divides by the accumulation steps.
@@ -227,6 +221,8 @@ class LfmTrainer(SharingTrainer):
 
     # -- for methods -------------------------------------------------------------------------------------------
 
+    train_apart = train_apart
+
     def step_optimizer(self):
         """An optimizer step in the middle of a batch, for methods that take several; gradients are zero afterwards."""
         self._finish_gradients()
@@ -253,124 +249,6 @@ class LfmTrainer(SharingTrainer):
             flat /= self.args.world_size
             for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(mean.view_as(gradient))
-
-    def draw_indices(self, size, epoch):
-        """`size` indices of the training set, without repeats until all were drawn; the same on every process."""
-        rng = np.random.default_rng((self.args.seed, epoch))
-        total = len(self.train_dataset)
-        passes = -(-size // total)
-        return np.concatenate([rng.permutation(total) for _ in range(passes)])[:size]
-
-    def make_batches(self, dataset, indices):
-        """Batches (`dict` with `labels`) of the samples on the training device, in order, even in size, and at most as
-        big as that of a training step; the same on every process."""
-        count = -(-len(indices) // self.args.train_batch_size)
-        loader = DataLoader(
-            dataset,
-            batch_sampler=[part.tolist() for part in np.array_split(indices, count)],
-            collate_fn=self.data_collator,
-            generator=torch.Generator(),  # or each pass would draw a seed from the random state of training
-        )
-        for batch in loader:
-            batch.pop("sample_ids", None)
-            yield self._prepare_inputs(batch)
-
-    @torch.no_grad()
-    def run_batches(self, dataset, indices=None, model=None):
-        """Outputs and labels of the samples, batch by batch, in evaluation mode; the same on every process.
-
-        Args:
-            dataset: map-style, as the training set.
-            indices (`np.ndarray`, *optional*): of the samples; all if not given.
-            model (*optional*): in place of the one that is trained; may lack some of the modalities.
-        """
-        model = self.model if model is None else model
-        training = model.training
-        model.eval()
-        for batch in self.make_batches(dataset, np.arange(len(dataset)) if indices is None else indices):
-            known = {*model.lfm.input_names, "labels"} if model is not self.model else batch
-            yield model(**{name: tensor for name, tensor in batch.items() if name in known}), batch["labels"]
-        model.train(training)
-
-    def train_apart(self, model, method, num_train_epochs=None):
-        """Train another model on the same training set with the same settings, before or between epochs.
-
-        The random state is as before afterwards.
-
-        Args:
-            model ([`LfmForMultimodalClassification`]): trained in place; may lack some of the modalities.
-            method ([`Method`])
-            num_train_epochs (`float`, *optional*): those of `args` if not given.
-        """
-        args = copy.copy(self.args)
-        args.save_strategy = args.eval_strategy = args.logging_strategy = "no"
-        args.load_best_model_at_end, args.disable_tqdm, args.early_stopping_patience = False, True, None
-        args.push_to_hub, args.report_to = False, []  # its logs are not those of this run
-        if num_train_epochs is not None:
-            args.num_train_epochs, args.max_steps = num_train_epochs, -1
-        dataset, collator = self.train_dataset, self.data_collator
-        if self.method.needs_sample_ids:
-            dataset, collator = dataset.dataset, collator.collator
-        dataset = copy.copy(dataset)  # where samples change from epoch to epoch, its epochs are its own
-        collator = partial(collate_inputs, collator, {*model.lfm.input_names, "labels"})
-        with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
-            trainer = LfmTrainer(model, args, dataset, data_collator=collator, method=method)
-            trainer.pop_callback(LfmProgressCallback)
-            trainer.train()
-        return model
-
-    # -- evaluation --------------------------------------------------------------------------------------------
-
-    def _multimodal_metrics(self, eval_prediction):
-        config = self.model.config
-        return compute_multimodal_metrics(eval_prediction, config.modality_names, config.problem_type, self.absent)
-
-    def prediction_step(self, model, inputs, *args, **kwargs):
-        """As in transformers, without the inputs of the modalities `absent`."""
-        towers = self.model.lfm.towers
-        left_out = {f"{name}_{part}" for name in self.absent for part in (*towers[name].input_names, "present")}
-        inputs = {key: value for key, value in inputs.items() if key not in left_out}
-        return super().prediction_step(model, inputs, *args, **kwargs)
-
-    def check_absent(self, absent):
-        """Raise a `ValueError` if these modalities (names) cannot be left out."""
-        names = self.model.config.modality_names
-        unknown = sorted(set(absent) - set(names))
-        if unknown or set(absent) == set(names):
-            raise ValueError(
-                f"cannot leave out {', '.join(unknown or absent)}: the modalities are {', '.join(names)}, one of which "
-                "has to stay."
-            )
-
-    def predict_without(self, absent, dataset, **kwargs):
-        """`predict` with modalities left out; metrics are those of the fused prediction and of the modalities kept.
-
-        Args:
-            absent (`Sequence[str]`): names of the modalities.
-            dataset, kwargs: as in `predict`.
-
-        Raises:
-            ValueError: an unknown modality, or none is kept.
-        """
-        self.check_absent(absent)
-        self.absent = tuple(absent)
-        try:
-            return self.predict(dataset, **kwargs)
-        finally:
-            self.absent = ()
-
-    def measure_absence(self, dataset, metric_key_prefix="test"):
-        """How the fused prediction fares when each modality in turn is absent.
-
-        Returns:
-            `dict[str, float]`: `{prefix}_without_{modality}_accuracy`, `_map` and `_f1`; empty for a single modality.
-        """
-        names, metrics = self.model.config.modality_names, {}
-        for name in names if len(names) > 1 else ():
-            prefix = f"{metric_key_prefix}_without_{name}"
-            found = self.predict_without([name], dataset, metric_key_prefix=prefix).metrics
-            metrics |= {f"{prefix}_{key}": found[f"{prefix}_{key}"] for key in ("accuracy", "map", "f1")}
-        return metrics
 
     # -- state and logs ----------------------------------------------------------------------------------------
 
@@ -464,40 +342,3 @@ class LfmTrainer(SharingTrainer):
         if "train_loss" in logs and self._resumes:  # of the whole run, not only of the steps since then
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
         super().log(logs, start_time)
-
-
-def collate_inputs(collator, names, samples):
-    """A batch (`dict`) that `collator` makes of the samples, with nothing but the tensors `names`."""
-    return {name: tensor for name, tensor in collator(samples).items() if name in names}
-
-
-@contextmanager
-def unchanged_random_state(device):
-    """What is drawn inside leaves the random states of torch, numpy and Python as they were."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-
-
-def split_groups(groups, wanted):
-    """Optimizer groups split by the learning rates that a method wants.
-
-    Args:
-        groups (`list[dict]`): `param_groups` of an optimizer.
-        wanted (`list` of (parameters, factor)): see [`Method.parameter_groups`]; others keep the factor 1.
-
-    Returns:
-        `list[dict]`: for each of `wanted`, then for the rest, the parameters of each given group; each with `lr`, and
-        `method_group`, the place in `wanted` (`len(wanted)` for the rest).
-    """
-    place = {parameter: number for number, (parameters, _) in enumerate(wanted) for parameter in parameters}
-    factors = [*(factor for _, factor in wanted), 1.0]
-    result = []
-    for number, factor in enumerate(factors):
-        for group in groups:
-            members = [p for p in group["params"] if place.get(p, len(wanted)) == number]
-            if members:
-                result.append({**group, "params": members, "lr": group["lr"] * factor, "method_group": number})
-    return result

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from transformers import set_seed
 
+from ..fitting import unchanged_random_state
 from ..plots import WIDTH, add_legend, new_figure, styles, tidy
-from ..trainer import unchanged_random_state
 from .report import Section, rounded
 
 DRAWN = 400  # samples in a scatter plot

@@ -351,3 +351,25 @@ def make_method(given):
         if key not in settings:
             raise ValueError(f"method {name} needs the setting {key!r}: --method.{key}.")
     return cls(cls.Settings(**settings))
+
+
+def split_groups(groups, wanted):
+    """Optimizer groups split by the learning rates that a method wants.
+
+    Args:
+        groups (`list[dict]`): `param_groups` of an optimizer.
+        wanted (`list` of (parameters, factor)): see [`Method.parameter_groups`]; others keep the factor 1.
+
+    Returns:
+        `list[dict]`: for each of `wanted`, then for the rest, the parameters of each given group; each with `lr`, and
+        `method_group`, the place in `wanted` (`len(wanted)` for the rest).
+    """
+    place = {parameter: number for number, (parameters, _) in enumerate(wanted) for parameter in parameters}
+    factors = [*(factor for _, factor in wanted), 1.0]
+    result = []
+    for number, factor in enumerate(factors):
+        for group in groups:
+            members = [p for p in group["params"] if place.get(p, len(wanted)) == number]
+            if members:
+                result.append({**group, "params": members, "lr": group["lr"] * factor, "method_group": number})
+    return result
