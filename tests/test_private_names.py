@@ -30,6 +30,7 @@ LISTED = {
     "_generate_examples": (BUILDER, "benchmarks"),
     "_get_arguments_from_pretrained": ("transformers.ProcessorMixin", "loading a processor without a tokenizer"),
     "_get_output_dir": (TRAINER, "checkpoints that are written under another name until they are whole"),
+    "_get_train_sampler": (TRAINER, "balanced sampling"),
     "_globalstep_last_logged": (TRAINER, "logged losses of a run that is resumed between two log entries"),
     "_info": (BUILDER, "benchmarks and metrics"),
     "_init_weights": (MODEL, "initial weights"),

@@ -118,6 +118,36 @@ def _check_single(model, batch, samples, size):
             buffer.copy_(buffers[name])
 
 
+def loss_options(args, config, dataset):
+    """What settings and training labels make of L_CLS: keyword arguments of [`classification_loss`], none if plain.
+
+    Args:
+        args ([`LfmTrainingArguments`]), config ([`LfmConfig`])
+        dataset: the training set, whose labels are counted where a setting needs that.
+
+    Raises:
+        ValueError: a setting that the problem does not have, or a data set without a length.
+    """
+    single, number = not config.is_multi_label, config.num_labels
+    for key in ("label_smoothing_factor", "logit_adjustment"):
+        if getattr(args, key) and not single:
+            raise ValueError(f"{key} is defined for single-label problems only.")
+    options = {"smoothing": args.label_smoothing_factor, "gamma": args.focal_gamma}
+    if isinstance(args.class_weights, (list, tuple)):
+        if len(args.class_weights) != number:
+            raise ValueError(f"class_weights must hold {number} numbers, one a class, not {len(args.class_weights)}.")
+        options["weights"] = torch.tensor(args.class_weights, dtype=torch.float32)
+    if args.class_weights == "balanced" or args.logit_adjustment:
+        labels = read_labels(dataset)
+        counts = np.bincount(labels, minlength=number) if single else labels.sum(0)
+        counts, total = torch.as_tensor(counts, dtype=torch.float32).clamp_min(1), len(labels)
+        if args.class_weights == "balanced":
+            options["weights"] = total / (number * counts) if single else (total - counts) / counts
+        if args.logit_adjustment:
+            options["shift"] = args.logit_adjustment * (counts / total).log()
+    return {key: value for key, value in options.items() if isinstance(value, torch.Tensor) or value}
+
+
 def train_apart(trainer, model, method, num_train_epochs=None):
     """Train another model on the same training set with the same settings, before or between epochs.
 
@@ -142,7 +172,9 @@ def train_apart(trainer, model, method, num_train_epochs=None):
     dataset = copy.copy(dataset)  # where samples change from epoch to epoch, its epochs are its own
     collator = partial(collate_inputs, collator, {*model.lfm.input_names, "labels"})
     with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
-        apart = LfmTrainer(model, args, dataset, data_collator=collator, method=method)
+        apart = LfmTrainer(
+            model, args, dataset, data_collator=collator, method=method, compute_loss_func=trainer.loss_func
+        )
         apart.pop_callback(LfmProgressCallback)
         apart.train()
     return model

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Sampler, Subset
 
 from modeling_lfm.data.benchmark import stratified_split
 
@@ -43,6 +43,8 @@ def split_holdout(dataset, size, seed):
 
 def read_labels(dataset):
     """Labels of a data set, (N,) or (N, K) as a numpy array, read without the other columns where possible."""
+    if not hasattr(dataset, "__len__"):
+        raise ValueError("labels are to be counted, and this data set is a stream, without a length.")
     if hasattr(dataset, "column_names"):
         if "labels" not in dataset.column_names:
             raise ValueError(f"the data set needs a column 'labels'; it has {dataset.column_names}.")
@@ -51,6 +53,36 @@ def read_labels(dataset):
         return np.asarray([np.asarray(dataset[i]["labels"]) for i in range(len(dataset))])
     except KeyError as error:
         raise ValueError("each sample of the data set needs the key 'labels'.") from error
+
+
+class BalancedSampler(Sampler):
+    """Positions of as many samples as there are, drawn with replacement, all classes with the same probability.
+
+    Args:
+        dataset: with a length; samples with `labels`.
+        seed (`int`): of the draws, together with the epoch; the same on every process.
+
+    Raises:
+        ValueError: samples have several labels.
+    """
+
+    def __init__(self, dataset, seed):
+        labels = read_labels(dataset)
+        if labels.ndim > 1:
+            raise ValueError("train_sampling_strategy=balanced is defined for single-label problems only.")
+        _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        self.shares, self.seed, self.epoch = 1 / (len(counts) * counts[places]), seed, 0
+
+    def __len__(self):
+        return len(self.shares)
+
+    def __iter__(self):
+        rng = np.random.default_rng((self.seed, self.epoch))
+        yield from rng.choice(len(self), len(self), p=self.shares).tolist()
+
+    def set_epoch(self, epoch):
+        """Draw anew; called by the trainer."""
+        self.epoch = epoch
 
 
 class SampleReader:

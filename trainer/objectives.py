@@ -41,13 +41,29 @@ def no_autocast(tensor: Tensor) -> AbstractContextManager:
     return torch.autocast(device_type=tensor.device.type, enabled=False)
 
 
-def classification_loss(logits: Tensor, labels: Tensor, problem_type: str = "single_label_classification") -> Tensor:
+def classification_loss(
+    logits: Tensor,
+    labels: Tensor,
+    problem_type: str = "single_label_classification",
+    *,
+    weights: Tensor | None = None,
+    smoothing: float = 0.0,
+    gamma: float = 0.0,
+    shift: Tensor | None = None,
+) -> Tensor:
     """L_CLS: mean cross-entropy, or mean binary cross-entropy over samples and labels.
 
     Args:
         logits (`(B, K)` floating): any precision.
         labels: `(B,)` int64 class indices, or `(B, K)` zeros and ones for multi-label problems.
         problem_type: `"single_label_classification"` or `"multi_label_classification"`.
+        weights (`(K,)`, *optional*): factor of the loss of a sample by its class, of a positive label by its place. The
+            mean is over the number of samples, so that small batches accumulate to a big one.
+        smoothing: share s of the uniform distribution in the targets, (1 - s) one-hot + s / K; single-label only.
+        gamma: factor (1 - p)^gamma, p the probability of what is true (Lin et al., "Focal Loss for Dense Object
+            Detection", ICCV 2017).
+        shift (`(K,)`, *optional*): added to the logits, such as tau log(frequency of the class) (Menon et al.,
+            "Long-tail Learning via Logit Adjustment", ICLR 2021); single-label only.
 
     Returns:
         scalar, float32.
@@ -65,9 +81,21 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str = "sin
         )
     with no_autocast(logits):
         logits = full_precision(logits)
+        weights = None if weights is None else weights.to(logits)
+        reduction = "none" if gamma or weights is not None else "mean"
         if multi_label:
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        return F.cross_entropy(logits, labels.long())
+            labels = labels.to(logits.dtype)
+            losses = F.binary_cross_entropy_with_logits(logits, labels, reduction=reduction, pos_weight=weights)
+            plain = F.binary_cross_entropy_with_logits(logits, labels, reduction="none") if gamma else None
+        else:
+            labels = labels.long()
+            logits = logits if shift is None else logits + shift.to(logits)
+            losses = F.cross_entropy(logits, labels, reduction=reduction, label_smoothing=smoothing)
+            losses = losses if weights is None else losses * weights[labels]
+            plain = F.cross_entropy(logits, labels, reduction="none") if gamma else None
+        if plain is not None:  # 1 - p, away from 0, where its powers have no derivatives
+            losses = losses * (-torch.expm1(-plain)).clamp_min(1e-6) ** gamma
+        return losses.mean()
 
 
 def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool = False, even: bool = False) -> Tensor:

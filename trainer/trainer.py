@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import defaultdict
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -11,17 +12,20 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
+from modeling_lfm.modeling_lfm import LfmOutput
+
 from . import checkpoints
 from .callbacks import REPORTERS, LfmProgressCallback, MethodCallback
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
-from .fitting import train_apart
-from .holdout import SampleReader, choose_holdout
+from .fitting import loss_options, train_apart
+from .holdout import BalancedSampler, SampleReader, choose_holdout
 from .hub import SharingTrainer
 from .methods import Method, make_method
 from .methods.base import split_groups
 from .metrics import ModalityMeter
-from .training_args import LfmTrainingArguments
+from .objectives import classification_loss
+from .training_args import NEED_METRICS, LfmTrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -38,7 +42,10 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
             unless `holdout_dataset` is given.
         holdout_dataset (*optional*): samples that such a method watches; never trained on. With `args.holdout` 0 it is
             the `eval_dataset`.
-        compute_metrics (*optional*): in place of [`compute_multimodal_metrics`].
+        compute_loss_func (*optional*): in place of the (binary) cross-entropy wherever the method has one, and in
+            evaluation: from outputs with `logits` (B, K) and `labels` to the mean over the batch.
+        compute_metrics (*optional*): in place of [`compute_multimodal_metrics`]; of `predictions`, the pair
+            `(logits, modality_logits)`, and `label_ids`.
         processing_class ([`LfmProcessor`], *optional*): of which [`LfmDataCollator`] makes batches if there is no
             `data_collator`; saved beside the model. Also found as `processor`.
         method ([`Method`], *optional*): in place of the one that `args.method` names.
@@ -58,6 +65,7 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
         compute_metrics=None,
         processing_class=None,
         method=None,
+        compute_loss_func=None,
         **kwargs,
     ):
         args = LfmTrainingArguments(output_dir="outputs") if args is None else args
@@ -86,7 +94,10 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
             self.model.to(memory_format=torch.channels_last)  # convolutions follow their weights, whatever their input
         if self.method.needs_sample_ids:
             self.data_collator = SampleIdCollator(self.data_collator)
+        self.loss_func = compute_loss_func  # not `compute_loss_func`, whose losses transformers takes for sums
+        self._set_loss()
         if self.compute_metrics is None:
+            self._check_metrics()
             self.compute_metrics = self._multimodal_metrics
         # Each batch's loss is its own mean, so transformers divides by the accumulation steps.
         self.model_accepts_loss_kwargs = False
@@ -106,6 +117,12 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
+    def _check_metrics(self):
+        found = [key for key, usual in NEED_METRICS.items() if (getattr(self.args, key) or usual) != usual]
+        found += ["preprocess_logits_for_metrics"] if self.preprocess_logits_for_metrics is not None else []
+        if found:
+            raise ValueError(f"{', '.join(found)} changes what metrics are made of, and needs your compute_metrics.")
+
     def _check_parallelism(self):
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if self.args.channels_last and sharded:
@@ -118,6 +135,34 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
         )
         if shapes_gradients and sharded:
             raise ValueError(f"method {name} needs the whole model in each process: no FSDP or DeepSpeed.")
+
+    def _get_train_sampler(self, *args):
+        if self.args.train_sampling_strategy != "balanced":
+            return super()._get_train_sampler(*args)
+        return BalancedSampler(self._labelled(), self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
+    def _labelled(self):
+        """The training set as it was given."""
+        return self.train_dataset.dataset if isinstance(self.train_dataset, SampleIdDataset) else self.train_dataset
+
+    def _set_loss(self):
+        dataset = self._labelled()
+        options = {} if dataset is None else loss_options(self.args, self.model.config, dataset)
+        problem_type = self.model.config.problem_type
+        self.special_loss = partial(classification_loss, problem_type=problem_type, **options) if options else None
+        if self.loss_func is not None:
+            self.special_loss = self._call_loss_func
+        if self.special_loss is not None and self.method.spec.own_loss:
+            given = ", ".join(options) or "compute_loss_func"
+            raise ValueError(f"method {self.method.spec.name} has losses of its own, without a place for {given}.")
+
+    def _call_loss_func(self, logits, labels):
+        return self.loss_func(LfmOutput(logits=logits), labels, num_items_in_batch=None)
+
+    def classification_loss(self, logits, labels):
+        """L_CLS (scalar) of logits (B, K): what settings or `compute_loss_func` say, else (binary) cross-entropy."""
+        loss = self.special_loss or partial(classification_loss, problem_type=self.model.config.problem_type)
+        return loss(logits, labels)
 
     # -- training ----------------------------------------------------------------------------------------------
 
@@ -150,6 +195,8 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
             with only_run(folder, self.args.process_index == 0), naming_full_disk(folder):
                 if self.args.process_index == 0:
                     shutil.rmtree(os.path.join(folder, checkpoints.UNFINISHED), ignore_errors=True)
+                self._set_loss()
+                self._loss_parts.clear()
                 output = super().train(self._find_checkpoint(resume_from_checkpoint), *args, **kwargs)
                 return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
         finally:
@@ -177,6 +224,8 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
         if not model.training:
             inputs.pop("sample_ids", None)
             outputs = model(**inputs)
+            if self.loss_func is not None and "labels" in inputs:
+                outputs.loss = self.loss_func(outputs, inputs["labels"], num_items_in_batch=None)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         labels = inputs.pop("labels")
         marked = [key for key in inputs if key.endswith("_present")]

@@ -10,8 +10,24 @@ from .methods import make_method
 
 LEAST = {  # of settings whose wrong numbers would be told late, by another name, or never
     **dict.fromkeys(("learning_rate", "num_train_epochs", "weight_decay", "holdout", "seed", "data_seed"), 0),
+    **dict.fromkeys(("label_smoothing_factor", "focal_gamma", "logit_adjustment"), 0),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
 }
+SAMPLINGS = ("random", "sequential", "balanced")
+REFUSED = {
+    "remove_unused_columns": ((False,), "it would drop every modality, as inputs are named after them"),
+    "label_names": ((None, ["labels"]), "the labels of a sample are called labels"),
+    "train_sampling_strategy": (SAMPLINGS, "a sample has several inputs, none of which is its length"),
+    "neftune_noise_alpha": ((None,), "each tower has embeddings of its own, or none"),
+    "use_liger_kernel": ((False,), "Liger has no kernels for a model of several towers"),
+    "include_num_input_tokens_seen": ((False, "no"), "inputs are not tokens alone"),
+    "parallelism_config": ((None,), "methods need the whole batch and the whole model"),
+}
+"""Settings of transformers that would do nothing here, or harm: the values that will do, and why no others."""
+UNFIT_OPTIMIZERS = ("lomo", "adalomo", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise")
+UNFIT_OPTIMIZERS += ("galore_adafactor_layerwise", "apollo_adamw_layerwise")
+NEED_METRICS = {"batch_eval_metrics": False, "eval_do_concat_batches": True, "include_for_metrics": []}
+"""Settings that fit no metrics but those of the user's own `compute_metrics`, and the values that do."""
 
 
 @dataclass
@@ -38,6 +54,24 @@ class LfmTrainingArguments(TrainingArguments):
             "takes the evaluation set instead."
         },
     )
+    class_weights: list[float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Factor of each class in the classification losses of every method: a list, or balanced, inversely "
+            "to the number of training samples. Of a multi-label problem the factor of positive labels."
+        },
+    )
+    focal_gamma: float = field(
+        default=0.0,
+        metadata={"help": "Classification losses times (1 - p)^gamma, p the probability of what is true (focal loss)."},
+    )
+    logit_adjustment: float = field(
+        default=0.0,
+        metadata={
+            "help": "tau: classification losses are those of the logits plus tau log(share of the class in the "
+            "training set), predictions those of the logits (Menon et al., ICLR 2021); 1 is the paper's."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop when metric_for_best_model has not improved for so many evaluations."},
@@ -58,6 +92,10 @@ class LfmTrainingArguments(TrainingArguments):
         },
     )
 
+    train_sampling_strategy: str = field(
+        default="random",
+        metadata={"help": "random, sequential, or balanced: drawn so that all classes are equally frequent."},
+    )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: inputs are named after modalities."}
@@ -79,12 +117,18 @@ class LfmTrainingArguments(TrainingArguments):
             value = getattr(self, key)
             if isinstance(value, (int, float)) and not least <= value < 2**32:
                 raise ValueError(f"{key}={value} must be at least {least}, and below 2**32.")
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns=True would drop every modality; leave it False.")
-        if self.label_smoothing_factor:
+        for key, (accepted, why) in REFUSED.items():
+            if getattr(self, key, None) not in (None, *accepted):
+                wanted = " or ".join(map(repr, accepted))
+                raise ValueError(f"{key}={getattr(self, key)!r} is refused, because {why}; leave it at {wanted}.")
+        if getattr(self.optim, "value", self.optim) in UNFIT_OPTIMIZERS:
             raise ValueError(
-                "label_smoothing_factor is not part of the objective; use --method concat --method.label_smoothing."
+                f"optim={self.optim} steps within the backward pass, before a method may change gradients."
             )
+        if isinstance(self.class_weights, str) and self.class_weights != "balanced":
+            raise ValueError(f"class_weights={self.class_weights!r} must be a list of numbers, or balanced.")
+        if self.label_smoothing_factor > 1:
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must lie in [0, 1].")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError("early_stopping_patience needs evaluations: set eval_strategy to epoch or steps.")
         super().__post_init__()

@@ -128,9 +128,9 @@ def test_wrong_settings_are_errors_that_name_the_key(tmp_path, key, value, messa
 
 
 def test_a_setting_of_the_chosen_method_is_suggested_and_no_other(tmp_path):
-    settings = {"output_dir": str(tmp_path), "method": "concat"}
-    with pytest.raises(ValueError, match=r"did you mean --method\.label_smoothing"):
-        build({**settings, "label_smoothing": 0.3}, LfmTrainingArguments)
+    settings = {"output_dir": str(tmp_path), "method": "domfn"}
+    with pytest.raises(ValueError, match=r"did you mean --method\.pretraining_epochs"):
+        build({**settings, "pretraining_epochs": 0.3}, LfmTrainingArguments)
     with pytest.raises(ValueError, match="unknown setting 'alpha_rule'") as error:
         build({**settings, "alpha_rule": "raw"}, LfmTrainingArguments)
     assert "method" not in str(error.value)

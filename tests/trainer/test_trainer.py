@@ -247,7 +247,7 @@ def test_bad_settings_are_named(tmp_path):
     with pytest.raises(ValueError, match="remove_unused_columns"):
         arguments(remove_unused_columns=True)
     with pytest.raises(ValueError, match="label_smoothing_factor"):
-        arguments(label_smoothing_factor=0.1)
+        arguments(label_smoothing_factor=1.1)
     with pytest.raises(ValueError, match="eval_strategy"):
         arguments(early_stopping_patience=2)
     data = only(toy_data(8), SMOOTH)

@@ -97,8 +97,9 @@ class BilevelProblem:
         return run
 
     def _outer_loss(self, outputs, labels):
+        problem_type, loss = self.model.config.problem_type, self.trainer.special_loss
         return outer_loss(
-            self.settings.alpha_outer, outputs.logits, outputs.modality_logits, labels, self.model.config.problem_type
+            self.settings.alpha_outer, outputs.logits, outputs.modality_logits, labels, problem_type, loss
         )
 
     # -- look-ahead --------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ Networks", Guo et al., ICML 2017), and counts each modality's own prediction bes
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ..objectives import classification_loss, full_precision, is_multi_label, no_autocast
@@ -24,6 +25,7 @@ def outer_loss(
     modality_logits: Sequence[Tensor],
     labels: Tensor,
     problem_type: str = "single_label_classification",
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The outer loss by name: `"calibrated"` or `"plain"`.
 
@@ -31,14 +33,15 @@ def outer_loss(
         logits (`(B, K)`): of the fused prediction.
         modality_logits: M tensors `(B, K)`; `"plain"` does not read them.
         labels: `(B,)` int64, or `(B, K)` zeros and ones for multi-label problems.
+        loss (*optional*): of logits and labels, in place of the (binary) cross-entropy.
 
     Returns:
         scalar, float32.
     """
     if name == "calibrated":
-        return calibrated_outer_loss(logits, modality_logits, labels, problem_type)
-    if name == "plain":
-        return classification_loss(logits, labels, problem_type)  # L_CLS, the paper's outer loss
+        return calibrated_outer_loss(logits, modality_logits, labels, problem_type, loss)
+    if name == "plain":  # L_CLS, the paper's outer loss
+        return classification_loss(logits, labels, problem_type) if loss is None else loss(logits, labels)
     raise ValueError(f"outer loss must be one of {', '.join(OUTER_LOSSES)}, got {name!r}.")
 
 
@@ -47,18 +50,22 @@ def calibrated_outer_loss(
     modality_logits: Sequence[Tensor],
     labels: Tensor,
     problem_type: str = "single_label_classification",
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """J = cCE(fused) / 2 + mean over the modalities of cCE(modality) / 2; see `calibrated_cross_entropy`."""
     if len(modality_logits) == 0:
         raise ValueError("the calibrated outer loss takes the logits of at least one modality, got none.")
-    parts = [calibrated_cross_entropy(m, labels, problem_type) for m in modality_logits]
-    return 0.5 * calibrated_cross_entropy(logits, labels, problem_type) + 0.5 * torch.stack(parts).mean()
+    parts = [calibrated_cross_entropy(m, labels, problem_type, loss) for m in modality_logits]
+    return 0.5 * calibrated_cross_entropy(logits, labels, problem_type, loss) + 0.5 * torch.stack(parts).mean()
 
 
 def calibrated_cross_entropy(
-    logits: Tensor, labels: Tensor, problem_type: str = "single_label_classification"
+    logits: Tensor,
+    labels: Tensor,
+    problem_type: str = "single_label_classification",
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """cCE(o) = min over b of CE(b o, y), one inverse temperature b for all B samples.
+    """cCE(o) = min over b of CE(b o, y), one inverse temperature b for all B samples; `loss` may stand for CE.
 
     b is fitted on detached logits: by the envelope theorem the gradient of the minimum is that at fixed b. This
     holds for the first derivative only.
@@ -66,9 +73,16 @@ def calibrated_cross_entropy(
     Returns:
         scalar, float32.
     """
-    scale = fit_inverse_temperature(logits, labels, problem_type)
+    if loss is None:
+        scale = fit_inverse_temperature(logits, labels, problem_type)
+        with no_autocast(logits):
+            return classification_loss(full_precision(logits) * scale, labels, problem_type)
     with no_autocast(logits):
-        return classification_loss(full_precision(logits) * scale, labels, problem_type)
+        logits = full_precision(logits)
+        with torch.no_grad():
+            bounds = [math.log(bound) for bound in INVERSE_TEMPERATURES]
+            x = minimize_scalar(lambda x: float(loss(logits * math.exp(x), labels)), bounds=bounds, method="bounded").x
+        return loss(logits * math.exp(x), labels)
 
 
 @torch.no_grad()

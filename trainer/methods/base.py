@@ -10,8 +10,6 @@ import torch
 
 from modeling_lfm.registry_lfm import Registry, check_type, suggest
 
-from ..objectives import classification_loss
-
 LIMITS = {
     "be positive": lambda value: value > 0,
     "not be negative": lambda value: value >= 0,
@@ -69,6 +67,7 @@ class MethodSpec:
         trainings: of all encoders that come before the training itself, each as long as it.
         batch_statistics: whether its loss depends on statistics of the batch, so that accumulating the gradients of
             small batches differs from one big batch.
+        own_loss: whether its formula has losses that no other classification loss can stand for.
         modality_dropout: whether it can train a model with `modality_dropout`.
         row: what Table 1 of the LFM paper calls it, such as `"Affine"`, or None; it is chosen by this word too.
         note: what a reader of its row must know: where it does not do what its name says, or follows code, not paper.
@@ -89,6 +88,7 @@ class MethodSpec:
     passes: Callable[[int], tuple[float, float]] = one_pass
     trainings: float = 0
     batch_statistics: bool = False
+    own_loss: bool = False
     modality_dropout: bool = True
     row: str | None = None
     note: str = ""
@@ -260,8 +260,9 @@ class Method:
     # -- for subclasses ----------------------------------------------------------------------------------------
 
     def classification_loss(self, logits, labels):
-        """Mean cross-entropy in float32 (scalar) of logits (B, K); binary for multi-label problems."""
-        return classification_loss(logits, labels, self.model.config.problem_type)
+        """Mean cross-entropy in float32 (scalar) of logits (B, K), binary for multi-label problems; or what settings of
+        the trainer put in its place."""
+        return self.trainer.classification_loss(logits, labels)
 
     def unimodal_losses(self, outputs, labels):
         """CE(f_m) of a batch, (M,)."""

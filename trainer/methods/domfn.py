@@ -56,6 +56,7 @@ class Domfn(Method):
         fusions=("domfn",),
         row="DOMFN",
         note="with two modalities the published settings fuse every sample",
+        own_loss=True,
     )
     Settings = DomfnSettings
 

@@ -43,6 +43,7 @@ class Etmc(Method):
         formula="sum over views of E[CE] + min(1, t / 10) KL(Dir(alpha') || Dir(1)), views combined by Dempster's rule",
         fusions=("etmc",),
         row="ETMC",
+        own_loss=True,
     )
     Settings = EtmcSettings
 

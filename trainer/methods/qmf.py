@@ -70,7 +70,7 @@ class Qmf(Method):
             confidences, past = gather_with_gradients(pairs, even)[0].unbind(-1)
             ids = gather_with_gradients(inputs["sample_ids"].view(1, -1, 1), even)[0].flatten()
             rank = rank_loss(confidences, self.remember(ids, past))
-        means = self.named([error.mean() for error in errors])
+        means = self.named(self.unimodal_losses(outputs, labels))
         loss = loss_fused + sum(means.values()) + self.settings.rank_weight * rank
         return {"loss": loss, "loss_fused": loss_fused, **means, "loss_rank": rank}
 

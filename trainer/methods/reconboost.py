@@ -61,6 +61,7 @@ class ReconBoost(Method):
         passes=lambda number: (1, (1 + 1 / number) / 2),
         modality_dropout=False,
         row="ReconBoost",
+        own_loss=True,
     )
     Settings = ReconBoostSettings
     kept = ("phase",)

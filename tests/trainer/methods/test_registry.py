@@ -67,9 +67,9 @@ def test_settings_are_read():
     assert isinstance(method.settings.alpha, float)
     assert method.settings.all_parameters is None
     assert make_method(method) is method
-    given = {"name": "concat", "label_smoothing": 0.1}
+    given = {"name": "umt", "weight": 0.1}
     make_method(given)
-    assert given == {"name": "concat", "label_smoothing": 0.1}
+    assert given == {"name": "umt", "weight": 0.1}
     assert isinstance(make_method("sum").settings, NoSettings)
 
 
