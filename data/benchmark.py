@@ -151,6 +151,24 @@ class Benchmark(datasets.GeneratorBasedBuilder):
             yield number, self.example(entry)
 
 
+def own_options(cls):
+    """Options of a benchmark's class that a user may set, by name (`dict[str, dataclasses.Field]`)."""
+    others = {f.name for f in fields(datasets.BuilderConfig)} | {"only_split", "fingerprint"}
+    return {f.name: f for f in sorted(fields(cls.BUILDER_CONFIG_CLASS), key=lambda f: f.name) if f.name not in others}
+
+
+def check_options(cls, options):
+    """`options` (`dict`) of a benchmark's class in their types; a `ValueError` names what is unknown or wrong."""
+    known, hints = own_options(cls), get_type_hints(cls.BUILDER_CONFIG_CLASS)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no options {unknown}; it has {', '.join(known)}.")
+    options = {key: check_type(f"benchmark_options.{key}", value, hints[key]) for key, value in options.items()}
+    if options.get("seed", 0) < 0:
+        raise ValueError(f"benchmark_options.seed={options['seed']} must not be negative.")
+    return options
+
+
 def make_builder(cls, data_dir, split, cache_dir, options):
     """The builder of a benchmark, which has not read its files yet.
 
@@ -159,16 +177,7 @@ def make_builder(cls, data_dir, split, cache_dir, options):
         data_dir (`str`, *optional*), split (`str`, *optional*), cache_dir (`str`, *optional*)
         options (`dict`): fields of its configuration.
     """
-    name = cls.__name__
-    own = {f.name for f in fields(cls.BUILDER_CONFIG_CLASS)} - {f.name for f in fields(datasets.BuilderConfig)}
-    known = sorted(own - {"only_split", "fingerprint"})
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f"{name} has no options {unknown}; it has {', '.join(known)}.")
-    hints = get_type_hints(cls.BUILDER_CONFIG_CLASS)
-    options = {key: check_type(f"benchmark_options.{key}", value, hints[key]) for key, value in options.items()}
-    if options.get("seed", 0) < 0:
-        raise ValueError(f"benchmark_options.seed={options['seed']} must not be negative.")
+    name, options = cls.__name__, check_options(cls, options)
     if split is not None and split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
     files = {}

@@ -1,20 +1,18 @@
 """The folder that `prepare_data.py` writes: its manifest, and reading it back for training, checked against it."""
 
-import contextlib
 import hashlib
 import json
 import os
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import find_benchmark
+from .benchmark import check_options, own_options
 from .preparation import FORMAT, identify, read_prepared
-from .sources import find_source
 
 MANIFEST = "preparation.json"
 PROCESSOR = "processor"  # folder, as `LfmProcessor.save_pretrained` writes it
@@ -56,17 +54,13 @@ def _describe_processor(processor):
 
 def complete_options(benchmark, options):
     """`options` (`dict`) of a benchmark and the defaults of all others, as JSON values."""
-    config = find_benchmark(benchmark).BUILDER_CONFIG_CLASS
-    inherited = {f.name for f in fields(datasets.BuilderConfig)} | {"only_split", "fingerprint"}
-    known = {f.name: f for f in fields(config) if f.name not in inherited}
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f"{benchmark} has no options {unknown}; it has {', '.join(sorted(known))}.")
-    complete = {
-        name: options.get(name, f.default if f.default_factory is MISSING else f.default_factory())
-        for name, f in sorted(known.items())
+    cls = find_benchmark(benchmark)
+    options = check_options(cls, options)
+    defaults = {
+        name: option.default if option.default_factory is MISSING else option.default_factory()
+        for name, option in own_options(cls).items()
     }
-    return json.loads(json.dumps(complete))
+    return json.loads(json.dumps({**defaults, **options}))
 
 
 def digest_samples(dataset, data_dir):
@@ -126,8 +120,9 @@ def read_manifest(folder):
         kinds = {key: type(manifest[key]) for key in ("processor", "columns", "schema", "samples", "files", "shards")}
         wrong = [key for key, kind in kinds.items() if kind is not dict]
         wrong += [path for path, told in manifest["shards"].items() if not {"rows", "sha256"} <= set(told)]
-        if wrong or not isinstance(manifest["samples_per_shard"], int):
-            raise ValueError(f"{', '.join(wrong[:3]) or 'samples_per_shard'} is wrong")
+        numbers = [manifest["samples_per_shard"], *manifest["samples"].values()]
+        if wrong or not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise ValueError(f"{', '.join(wrong[:3]) or 'a number of samples'} is wrong")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be used ({error}); delete the folder and prepare the data again.") from error
     return manifest
@@ -144,12 +139,41 @@ def first_difference(there, here, name=""):
     return None if there == here else (name, there, here)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Samples `start` to `stop` (exclusive) of a raw split, in file `number` (from 0) of `total`."""
+
+    split: str
+    number: int
+    total: int
+    start: int
+    stop: int
+
+    @property
+    def path(self):
+        """Relative to the prepared folder (`str`), a name that `datasets` and the Hub understand."""
+        return f"data/{self.split}-{self.number:05d}-of-{self.total:05d}.parquet"
+
+    def __len__(self):
+        return self.stop - self.start
+
+
+def plan_shards(manifest):
+    """All shards (`list[Shard]`) of a preparation, of its `manifest` (`dict`)."""
+    shards, size = [], manifest["samples_per_shard"]
+    for split, count in manifest["samples"].items():
+        total = -(-count // size)
+        shards += [Shard(split, n, total, n * size, min((n + 1) * size, count)) for n in range(total)]
+    return shards
+
+
 def load_prepared(
     folder, processor, columns=None, benchmark=None, options=None, split=None, cache_dir=None, verify=False
 ):
     """Read a prepared folder for training or evaluation, without its media.
 
-    The samples are copied from Parquet to an Arrow cache at the first use, so that any of them is read at once.
+    The samples are copied from Parquet to an Arrow cache at the first use, so that any of them is read at once; the
+    checksums are compared then.
 
     Args:
         folder (`str`): what `prepare_data.py` wrote.
@@ -158,7 +182,7 @@ def load_prepared(
             folder must have been prepared from, where given.
         split (`str`, *optional*): read only this one.
         cache_dir (`str`, *optional*): of the Arrow files; that of `datasets` if not given.
-        verify (`bool`): compute the checksum of each shard, even if it was done since the file last changed.
+        verify (`bool`): compute the checksum of each shard, even if it was copied before.
 
     Returns:
         `datasets.DatasetDict`, or the `datasets.Dataset` of `split`, as [`prepare_dataset`] gives them.
@@ -172,34 +196,32 @@ def load_prepared(
     _check_manifest(folder, manifest, processor, columns, benchmark, options)
     if split is not None and split not in manifest["samples"]:
         raise ValueError(f"{folder} has no samples for the split {split!r}; it has {', '.join(manifest['samples'])}.")
-    files = find_shards(folder, manifest, [split] if split else list(manifest["samples"]))
-    check_shards(folder, manifest, [path for paths in files.values() for path in paths], verify, cache_dir)
-    files = {name: [str(folder / path) for path in paths] for name, paths in files.items()}
-    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=cache_dir)
+    shards = [shard for shard in plan_shards(manifest) if split in (None, shard.split)]
+    missing = [s.path for s in shards if s.path not in manifest["shards"] or not (folder / s.path).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} is not finished: {len(missing)} of {len(shards)} shards are missing, such as {missing[0]}; run "
+            "prepare_data.py with the same settings to go on."
+        )
+    files = {}
+    for shard in shards:
+        files.setdefault(shard.split, []).append(str(folder / shard.path))
+    builder = datasets.load_dataset_builder("parquet", data_files=files, cache_dir=cache_dir)
+    verify = verify or not Path(builder.cache_dir).is_dir()  # whose name tells the times of the files
+    for shard in shards:
+        try:
+            read_shard(folder, shard.path, manifest, verify)
+        except ValueError as error:
+            hint = "Fetch it again, or delete it and run prepare_data.py with the same settings."
+            raise ValueError(f"{error} {hint}") from error
+    builder.download_and_prepare()
     wanted = [f"{name}_{kind.parts[0]}" for name, kind in processor.kinds.items()]
-    for name, part in loaded.items():
+    parts = {}
+    for name, part in builder.as_dataset().items():
         if len(part) == 0:
             raise ValueError(f"{folder}: no sample of the split {name!r} could be read when it was prepared.")
-    parts = {name: read_prepared(part.select_columns([*wanted, "labels"]), processor) for name, part in loaded.items()}
+        parts[name] = read_prepared(part.select_columns([*wanted, "labels"]), processor)
     return parts[split] if split else datasets.DatasetDict(parts)
-
-
-def find_shards(folder, manifest, splits):
-    """Relative paths of the shards of `splits` (`list[str]`), as `dict[str, list[str]]`.
-
-    Raises:
-        FileNotFoundError: some are missing.
-    """
-    from .shards import plan_shards
-
-    shards = [s for s in plan_shards(manifest["samples"], manifest["samples_per_shard"]) if s.split in splits]
-    there = [s.path in manifest["shards"] and (Path(folder) / s.path).is_file() for s in shards]
-    if not all(there):
-        raise FileNotFoundError(
-            f"{folder} is not finished: {there.count(False)} of {len(shards)} shards are missing, such as "
-            f"{shards[there.index(False)].path}; run prepare_data.py with the same settings to go on."
-        )
-    return {name: [shard.path for shard in shards if shard.split == name] for name in splits}
 
 
 def read_footer(path, largest=MAX_ROW_GROUP):
@@ -224,11 +246,12 @@ def read_footer(path, largest=MAX_ROW_GROUP):
     return footer
 
 
-def read_shard(folder, path, manifest):
+def read_shard(folder, path, manifest, checksum=False):
     """What a shard tells of itself, if it is the one of this name and preparation.
 
     Args:
         folder (`Path`), path (`str`): relative to it. manifest (`dict`): of the folder.
+        checksum (`bool`): compare that too.
 
     Returns:
         Its samples (`int`), and those left out as `list` of index, name and reason.
@@ -236,63 +259,25 @@ def read_shard(folder, path, manifest):
     Raises:
         ValueError: it is another one, or damaged; the message names it. OSError: it cannot be read.
     """
-    footer = read_footer(Path(folder) / path)
+    file, told = folder / path, manifest["shards"].get(path, {})
+    footer = read_footer(file)
     try:
         own = json.loads((footer.metadata or {})[OWN])
         features = datasets.Features.from_arrow_schema(footer.schema.to_arrow_schema()).to_dict()
-        found = {"identity": own["identity"], "shard": own["path"], "schema": features}
         left_out = list(own["left_out"])
+        here = {"identity": own["identity"], "shard": own["path"], "schema": features, "rows": footer.num_rows}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{Path(folder) / path} was not written by prepare_data.py.") from error
-    difference = first_difference(
-        {"identity": digest_manifest(manifest), "shard": path, "schema": manifest["schema"]}, found
-    )
-    if difference is not None:
-        key, there, here = difference
+        raise ValueError(f"{file} was not written by prepare_data.py.") from error
+    there = {"identity": digest_manifest(manifest), "shard": path, "schema": manifest["schema"]}
+    found = first_difference({**there, "rows": told.get("rows", footer.num_rows)}, here)
+    if found is not None:
         raise ValueError(
-            f"{Path(folder) / path} is not the shard of this name and preparation: {key} is {here!r}, and "
-            f"{MANIFEST} tells {there!r}."
+            f"{file} is not the shard of this name and preparation: {found[0]} is {found[2]!r}, and {MANIFEST} tells "
+            f"{found[1]!r}."
         )
+    if checksum and digest_file(file) != told["sha256"]:
+        raise ValueError(f"{file} is damaged: its checksum is not that of {MANIFEST}.")
     return footer.num_rows, left_out
-
-
-def check_shards(folder, manifest, paths, verify=False, cache_dir=None):
-    """Compare shards with the manifest: always what they are, and their checksums once for each state of a file.
-
-    Args:
-        folder (`Path`), manifest (`dict`), paths (`list[str]`): relative to it.
-        verify (`bool`): compute all checksums again. cache_dir (`str`, *optional*): remembers what was computed.
-
-    Raises:
-        ValueError: a shard is damaged, or not the one of its name; the message names it.
-    """
-    hint = "Fetch it again, or delete it and run prepare_data.py with the same settings."
-    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "modeling_lfm"
-    memory = cache / f"verified-{_digest(str(Path(folder).resolve()))}.json"
-    known = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = dict(json.loads(memory.read_text(encoding="utf-8")))
-    before = dict(known)
-    for path in paths:
-        file, told = Path(folder) / path, manifest["shards"][path]
-        try:
-            rows, _ = read_shard(folder, path, manifest)
-        except ValueError as error:
-            raise ValueError(f"{error} {hint}") from error
-        if rows != told["rows"]:
-            raise ValueError(f"{file} has {rows} samples, and {MANIFEST} tells {told['rows']}. {hint}")
-        state = file.stat()
-        state = [state.st_size, state.st_mtime_ns, told["sha256"]]
-        if verify or known.get(path) != state:
-            if digest_file(file) != told["sha256"]:
-                raise ValueError(f"{file} is damaged: its checksum is not that of {MANIFEST}. {hint}")
-            known[path] = state
-    if known != before:
-        with contextlib.suppress(OSError):  # then it is computed again the next time
-            cache.mkdir(parents=True, exist_ok=True)
-            part = memory.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(known), encoding="utf-8")
-            part.replace(memory)
 
 
 def _check_manifest(folder, manifest, processor, columns, benchmark, options):
@@ -310,72 +295,23 @@ def _check_manifest(folder, manifest, processor, columns, benchmark, options):
         here["columns"] = dict(columns)
     if benchmark is not None:
         here["benchmark"] = benchmark
-    there = {key: manifest[key] for key in here}
+    if benchmark is not None and options is not None:
+        here["benchmark_options"] = complete_options(benchmark, options)
+    there = {key: manifest.get(key) for key in here}
     for key in {"processor", "columns"} & set(here):  # some of its modalities are enough
         there[key] = {name: manifest[key].get(name) for name in here[key]}
+    check_equal(folder, there, here)
+
+
+def check_equal(folder, there, here):
+    """Raise a `ValueError` that names where what a folder was prepared of (`dict`) differs from what is asked for."""
     found = first_difference(there, here)
-    if found is None and options is not None and benchmark is not None:
-        there, here = manifest["benchmark_options"], complete_options(benchmark, options)
-        found = first_difference({"benchmark_options": there}, {"benchmark_options": here})
-    if found is not None:
-        raise ValueError(
-            f"{folder} was prepared with {found[0]} = {json.dumps(found[1])}, but here it is {json.dumps(found[2])}; "
-            "set it as it was, or prepare the data again into another folder."
-        )
-
-
-CARD = """# {title}, prepared
-
-{title} as arrays and token numbers, for training multimodal classifiers on {modalities}: nothing is left to decode.
-Written by `prepare_data.py` of `modeling-lfm`, which trains from a copy of all files: `--data_dir FOLDER`.
-
-Licence of the source: {licence}. Cite: {citation}.
-
-| split | samples |
-| --- | --- |
-{samples}
-
-Of the source, {missing:,} listed samples are not here; `report.json` counts and names them. `preparation.json` tells
-how all was prepared, and holds a checksum of each file.
-
-```python
-import numpy as np
-from datasets import load_dataset
-
-data = load_dataset("path/or/name/of/this/data/set")
-row = data["train"][0]
-{columns}
-label = data["train"].features["labels"].int2str(row["labels"])
-```
-"""
-
-
-def make_card(preparation, counts, report):
-    """The text (`str`) of README.md, of a [`Preparation`], its samples by split and a [`DownloadReport`]."""
-    from huggingface_hub import DatasetCardData
-
-    processor, source = preparation.processor, find_source(preparation.manifest["benchmark"])
-    # The files of each split by name, so that those of another preparation beside them are not read too.
-    totals = {shard.split: shard.total for shard in preparation.shards}
-    files = [{"split": name, "path": f"data/{name}-*-of-{total:05d}.parquet"} for name, total in totals.items()]
-    header = DatasetCardData(
-        pretty_name=f"{source.title}, prepared",
-        license=source.hub_licence,
-        tags=["multimodal", "classification", *source.modalities],
-        configs=[{"config_name": "default", "data_files": files}],
+    if found is None:
+        return
+    what = f"{found[0]} = {json.dumps(found[1])}, but here it is {json.dumps(found[2])}"
+    if found[0].partition(".")[0] in ("files", "samples"):
+        what = "other files: those in data_dir have changed since, or are others"
+    raise ValueError(
+        f"{folder} was prepared with {what}. The two must not be mixed: set it as it was, or prepare the data into "
+        "another folder."
     )
-    columns = []
-    for name, kind in processor.kinds.items():
-        value, shape = f'row["{name}_{kind.parts[0]}"]', processor.shape(name)
-        array = shape and f'np.frombuffer({value}, "{np.dtype(kind.dtype)}").reshape({list(shape)})'
-        columns.append(f"{name} = {array or value}")
-    text = CARD.format(
-        title=source.title,
-        modalities=" + ".join(processor.modalities),
-        licence=source.licence,
-        citation=source.citation,
-        samples="\n".join(f"| {name} | {count:,} |" for name, count in counts.items()),
-        missing=len(report.missing),
-        columns="\n".join(columns),
-    )
-    return f"---\n{header.to_yaml().strip()}\n---\n\n{text}"

@@ -90,7 +90,8 @@ def prepare(args):
     """Check, prepare what is not there yet, describe it, report, and send it to the Hub where that is asked for."""
     from modeling_lfm.data import check_benchmark
     from modeling_lfm.data.download import download
-    from modeling_lfm.data.shards import check_output, locked
+    from modeling_lfm.data.shards import check_output
+    from modeling_lfm.trainer.checkpoints import only_run
     from modeling_lfm.trainer.hub import open_repository, push_dataset
 
     check_output(output := Path(args.output).expanduser())
@@ -105,7 +106,7 @@ def prepare(args):
     say(report.text(args.missing_shown))
     if args.strict:
         report.require_complete(args.missing_shown)
-    with locked(output):
+    with only_run(output):
         write(output, args, report)
     if args.push_to_hub is not None:
         say(f"sent to {push_dataset(args.push_to_hub, output)}")
@@ -125,7 +126,8 @@ def write(output, args, report):
     task.begin(args.verify)
     total, left = (sum(len(shard) for shard in shards) for shards in (task.shards, task.todo))
     with tqdm(desc="preparing samples", total=total, initial=total - left, **BAR) as bar:
-        task.write(args.num_proc, lambda done: bar.update(total - left + done - bar.n))
+        for shard in task.write(args.num_proc):
+            bar.update(len(shard))
     counts = task.finish(report, args.strict)
     say(report.text(args.missing_shown))
     told = ", ".join(f"{count:,} {split}" for split, count in counts.items())

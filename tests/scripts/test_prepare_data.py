@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import re
 import resource
 import shutil
@@ -24,12 +25,12 @@ from safetensors.torch import load_file
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import LfmDataCollator, load_benchmark, load_prepared
 from modeling_lfm.data.prepared import OWN, read_footer
-from modeling_lfm.data.shards import locked
 from modeling_lfm.data.sources import SOURCES
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import prepare_data
 from modeling_lfm.scripts import train as train_program
 from modeling_lfm.scripts.common.console import run
+from modeling_lfm.trainer.checkpoints import LOCK
 
 from ..data.layouts import make_crema_d
 from ..data.media import tone, wav_bytes, write_video
@@ -216,7 +217,7 @@ def test_damaged_and_strange_shards_are_written_again(words, prepared, tmp_path)
     first.write_bytes(first.read_bytes()[:-10])
     datasets.Dataset.from_dict({"a": [1]}).to_parquet(second)
     shutil.copy(sorted((folder / "data").iterdir())[-1], third)
-    (third.parent / f".{third.name}.77.part").write_bytes(b"half")
+    (third.parent / f".{third.name}.part").write_bytes(b"half")
     prepare(words, folder)
     assert contents(folder) == contents(prepared)
     flip(fourth)
@@ -255,8 +256,7 @@ def test_broken_clips_are_named_and_left_out(words, files, tmp_path, capsys):
 def test_two_preparations_are_not_mixed(words, prepared, files, config, tmp_path, capsys):
     before = contents(prepared)
     longer = fails(capsys, words, "--output", prepared, "--processor.audio.duration", 1)
-    assert "was begun with processor.audio.duration = 0.5, and now it is 1" in longer
-    assert "choose another --output" in longer
+    assert "was prepared with processor.audio.duration = 0.5, but here it is 1" in longer
     assert "samples_per_shard = 3" in fails(capsys, words, "--output", prepared, "--samples_per_shard", 4)
     shutil.copytree(files, tmp_path / "files")
     (tmp_path / "files" / "AudioWAV" / "1001_IEO_NEU_XX.wav").write_bytes(wav_bytes(tone(300, 1)))
@@ -321,8 +321,11 @@ def test_a_disk_that_fills_up_loses_nothing(words, prepared, tmp_path, capsys):
 
 
 def test_one_at_a_time(words, prepared, capsys):
-    with locked(prepared):
-        assert "another preparation is writing to" in fails(capsys, words, "--output", prepared)
+    parent = psutil.Process(os.getppid())
+    holder = {"pid": parent.pid, "host": platform.node(), "started": parent.create_time(), "since": "today"}
+    (prepared / LOCK).write_text(json.dumps(holder))
+    assert f"process {parent.pid}" in fails(capsys, words, "--output", prepared)
+    (prepared / LOCK).unlink()
 
 
 def test_how_tells_of_one_or_all(capsys):
@@ -460,7 +463,11 @@ def test_a_shard_that_unpacks_to_gigabytes_is_not_read(tmp_path):
         read_footer(bomb)
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"format": 3}', '{"format": 4, "shards": 3}', "[" * 9999])
+ZERO = '{"format": 4, "processor": {}, "columns": {}, "schema": {}, "samples": {}, "files": {}, "shards": {}, '
+ZERO += '"samples_per_shard": 0}'
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"format": 3}', '{"format": 4, "shards": 3}', ZERO, "[" * 9999])
 def test_a_damaged_manifest_is_named(text, prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "copy")
     (tmp_path / "copy" / "preparation.json").write_text(text)
