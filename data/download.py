@@ -3,8 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from tqdm import tqdm
+
 from . import find_benchmark
-from .listed import MAX_POINTER, POINTER, check_path, read_csv
+from .benchmark import list_files, make_builder
+from .listed import MediaIndex, is_pointer
 from .sources import find_source
 
 # Large files of a GitHub repository, which its plain addresses serve as git-lfs pointers only.
@@ -14,7 +17,7 @@ TIMEOUT = 60  # seconds without a byte
 PARALLEL = 8  # files at a time
 
 
-def download(name, data_dir, media_url=CREMA_D, annotation_urls=None, on_plan=None, on_file=None):
+def download(name, data_dir, media_url=CREMA_D, annotation_urls=None):
     """Fetch what is not in `data_dir` yet.
 
     A file appears under its name when it is complete, so a download that was stopped goes on where it was.
@@ -25,7 +28,6 @@ def download(name, data_dir, media_url=CREMA_D, annotation_urls=None, on_plan=No
         media_url (`str`): serves `AudioWAV/{clip}.wav` and `VideoFlash/{clip}.flv` of CREMA-D.
         annotation_urls (`dict[str, str]`, *optional*): from an annotation file to its address; the publisher's if not
             given.
-        on_plan: called with the number of media files to be fetched. on_file: called after each.
 
     Returns:
         `list[str]`: files that the server does not have.
@@ -39,52 +41,30 @@ def download(name, data_dir, media_url=CREMA_D, annotation_urls=None, on_plan=No
         raise ValueError(f"{name} cannot be fetched by this program; --how tells where it is obtained.")
     if data_dir is None:
         raise ValueError("data_dir is missing, the folder to fetch into.")
-    folder = Path(data_dir).expanduser()
+    folder, cls = Path(data_dir).expanduser(), find_benchmark(name)
     folder.mkdir(parents=True, exist_ok=True)
+    there = MediaIndex(list_files(folder, links=True), folder)
     for file, url in urls.items():
-        if not any(_is_there(folder / place / file) for place in find_benchmark(name).folders):
+        if all(there.flaw(f"{place}/{file}".lstrip("/")) for place in cls.folders):
             fetch(url, folder / file)
     if name != "crema_d":
         return []
-    wanted = [path for path in crema_d_files(folder) if not _is_there(folder / path)]
-    if on_plan is not None:
-        on_plan(len(wanted))
-    return _fetch_all({path: f"{media_url}/{path}" for path in wanted}, folder, on_file)
+    listed = make_builder(cls, folder, None, None, {"links": True}).annotations()
+    clips = [sample["name"] for samples in listed.values() for sample in samples]
+    paths = [path for clip in clips for path in (f"AudioWAV/{clip}.wav", f"VideoFlash/{clip}.flv")]
+    return _fetch_all({path: f"{media_url}/{path}" for path in paths if there.flaw(path)}, folder)
 
 
-def crema_d_files(folder):
-    """Relative paths (`list[str]`) of the media that the annotation files of CREMA-D in a folder (`Path`) list."""
-    paths = []
-    for split in ("train", "test"):
-        places = (folder / f"{split}.csv", folder / "annotations" / f"{split}.csv")
-        file = next((place for place in places if place.is_file()), places[0])
-        for number, (clip, _) in read_csv(file, 2):
-            clip = check_path(clip, file, number)
-            paths += [f"AudioWAV/{clip}.wav", f"VideoFlash/{clip}.flv"]
-    return paths
-
-
-def _is_there(path):
-    """Whether a file is there that is neither empty nor a git-lfs pointer (`bool`)."""
-    return path.is_file() and path.stat().st_size > 0 and not _is_pointer(path)
-
-
-def _is_pointer(path):
-    return path.stat().st_size <= MAX_POINTER and path.read_bytes().startswith(POINTER)
-
-
-def _fetch_all(urls, folder, on_file):
+def _fetch_all(urls, folder):
     absent = []
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = {pool.submit(fetch, url, folder / path): path for path, url in urls.items()}
         try:
-            for future in as_completed(futures):
+            for future in tqdm(as_completed(futures), "fetching files", len(futures), mininterval=2):
                 try:
                     future.result()
                 except FileNotFoundError:
                     absent.append(futures[future])
-                if on_file is not None:
-                    on_file()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -127,5 +107,5 @@ def _download(url, file, store):
         raise
     if Path(file).stat().st_size == 0:
         raise ValueError("the file is empty")
-    if _is_pointer(Path(file)):
+    if is_pointer(Path(file)):
         raise OSError(f"{url} serves a git-lfs pointer, not the file; fetch it as --how tells.")

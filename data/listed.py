@@ -108,6 +108,11 @@ def split_path(path):
     return (folders, stem, dot + ending.lower()) if stem else (folders, name, "")
 
 
+def is_pointer(path):
+    """Whether a file (`Path`) is what git-lfs leaves in the place of a large file (`bool`)."""
+    return path.stat().st_size <= MAX_POINTER and path.read_bytes().startswith(POINTER)
+
+
 class MediaIndex:
     """Media below a folder by kind and by name without ending, from one listing of it.
 
@@ -134,7 +139,7 @@ class MediaIndex:
         size = self.files[path][0]
         if size == 0:
             return f"{path} is empty; fetch it again"
-        if size <= MAX_POINTER and (self.folder / path).read_bytes().startswith(POINTER):
+        if size <= MAX_POINTER and is_pointer(self.folder / path):
             return f"{path} is a git-lfs pointer, not the file; run: git lfs pull"
         return None
 

@@ -288,7 +288,7 @@ class Preparation:
                 raise ValueError(f"no sample of the split {split!r} can be read; {report.missing[-1].reason}")
         replace(report, data_dir="").save(self.folder / "report.json")  # of no concern to those who get the folder
         with writing(self.folder / "README.md") as file:
-            file.write(str(self._make_card(counts, len(report.missing))).encode())
+            file.write(f"{self._make_card(counts, len(report.missing))}\n".encode())
         return counts
 
     def _make_card(self, counts, missing):

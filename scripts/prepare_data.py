@@ -97,11 +97,8 @@ def prepare(args):
     check_output(output := Path(args.output).expanduser())
     if args.push_to_hub is not None:
         open_repository(args.push_to_hub, "dataset", private=not args.public)  # better now than after hours
-    if args.download:
-        with tqdm(desc="fetching files", **BAR) as bar:
-            absent = download(args.benchmark, args.data_dir, on_plan=bar.reset, on_file=bar.update)
-        if absent:
-            say(f"{len(absent)} files are not on the server, such as {absent[0]}")
+    if args.download and (absent := download(args.benchmark, args.data_dir)):
+        say(f"{len(absent)} files are not on the server, such as {absent[0]}")
     report = check_benchmark(args.benchmark, args.data_dir, **args.benchmark_options)
     say(report.text(args.missing_shown))
     if args.strict:

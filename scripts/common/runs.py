@@ -63,12 +63,11 @@ def count_samples(splits):
 
 def describe_source(benchmark):
     """What a model card tells of a benchmark (`dict`): its title, licence, citation, notes, and names on the Hub."""
-    from modeling_lfm.data.sources import YOUTUBE, find_source
+    from modeling_lfm.data.sources import find_source
 
     source = find_source(benchmark)
     told = {"title": source.title, "licence": source.licence, "citation": source.citation}
-    notes = [note for note in source.notes if note is not YOUTUBE]  # where files lie is of no use to others
-    return {**told, "notes": notes, "hub": list(source.hub)}
+    return {**told, "notes": list(source.notes), "hub": list(source.hub)}
 
 
 def forget_results(folder):
