@@ -15,7 +15,7 @@ from datasets.fingerprint import Hasher
 
 from .benchmark import digest_files
 
-FORMAT = 4  # of what is stored; a change makes older caches stale
+FORMAT = 5  # of what is stored; a change makes older caches stale
 BATCH_BYTES = 2**25  # of samples that are written at a time, so that memory does not grow with what a sample holds
 SHOWN = 20  # broken samples, in a warning
 

@@ -16,7 +16,6 @@ from .preparation import FORMAT, identify, read_prepared
 
 MANIFEST = "preparation.json"
 PROCESSOR = "processor"  # folder, as `LfmProcessor.save_pretrained` writes it
-OWN = b"lfm"  # key of what a shard tells of itself, as JSON: identity and path, and what was left out
 MAX_FOOTER, MAX_ROW_GROUP = 2**26, 2**31  # bytes; of a shard of ours 64 kB and 32 MB
 
 
@@ -85,11 +84,6 @@ def _digest(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def digest_manifest(manifest):
-    """The identity (`str`) of a preparation: a hash of all that its manifest (`dict`) tells but the shards."""
-    return _digest({key: value for key, value in manifest.items() if key != "shards"})
-
-
 def digest_file(path):
     """The SHA-256 of a file's content (`str`)."""
     digest = hashlib.sha256()
@@ -119,7 +113,7 @@ def read_manifest(folder):
             raise ValueError("it was written by another version of this library")
         kinds = {key: type(manifest[key]) for key in ("processor", "columns", "schema", "samples", "files", "shards")}
         wrong = [key for key, kind in kinds.items() if kind is not dict]
-        wrong += [path for path, told in manifest["shards"].items() if not {"rows", "sha256"} <= set(told)]
+        wrong += [path for path, told in manifest["shards"].items() if not {"rows", "sha256", "left_out"} <= set(told)]
         numbers = [manifest["samples_per_shard"], *manifest["samples"].values()]
         if wrong or not all(isinstance(number, int) and number > 0 for number in numbers):
             raise ValueError(f"{', '.join(wrong[:3]) or 'a number of samples'} is wrong")
@@ -210,7 +204,7 @@ def load_prepared(
     verify = verify or not Path(builder.cache_dir).is_dir()  # whose name tells the times of the files
     for shard in shards:
         try:
-            read_shard(folder, shard.path, manifest, verify)
+            check_shard(folder, shard.path, manifest, verify)
         except ValueError as error:
             hint = "Fetch it again, or delete it and run prepare_data.py with the same settings."
             raise ValueError(f"{error} {hint}") from error
@@ -246,38 +240,24 @@ def read_footer(path, largest=MAX_ROW_GROUP):
     return footer
 
 
-def read_shard(folder, path, manifest, checksum=False):
-    """What a shard tells of itself, if it is the one of this name and preparation.
+def check_shard(folder, path, manifest, checksum=False):
+    """Raise a `ValueError` that names a shard unless it is as the manifest tells; an `OSError` if it cannot be read.
 
     Args:
         folder (`Path`), path (`str`): relative to it. manifest (`dict`): of the folder.
-        checksum (`bool`): compare that too.
-
-    Returns:
-        Its samples (`int`), and those left out as `list` of index, name and reason.
-
-    Raises:
-        ValueError: it is another one, or damaged; the message names it. OSError: it cannot be read.
+        checksum (`bool`): compare that too, and not only number and types of its samples.
     """
-    file, told = folder / path, manifest["shards"].get(path, {})
+    file, told = folder / path, manifest["shards"][path]
     footer = read_footer(file)
     try:
-        own = json.loads((footer.metadata or {})[OWN])
-        features = datasets.Features.from_arrow_schema(footer.schema.to_arrow_schema()).to_dict()
-        left_out = list(own["left_out"])
-        here = {"identity": own["identity"], "shard": own["path"], "schema": features, "rows": footer.num_rows}
-    except (ValueError, KeyError, TypeError) as error:
+        found = {"schema": datasets.Features.from_arrow_schema(footer.schema.to_arrow_schema()).to_dict()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} was not written by prepare_data.py.") from error
-    there = {"identity": digest_manifest(manifest), "shard": path, "schema": manifest["schema"]}
-    found = first_difference({**there, "rows": told.get("rows", footer.num_rows)}, here)
-    if found is not None:
-        raise ValueError(
-            f"{file} is not the shard of this name and preparation: {found[0]} is {found[2]!r}, and {MANIFEST} tells "
-            f"{found[1]!r}."
-        )
-    if checksum and digest_file(file) != told["sha256"]:
-        raise ValueError(f"{file} is damaged: its checksum is not that of {MANIFEST}.")
-    return footer.num_rows, left_out
+    found |= {"rows": footer.num_rows, "sha256": digest_file(file) if checksum else told["sha256"]}
+    wrong = first_difference({"schema": manifest["schema"], "rows": told["rows"], "sha256": told["sha256"]}, found)
+    if wrong is not None:
+        key, there, here = wrong
+        raise ValueError(f"{file} is damaged, or another one: its {key} is {here!r}, and {MANIFEST} tells {there!r}.")
 
 
 def _check_manifest(folder, manifest, processor, columns, benchmark, options):

@@ -139,24 +139,20 @@ class Preparation:
             )
 
     def _is_finished(self, shard, verify):
-        known = shard.path in self.manifest["shards"]  # else killed before it was entered
+        if shard.path not in self.manifest["shards"]:
+            return False
         try:
-            rows, left_out = prepared.read_shard(self.folder, shard.path, self.manifest, checksum=known and verify)
+            prepared.check_shard(self.folder, shard.path, self.manifest, verify)
         except FileNotFoundError:
             return False
         except ValueError as error:
             logger.warning(f"{error} It is written again.")
             return False
-        if rows + len(left_out) != len(shard):
-            logger.warning(f"{self.folder / shard.path} is damaged. It is written again.")
-            return False
-        if not known:
-            self._enter(shard, rows)
         return True
 
-    def _enter(self, shard, rows):
-        checksum = prepared.digest_file(self.folder / shard.path)
-        self.manifest["shards"][shard.path] = {"split": shard.split, "rows": rows, "sha256": checksum}
+    def _enter(self, shard, left_out):
+        told = {"rows": len(shard) - len(left_out), "sha256": prepared.digest_file(self.folder / shard.path)}
+        self.manifest["shards"][shard.path] = {**told, "left_out": left_out}
         self._write_manifest()
 
     def _write_manifest(self):
@@ -216,7 +212,7 @@ class Preparation:
         """Write a shard of [`todo`] (its `number`, an `int`), whole or not at all.
 
         Returns:
-            `int`: its samples.
+            `list`: name of each sample that cannot be read, and why.
 
         Raises:
             OSError: it cannot be written, such as on a full disk. FileNotFoundError: `data_dir` is gone.
@@ -237,14 +233,12 @@ class Preparation:
                 except ImportError:
                     raise
                 except Exception as error:  # whatever a decoder makes of a damaged file: the others go on
-                    left_out.append([index, self.name(sample, index), self._reason(error)])
+                    left_out.append([self.name(sample, index), self._reason(error)])
                 if len(rows) == group or (rows and index == shard.stop - 1):
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
                     rows = []
-            own = {"identity": prepared.digest_manifest(self.manifest), "path": shard.path, "left_out": left_out}
-            writer.add_key_value_metadata({prepared.OWN: json.dumps(own).encode()})
         self.at_work[number] = -1
-        return len(shard) - len(left_out)
+        return left_out
 
     def name(self, sample, index):
         """What a raw sample is called (`str`): the path of its first media file."""
@@ -277,9 +271,9 @@ class Preparation:
         """
         counts = dict.fromkeys(self.manifest["samples"], 0)
         for shard in self.shards:
-            rows, left_out = prepared.read_shard(self.folder, shard.path, self.manifest)
-            counts[shard.split] += rows
-            for _, name, reason in left_out:
+            told = self.manifest["shards"][shard.path]
+            counts[shard.split] += told["rows"]
+            for name, reason in told["left_out"]:
                 report.leave_out(shard.split, name, reason)
         if strict:
             report.require_complete()
