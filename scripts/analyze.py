@@ -114,7 +114,7 @@ def analyze(args):
     from modeling_lfm.trainer.analysis import write_report
 
     folders = runs.name_folders([*args.checkpoints, *([args.checkpoint] if args.checkpoint else [])])
-    sections, left_out = [], {}
+    sections, left_out = {}, {}
     figures = make_figures(args, folders, left_out)
     unknown = set(args.figures) - set(figures)
     if unknown:
@@ -122,20 +122,21 @@ def analyze(args):
     asked = {*args.figures, *(["label_fitting"] if args.label_fitting else []), *(["alpha"] if args.runs else [])}
     for name in args.figures or figures:
         try:
-            sections.append(figures[name]())
+            sections[name] = figures[name]()
         except (ValueError, OSError) as error:
             if name in asked:
                 raise type(error)(f"{name}: {error}") from error
             left_out[name] = str(error)
     if not sections:
         raise ValueError(f"nothing can be drawn: {left_out}.")
-    for section in sections:
-        files = ", ".join(path.name for path in section.save(args.output))
-        say("\n  ".join([f"\n{section.title}  ({files})", *section.text]))
-    for name, reason in left_out.items():
-        say(f"\nleft out: {name}: {reason}")
     facts = {"models": ", ".join(folders), "data set": f"{args.benchmark}, {args.split}", "date": date.today()}
-    return write_report(sections, Path(args.output) / "report.html", "What the model does", facts, left_out)
+    page = write_report(sections, args.output, "What the model does", facts, left_out)
+    for name, section in sections.items():
+        files = ", ".join([*(f"{figure}.png" for figure in section.figures), f"{name}.json"])
+        say("\n  ".join([f"{section.title}  ({files})", *section.notes]))
+    for name, reason in left_out.items():
+        say(f"left out: {name}: {reason}")
+    return page
 
 
 def main(argv=None):

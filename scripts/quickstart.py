@@ -75,7 +75,7 @@ def make_epoch_printer():
     class EpochPrinter(TrainerCallback):
         def on_evaluate(self, args, state, control, **kwargs):
             alphas, accuracies = alpha_by_epoch(state.log_history), accuracy_by_epoch(state.log_history)
-            now = "  ".join(f"{name} {100 * points[-1][1]:5.1f}" for name, points in accuracies.items())
+            now = "  ".join(f"{name} {100 * points[max(points)]:5.1f}" for name, points in accuracies.items())
             alpha = f"  alpha {alphas[max(alphas)]:.2f}" if alphas else ""
             say(f"  epoch {round(state.epoch):2d}{alpha}  validation accuracy, %: {now}")
 

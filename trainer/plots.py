@@ -18,38 +18,35 @@ def new_figure(width=WIDTH, height=HEIGHT):
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def line_style(number):
-    """Colour and marker of the line `number` (`int`, from 0) of a chart, as keyword arguments of `plot`."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 4}
-
-
 def styles(names):
-    """By name the [`line_style`] of modalities; of `fused`, which may be among them, black dots."""
+    """By name (`dict`) colour and marker of lines, as keyword arguments of `plot`; those of `fused` are black dots."""
     others = [name for name in names if name != "fused"]
-    fused = {"color": "black", "marker": "o", "markersize": 4}
-    return {name: fused if name == "fused" else line_style(others.index(name)) for name in names}
+    chosen = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(others)}
+    chosen["fused"] = ("black", "o")
+    return {name: dict(zip(("color", "marker"), chosen[name], strict=True), markersize=4) for name in names}
 
 
-def tidy(figure, panels, grid="y"):
-    """Give axes the style, no box and a faint grid along `x`, `y` or `both`; returns the figure."""
+def tidy(figure, panels, grid="y", legend=False):
+    """Give axes the style: no box, a faint grid along `x`, `y` or `both`, and above all the `legend` of the first.
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis=grid, color=MUTED, alpha=0.3, linewidth=0.6)
         axes.set_axisbelow(True)
+    if legend:
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4), frameon=False, fontsize=9)
     return figure
-
-
-def add_legend(figure, axes, place="outside upper center", **kwargs):
-    """Put the legend of `axes` beside all axes of a figure, in one row if `kwargs` of `Figure.legend` say no other."""
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc=place, **{"ncols": len(names), "frameon": False, "fontsize": 9, **kwargs})
 
 
 def read_log_history(source):
     """The log entries of a run.
 
     Args:
-        source: a trainer, its `state.log_history` (`list` of `dict`), a `trainer_state.json`, or a folder with one.
+        source: a trainer's `state.log_history` (`list` of `dict`), a `trainer_state.json`, or a folder with one.
 
     Returns:
         `list[dict]`
@@ -57,8 +54,6 @@ def read_log_history(source):
     Raises:
         FileNotFoundError: there is no such file. ValueError: it holds no log.
     """
-    if hasattr(source, "state"):
-        source = source.state.log_history
     if isinstance(source, (list, tuple)):
         return list(source)
     path = Path(source)
@@ -82,31 +77,27 @@ def alpha_by_epoch(source):
 
 
 def accuracy_by_epoch(source):
-    """Accuracies on the validation split; of two in the same epoch the first (a last one may be of the best model).
-
-    Args:
-        source: see [`read_log_history`].
-
-    Returns:
-        `dict` from `"fused"` and each modality to a list of (epoch, accuracy), both `float`; the accuracy within 0..1.
-    """
-    found = {}
-    for entry in read_log_history(source):
-        for key, value in entry.items():
-            if key.startswith("eval_") and key.endswith("_accuracy"):
-                name = key[len("eval_") : -len("_accuracy")] if key != "eval_accuracy" else "fused"
-                found.setdefault(name, {}).setdefault(entry["epoch"], value)
-    return {name: list(points.items()) for name, points in found.items()}
+    """`dict` from `"fused"` and each modality to its accuracy on the validation split, a `dict` from epoch to `float`
+    within 0..1; of two in the same epoch the first (a last one may be of the best model). See [`read_log_history`]."""
+    history, found = read_log_history(source), {}
+    for key in dict.fromkeys(key for entry in history for key in entry):
+        if key.startswith("eval_") and key.endswith("_accuracy"):
+            found[key[len("eval_") : -len("_accuracy")] or "fused"] = _by_epoch(history, key)
+    return found
 
 
 def gap_by_epoch(source):
-    """`dict` from epoch (`float`) to the modality gap (`float`, within 0..1) of its first evaluation; see
-    [`accuracy_by_epoch`]. Empty for a model of one modality, which has no gap."""
+    """`dict` from epoch to the modality gap (`float`, within 0..1), as [`accuracy_by_epoch`]; empty for a model of one
+    modality, which has no gap."""
+    return _by_epoch(read_log_history(source), "eval_gap") if len(accuracy_by_epoch(source)) > 2 else {}
+
+
+def _by_epoch(history, key):
     found = {}
-    for entry in read_log_history(source):
-        if "eval_gap" in entry:
-            found.setdefault(entry["epoch"], entry["eval_gap"])
-    return found if len(accuracy_by_epoch(source)) > 2 else {}
+    for entry in history:
+        if key in entry:
+            found.setdefault(entry["epoch"], entry[key])
+    return found
 
 
 def plot_alpha(runs, path=None):
@@ -120,59 +111,44 @@ def plot_alpha(runs, path=None):
         `matplotlib.figure.Figure`
     """
     lines = {name: alpha_by_epoch(source) for name, source in runs.items()}
-    return _plot_lines(lines, path, ylabel="alpha (weight of the matching loss)", ylim=(-0.03, 1.03))
+    return _plot([lines], path, ylabel="alpha (weight of the matching loss)", ylim=(-0.03, 1.03))
 
 
 def plot_gap(runs, path=None):
     """Draw the modality gap, accuracy of the best modality minus that of the worst; as [`plot_alpha`]."""
-    gaps = {name: gap_by_epoch(source) for name, source in runs.items()}
-    lines = {name: {epoch: 100 * gap for epoch, gap in found.items()} for name, found in gaps.items()}
-    return _plot_lines(lines, path, ylabel="validation modality gap (points)", ylim=(0, None))
-
-
-def _plot_lines(lines, path, **limits):
-    """A chart of `lines` (by name a `dict` from epoch to value)."""
-    figure = new_figure()
-    axes = figure.subplots()
-    for number, (name, points) in enumerate(lines.items()):
-        axes.plot(list(points), list(points.values()), label=name, **line_style(number))
-    axes.set(xlabel="epoch", **limits)
-    if len(lines) > 1:
-        axes.legend(frameon=False)
-    return _finish(figure, [axes], path)
+    lines = {name: _percent(gap_by_epoch(source)) for name, source in runs.items()}
+    return _plot([lines], path, ylabel="validation modality gap (points)", ylim=(0, None))
 
 
 def plot_accuracy(runs, path=None):
     """Draw the accuracy of the fused prediction and of each modality alone, one panel a run; as [`plot_alpha`].
 
-    The shaded band is the modality gap, from the worst to the best modality.
-
     Raises:
         ValueError: a run was never evaluated.
     """
-    figure = new_figure()
-    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
-    for axes, (run, source) in zip(panels, runs.items(), strict=True):
-        found = accuracy_by_epoch(source)
-        if not found:
+    panels = []
+    for run, source in runs.items():
+        panels.append({name: _percent(points) for name, points in accuracy_by_epoch(source).items()})
+        if not panels[-1]:
             raise ValueError(f"the run {run!r} holds no eval_accuracy; it was never evaluated.")
-        lines = {name: {epoch: 100 * value for epoch, value in points} for name, points in found.items()}
+    return _plot(panels, path, list(runs), ylabel="validation accuracy (%)")
+
+
+def _percent(points):
+    return {epoch: 100 * value for epoch, value in points.items()}
+
+
+def _plot(panels, path, titles=("",), **limits):
+    """Charts side by side, each of lines (by name a `dict` from epoch to value)."""
+    figure = new_figure()
+    columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, title, lines in zip(columns, titles, panels, strict=True):
         for name, style in styles(lines).items():
             axes.plot(list(lines[name]), list(lines[name].values()), label=name, **style)
-        alone = [list(points.values()) for name, points in lines.items() if name != "fused"]
-        if len(alone) > 1:
-            low, high = ([pick(values) for values in zip(*alone, strict=True)] for pick in (min, max))
-            axes.fill_between(list(lines["fused"]), low, high, color=MUTED, alpha=0.25, lw=0, label="modality gap")
-        axes.set(xlabel="epoch", title=run)
-    panels[0].set_ylabel("validation accuracy (%)")
-    add_legend(figure, panels[-1], "outside lower center")
-    return _finish(figure, panels, path)
-
-
-def _finish(figure, panels, path):
-    for axes in panels:
+        axes.set(xlabel="epoch", title=title)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    tidy(figure, panels)
+    columns[0].set(**limits)
+    tidy(figure, columns, legend=len(panels[0]) > 1)
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png")

@@ -121,17 +121,17 @@ def by_hand():
 def test_numbers_of_a_game_worked_out_by_hand():
     found = measure_contributions(by_hand())
     # Class shares are 1/2; a alone takes sample 0 from 1/2 to 3/4, and b adds nothing to it.
-    assert found["modalities"]["a"] == {"mean": 0.125, "p10": 0.025, "p90": 0.225, "largest": 0.5}
-    assert found["classes"]["x"] == {"samples": 1, "baseline": 0.5, "prediction": 0.75, "a": 0.25, "b": 0.0}
-    assert found["classes"]["y"] == {"samples": 1, "baseline": 0.5, "prediction": 0.75, "a": 0.0, "b": 0.25}
+    assert found["modalities"]["a"] == pytest.approx({"mean": 0.125, "p10": 0.025, "p90": 0.225, "largest": 0.5})
+    one = {"samples": 1, "baseline": 0.5, "prediction": 0.75}
+    assert found["classes"]["x"] == pytest.approx({**one, "a": 0.25, "b": 0.0})
+    assert found["classes"]["y"] == pytest.approx({**one, "a": 0.0, "b": 0.25})
     first = found["per_sample"][0]
     assert first["label"] == first["predicted"] == "x"
-    assert first["a"] + first["b"] == first["prediction"] - first["baseline"]
+    assert first["a"] + first["b"] == pytest.approx(first["prediction"] - first["baseline"])
 
 
-def test_sentences_and_panels_follow_from_the_numbers():
+def test_panels_follow_from_the_numbers():
     section = explain_contributions({"run": by_hand()})
-    assert "a +12.5, b +12.5 points; 2 of 2 classes" in section.text[0]
     axes = section.figures["contributions"].axes[0]
     points = {line.get_label(): line.get_xdata() for line in axes.lines if not line.get_label().startswith("_")}
     np.testing.assert_allclose(points["a"], [12.5, 25, 0])
@@ -145,7 +145,7 @@ def test_several_labels_a_sample_count_the_mean_over_their_labels():
     alone = {"a": coalitions[1], "b": coalitions[2]}
     observed = Observations(labels, coalitions[3], alone, dict(alone), coalitions, ["x", "y", "z"], multi_label=True)
     found = measure_contributions(observed)  # classes x and y have a share of a half, a takes x to 3/4
-    assert found["all"]["samples"] == 1  # the other has no label
+    assert len(found["per_sample"]) == 1  # the other has no label
     assert found["per_sample"][0]["a"] == pytest.approx((0.25 + 0) / 2)
     assert found["per_sample"][0]["label"] == ["x", "y"]
     assert list(found["classes"]) == ["x", "y"]

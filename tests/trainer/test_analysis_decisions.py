@@ -26,7 +26,7 @@ def test_agreement_is_the_share_of_equal_predictions():
     found = measure_agreement(observations())
     assert found["names"] == ["audio", "image", "fused", "label"]
     expected = [[1, 0.5, 0.75, 0.5], [0.5, 1, 0.75, 0.5], [0.75, 0.75, 1, 0.75], [0.5, 0.5, 0.75, 1]]
-    assert found["matrix"] == expected
+    np.testing.assert_allclose(found["matrix"], expected)
 
 
 def test_agreement_leaves_out_samples_that_lack_a_modality():
@@ -55,7 +55,6 @@ def test_calibration_error_by_hand():
     assert [row["samples"] for row in bins] == [2, 2]
     assert bins[0]["confidence"] == pytest.approx(0.45)
     assert bins[0]["accuracy"] == 0.5
-    assert (bins[1]["low"], bins[1]["high"]) == (0.5, 1.0)
 
 
 def test_sure_and_right_is_perfect_and_sure_and_wrong_is_the_worst():
@@ -81,17 +80,16 @@ def test_calibration_of_each_prediction():
     assert found["audio"]["ece"] == pytest.approx(abs(confidence - 0.5), abs=1e-6)
 
 
-def test_figures_show_the_numbers_and_sentences_tell_them():
+def test_figures_show_the_numbers():
     agreement = explain_agreement({"one": observations(), "two": observations()})
     figure = agreement.figures["agreement"]
     assert [axes.get_title() for axes in figure.axes[:2]] == ["one", "two"]
     np.testing.assert_allclose(figure.axes[0].images[0].get_array()[0], [100, 50, 75, 50])
-    assert "audio's in 75 %, image's in 75 %, and right in 75.0 %" in agreement.text[0]
 
     calibration = explain_calibration({"one": observations()})
     axes = calibration.figures["calibration"].axes[0]
     lines = {line.get_label(): line.get_xydata() for line in axes.lines}
-    assert {"fused", "audio", "image"} <= set(lines)
-    confidence = 100 * np.exp(2) / (np.exp(2) + 2)
-    np.testing.assert_allclose(lines["fused"], [[confidence, 75]], atol=1e-4)
-    assert "audio 28.7" in calibration.text[0]
+    confidence = np.exp(2) / (np.exp(2) + 2)
+    (fused,) = [points for name, points in lines.items() if name.startswith("fused, ECE ")]
+    np.testing.assert_allclose(fused, [[confidence, 0.75]])
+    assert "audio, ECE 28.7 %" in lines

@@ -6,14 +6,8 @@ import torch
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.trainer.analysis import attention_rollout, explain_maps, rollout
-from modeling_lfm.trainer.analysis.maps import (
-    choose_samples,
-    focus,
-    likeness,
-    spectrogram_extent,
-    view_input,
-)
-from modeling_lfm.trainer.analysis.saliency import choose_map, enlarge, find_layer, grad_cam
+from modeling_lfm.trainer.analysis.maps import choose_samples, measure_maps, view_input
+from modeling_lfm.trainer.analysis.saliency import enlarge, find_layer, grad_cam
 from tests.modeling.towers import TOWERS, make_tokenizer, model_inputs
 from tests.trainer.toy import resnet
 
@@ -61,7 +55,6 @@ def test_a_class_that_the_patch_speaks_against_stays_dark():
     dark = grad_cam(model, inputs, "image", classes=torch.tensor([1, 1]))
     assert dark.abs().amax() == 0
     assert enlarge(dark, (SIZE, SIZE)).abs().amax() == 0
-    assert focus(dark.numpy()) is None
 
 
 def test_grad_cam_is_its_formula():
@@ -95,27 +88,23 @@ def test_grad_cam_of_frames_of_frozen_towers_and_of_towers_that_run_together():
 
 
 def test_the_layer_is_the_last_stage_that_is_large_enough():
-    tower = make_model({"image": resnet(3)}).lfm.towers["image"]
-    assert find_layer(tower)[0] == "layer4"
-    assert [find_layer(tower, size=(side, 400))[0] for side in (224, 64, 32, 8)] == [
-        "layer4",
-        "layer3",
-        "layer2",
-        "layer1",
-    ]
+    encoder = make_model({"image": resnet(3)}).lfm.towers["image"].encoder
+    names = {layer: name for name, layer in encoder.named_modules()}
+    found = [find_layer(encoder, lambda side=side: encoder(torch.randn(1, 3, side, 400))) for side in (224, 64, 32)]
+    assert [names[layer] for layer in found] == ["layer4", "layer3", "layer2"]
 
 
 def test_which_map_a_tower_gets():
     model = make_model(TOWERS)
-    kinds = {name: choose_map(tower) for name, tower in model.lfm.towers.items()}
-    assert kinds == {
-        "audio": "grad_cam",
-        "vit": "rollout",
-        "swin": None,
-        "text": "rollout",
-        "picture": "rollout",
-        "caption": "rollout",
-    }
+    inputs, kinds = model_inputs(TOWERS), {}
+    for name in TOWERS:
+        try:
+            kinds[name] = list(measure_maps(model, inputs, name))
+        except ValueError as error:
+            kinds[name] = str(error)
+    assert "'swin' ends in no feature map" in kinds.pop("swin")
+    assert kinds.pop("audio") == ["fused", "alone"], "Grad-CAM of each decision"
+    assert kinds == {name: ["fused"] for name in ("vit", "text", "picture", "caption")}, "a rollout belongs to none"
 
 
 def test_captum_is_asked_for_by_name(monkeypatch):
@@ -198,7 +187,7 @@ def test_towers_without_a_map_are_refused():
     with pytest.raises(ValueError, match="'swin' is no transformer with attention over its whole input"):
         attention_rollout(model, inputs, "swin")
     pytest.importorskip("captum")
-    with pytest.raises(ValueError, match="'swin' has no convolutional stage"):
+    with pytest.raises(ValueError, match="'swin' ends in no feature map"):
         grad_cam(model, inputs, "swin")
 
 
@@ -211,36 +200,23 @@ def test_a_tower_whose_maps_have_their_channels_last_is_told_and_the_others_are_
     dataset = [{**sample, "labels": 0}] * 3
     section = explain_maps({"one": model}, dataset, processor)
     assert list(section.figures) == ["maps_sketch"]
-    assert section.text[-1].startswith("photo has no map: layer 'stages.")
-    assert section.numbers["sketch"]["samples"] == [0, 1, 2]
+    assert section.notes[0].startswith("photo has no map: ")
+    assert section.numbers["sketch"]["samples"] == [0]
 
 
 def test_samples_are_the_first_of_classes_spread_over_all():
     labels = np.array([5, 5, 0, 1, 2, 3, 4, 5])
     assert choose_samples(labels, count=3) == [2, 4, 0]  # of the classes 0, 2 and 5
-    assert choose_samples(np.array([1, 1, 0, 1]), count=4) == [2, 0, 1, 3]
+    assert choose_samples(np.array([1, 1, 0, 1]), count=4) == [2, 0]
     assert choose_samples(np.eye(3), count=2) == [0, 1]
-
-
-def test_focus_and_likeness_of_maps():
-    assert focus(np.ones((4, 5))) == 0.5
-    one = np.zeros((4, 5))
-    one[1, 2] = 3
-    assert focus(one) == 1 / 20
-    assert likeness(one, 7 * one) == pytest.approx(1)
-    assert likeness(one, one[::-1]) == 0
-    assert likeness(one, 0 * one) is None
 
 
 def test_spectrograms_have_seconds_and_kilohertz():
     settings = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5}
     kind = LfmProcessor({"audio": settings}).kinds["audio"]
-    left, right, bottom, top = spectrogram_extent(kind, 31)
-    # The first window is centred at 64 samples, the last 30 x 125 later; the highest frequency is 4 kHz.
-    assert (left + right) / 2 == pytest.approx((64 + 15 * 125) / 8000)
-    assert right - left == pytest.approx(31 * 125 / 8000)
-    assert (bottom + top) / 2 == pytest.approx(2)
-    assert view_input(kind, torch.randn(1, 65, 31))[0].shape == (65, 31)
+    pixels, extent = view_input(kind, torch.randn(1, 65, 31))
+    assert pixels.shape == (65, 31)
+    assert extent == pytest.approx((0, 31 * 125 / 8000, 0, 4))
 
 
 def test_pictures_are_shown_as_they_were_before_scaling():
@@ -277,19 +253,21 @@ def test_section_of_a_model_with_sound_and_text(tmp_path):
     assert f"{decided['class'][0]} ({100 * decided['probability'][0]:.0f}" in axes[1].get_title()
     assert axes[0].get_title() == "label: LABEL_0"
     truth = [["LABEL_0"], ["LABEL_1", "LABEL_2"]]
-    assert decided["right"] == [name in names for name, names in zip(decided["class"], truth, strict=True)]
+    right = [name in names for name, names in zip(decided["class"], truth, strict=True)]
+    assert section.numbers["audio"]["labels"] == truth
+    assert ["\N{CHECK MARK}" in figure.get_title() for figure in (axes[1], axes[6])] == right
     panels = section.figures["maps_text"].axes
     words = [[label.get_text() for label in axes.get_yticklabels()] for axes in panels]
     assert words == [["the", "cat", "sat"]] * 3 + [["the", "mat"]] * 3
     shares = section.numbers["text"]["runs"]["two"]["fused"]["map"]
     bars = [bar.get_width() for bar in panels[2].patches]
     assert bars == pytest.approx([100 * share for share in shares[0][1:4]], abs=1e-2)
-    assert len(section.text) == 4
+    assert section.notes == []
     # The text of the first sample only: the sound of the other, none of it for the second.
     dataset[0]["audio_values"] = dataset[1]["text_input_ids"] = None
     shown = explain_maps({"one": model}, dataset, processor).numbers
-    assert (shown["audio"]["labels"], shown["audio"]["samples"]) == (["LABEL_1, LABEL_2"], [1])
-    assert (shown["text"]["labels"], shown["text"]["samples"]) == (["LABEL_0"], [0])
+    assert (shown["audio"]["labels"], shown["audio"]["samples"]) == ([["LABEL_1", "LABEL_2"]], [1])
+    assert (shown["text"]["labels"], shown["text"]["samples"]) == ([["LABEL_0"]], [0])
 
 
 def test_a_model_that_computes_spectrograms_itself_has_the_same_maps():

@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 
 from modeling_lfm.trainer.analysis import Section, write_report
-from modeling_lfm.trainer.analysis.report import rounded
 from modeling_lfm.trainer.plots import new_figure, tidy
 
 
-def make_section(name, figures, numbers):
+def make_section(name, figures, numbers=(), notes=("a < b",)):
     found = {}
     for title in figures:
         figure = new_figure(width=6)
@@ -21,7 +20,7 @@ def make_section(name, figures, numbers):
         axes.plot([0, 1, 2], [3, 1, 2])
         axes.set(title=title, xlabel="epoch", ylabel="%")
         found[title] = tidy(figure, [axes])
-    return Section(name, f"The {name}", ["a < b"], found, numbers, "so")
+    return Section(f"The {name}", found, dict(numbers), "so", list(notes))
 
 
 class Reader(html.parser.HTMLParser):
@@ -41,15 +40,15 @@ class Reader(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The text of a page, and what a [`Reader`] found in it."""
-    sections = [make_section("first", ["one", "two"], {}), make_section("second", ["three"], {})]
-    path = tmp_path_factory.mktemp("page") / "out" / "report.html"
-    write_report(sections, path, "A page", {"models": "<run>"}, {"maps": "no captum"})
+    sections = {"first": make_section("first", ["one", "two"]), "second": make_section("second", ["three"])}
+    folder = tmp_path_factory.mktemp("page") / "out"
+    path = write_report(sections, folder, "A page", {"models": "<run>"}, {"maps": "no captum"})
     text, reader = path.read_text(encoding="utf-8"), Reader()
     reader.feed(text)
     return text, reader
 
 
-def test_page_holds_every_figure_with_its_sentences(page):
+def test_page_holds_every_figure_with_its_notes(page):
     text, reader = page
     assert [image["alt"] for image in reader.images] == ["The first", "The first", "The second"]
     assert len({image["src"] for image in reader.images}) == 3
@@ -68,10 +67,11 @@ def test_page_asks_nobody_for_anything(page):
         assert reference.startswith("data:") or reference[1:] in reader.ids, reference
 
 
-def test_saving_a_section_writes_figures_and_numbers(tmp_path):
-    section = make_section("first", ["one"], rounded({"x": [1.0, float("nan")], "y": np.float32(0.5)}))
-    assert sorted(path.name for path in section.save(tmp_path / "new")) == ["first.json", "one.png"]
-    assert json.loads((tmp_path / "new/first.json").read_text()) == {"x": [1.0, None], "y": 0.5}
+def test_figures_and_numbers_are_written(tmp_path):
+    numbers = {"x": [1.0, float("nan")], "y": np.float32(0.5), "z": np.array([1 / 3, np.inf])}
+    write_report({"first": make_section("first", ["one"], numbers)}, tmp_path / "new", "A page", {})
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["first.json", "one.png", "report.html"]
+    assert json.loads((tmp_path / "new/first.json").read_text()) == {"x": [1.0, None], "y": 0.5, "z": [0.333333, None]}
     with Image.open(tmp_path / "new/one.png") as image:
         assert image.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
         assert 700 <= image.width <= 900

@@ -38,9 +38,9 @@ def test_alpha_is_the_one_in_force_in_each_epoch():
 
 def test_accuracies_of_fused_and_modalities():
     assert accuracy_by_epoch(HISTORY) == {
-        "fused": [(1.0, 0.5), (2.0, 0.7)],
-        "audio": [(1.0, 0.6), (2.0, 0.5)],
-        "image": [(1.0, 0.2), (2.0, 0.55)],
+        "fused": {1.0: 0.5, 2.0: 0.7},
+        "audio": {1.0: 0.6, 2.0: 0.5},
+        "image": {1.0: 0.2, 2.0: 0.55},
     }
 
 
@@ -56,9 +56,6 @@ def test_lines_hold_the_numbers_of_the_log_and_axes_say_what_they_are():
     lines = {line.get_label(): line.get_ydata() for line in panels[0].lines}
     np.testing.assert_allclose(lines["fused"], [50, 70])
     np.testing.assert_allclose(lines["image"], [20, 55])
-    band = panels[0].collections[0].get_paths()[0].vertices[:, 1]
-    assert band.min() == pytest.approx(20)
-    assert band.max() == pytest.approx(60)
 
 
 def test_gap_of_each_epoch_and_none_of_one_modality():

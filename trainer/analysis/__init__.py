@@ -1,12 +1,12 @@
 """Figures of trained models: what they were taught, what each modality adds, where they look; and a page of them all.
 
-Each `explain_...` returns a [`Section`]: figures, the numbers that they show, and sentences computed from these.
+Each `explain_...` returns a [`Section`]: figures, and the numbers that they show.
 
 Example:
 
     ```python
     observed = {"LFM": observe(trainer.model, prepared["test"], LfmDataCollator(processor))}
-    explain_contributions(observed).save("outputs/look")
+    write_report({"contributions": explain_contributions(observed)}, "outputs/look", "LFM", {})
     ```
 """
 
@@ -15,7 +15,7 @@ from .contributions import coalition_values, explain_contributions, shapley_shar
 from .decisions import expected_calibration_error, explain_agreement, explain_calibration
 from .label_fitting import explain_label_fitting
 from .maps import explain_maps
-from .modality_gap import centroid_distances, explain_gap, initial_model, make_initial
+from .modality_gap import centroid_distances, explain_gap, make_initial
 from .observations import Observations, coalition_logits, observe
 from .report import Section, write_report
 from .saliency import attention_rollout, grad_cam, rollout
@@ -36,7 +36,6 @@ __all__ = [
     "explain_label_fitting",
     "explain_maps",
     "grad_cam",
-    "initial_model",
     "make_initial",
     "observe",
     "rollout",

@@ -1,14 +1,12 @@
 """How the modalities decide: where they agree, and how far their confidence can be trusted."""
 
-from itertools import combinations
-
 import numpy as np
+import pandas as pd
 
-from ..plots import MUTED, add_legend, new_figure, styles, tidy
-from .report import Section, rounded
+from ..plots import MUTED, new_figure, styles, tidy
+from .report import Section
 
 BINS = 15
-LABEL = "label"
 AGREEMENT = (
     "Share of samples for which two predictions are the same class (multi-label: share of labels on which they agree). "
     "The last row is the agreement with the label, which is accuracy."
@@ -24,42 +22,34 @@ def measure_agreement(observed):
     """Agreement of the predictions of the modalities, of the fused one, and of the labels, in [`Observations`].
 
     Returns:
-        `dict`, ready for JSON: `names` (the modalities, `fused`, `label`), and `matrix`, the shares of samples, within
-        0..1, on which two agree (None where they have no sample in common).
+        `dict`: `names` (the modalities, `fused`, `label`), and `matrix`, the shares of samples, within 0..1, on which
+        two agree (NaN where they have no sample in common).
 
     Raises:
         ValueError: a single modality.
     """
     if len(observed.names) < 2:
         raise ValueError("a model of one modality has nobody to agree with.")
-    decisions = {name: observed.decide(logits) for name, logits in observed.modality_logits.items()}
-    there = {name: observed.present(name) for name in decisions}
-    everywhere = np.ones(len(observed.labels), bool)
-    decisions |= {"fused": observed.decide(observed.logits), LABEL: observed.labels}
-    there |= {"fused": everywhere, LABEL: everywhere}
-    names, matrix = list(decisions), np.eye(len(decisions))
-    for a, b in combinations(range(len(names)), 2):
-        both = there[names[a]] & there[names[b]]
-        same = (decisions[names[a]] == decisions[names[b]])[both]
-        matrix[a, b] = matrix[b, a] = same.mean() if both.any() else np.nan
-    return rounded({"names": names, "matrix": matrix, "samples": len(observed.labels)})
+    decided = {name: observed.decide(logits).astype(float) for name, logits in observed.modality_logits.items()}
+    for name, decisions in decided.items():
+        decisions[~observed.present(name)] = np.nan
+    decided |= {"fused": observed.decide(observed.logits), "label": observed.labels}
+    table = pd.DataFrame({name: np.ravel(decisions) for name, decisions in decided.items()})
+    matrix = table.corr(lambda one, other: (one == other).mean())  # of those that both have
+    return {"names": list(decided), "matrix": matrix.to_numpy(), "samples": len(observed.labels)}
 
 
 def explain_agreement(runs):
     """The [`Section`] on agreement in `runs` (`dict[str, Observations]`)."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    numbers, text = {run: measure_agreement(observed) for run, observed in runs.items()}, []
+    numbers = {run: measure_agreement(observed) for run, observed in runs.items()}
     figure = new_figure(2.5 * len(runs) + 0.9, 3.2)
     for axes, (run, found) in zip(figure.subplots(1, len(runs), squeeze=False)[0], numbers.items(), strict=True):
-        names, matrix = found["names"], 100 * np.array(found["matrix"], dtype=float)
-        display = ConfusionMatrixDisplay(matrix, display_labels=names)
+        display = ConfusionMatrixDisplay(100 * found["matrix"], display_labels=found["names"])
         display.plot(ax=axes, cmap="Blues", values_format=".0f", colorbar=False, xticks_rotation=35)
         axes.set(title=run, xlabel="", ylabel="")
-        *modalities, _, label = zip(names, matrix[-2], strict=True)
-        parts = ", ".join(f"{name}'s in {share:.0f} %" for name, share in modalities)
-        text.append(f"{run}: of the samples, the fused prediction is {parts}, and right in {label[1]:.1f} %.")
-    return Section("agreement", "Who agrees with whom", text, {"agreement": figure}, numbers, AGREEMENT)
+    return Section("Who agrees with whom (%)", {"agreement": figure}, numbers, AGREEMENT)
 
 
 def expected_calibration_error(confidence, correct, bins=BINS):
@@ -71,8 +61,8 @@ def expected_calibration_error(confidence, correct, bins=BINS):
         bins (`int`): of equal width.
 
     Returns:
-        `float`, and a `list` of `dict` for the bins that hold samples: `low`, `high`, `samples`, and the means
-        `confidence` and `accuracy`.
+        `float`, and a `list` of `dict` for the bins that hold samples: `samples`, and the means `confidence` and
+        `accuracy`.
 
     Raises:
         ValueError: no sample, or numbers outside 0..1.
@@ -82,22 +72,18 @@ def expected_calibration_error(confidence, correct, bins=BINS):
         raise ValueError(f"confidence {confidence.shape} and correct {correct.shape} must be of the same samples.")
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("confidences must be probabilities, from 0 to 1.")
-    place = np.ceil(confidence * bins).clip(1, bins).astype(int) - 1
-    found = []
-    for b in np.unique(place).tolist():
-        inside = place == b
-        means = {"confidence": confidence[inside].mean(), "accuracy": correct[inside].mean()}
-        found.append({"low": b / bins, "high": (b + 1) / bins, "samples": int(inside.sum()), **means})
-    error = sum(row["samples"] * abs(row["accuracy"] - row["confidence"]) for row in found) / len(confidence)
-    return float(error), found
+    table = pd.DataFrame({"confidence": confidence, "accuracy": correct})
+    groups = table.groupby(np.ceil(confidence * bins).clip(1, bins))
+    found = groups.mean().assign(samples=groups.size())
+    error = ((found.accuracy - found.confidence).abs() * found.samples).sum() / len(confidence)
+    return float(error), found.to_dict("records")
 
 
 def measure_calibration(observed, bins=BINS):
     """Calibration of the fused prediction and of each modality in [`Observations`].
 
     Returns:
-        `dict`, ready for JSON: by prediction (`fused` and the modalities) its `ece`, mean `confidence` and `accuracy`,
-        and `bins`.
+        `dict`: by prediction (`fused` and the modalities) its `ece`, mean `confidence` and `accuracy`, and `bins`.
     """
     result = {}
     for name, logits in observed.heads().items():
@@ -111,23 +97,20 @@ def measure_calibration(observed, bins=BINS):
             confidence, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
         error, found = expected_calibration_error(confidence, correct, bins)
         result[name] = {"ece": error, "confidence": confidence.mean(), "accuracy": correct.mean(), "bins": found}
-    return rounded(result)
+    return result
 
 
 def explain_calibration(runs):
     """The [`Section`] on calibration in `runs` (`dict[str, Observations]`)."""
-    numbers, text = {run: measure_calibration(observed) for run, observed in runs.items()}, []
-    figure = new_figure(2.5 * len(runs) + 0.9, 3.2)
+    numbers = {run: measure_calibration(observed) for run, observed in runs.items()}
+    figure = new_figure(2.7 * len(runs) + 0.9, 3.2)
     panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (run, found) in zip(panels, numbers.items(), strict=True):
-        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=":")
+        axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":")
         for name, style in styles(found).items():
-            x, y = np.array([[100 * row["confidence"], 100 * row["accuracy"]] for row in found[name]["bins"]]).T
-            axes.plot(x, y, label=name, linewidth=0.8, **style)
-        axes.set(title=run, xlim=(0, 103), ylim=(0, 103), aspect="equal", xlabel="confidence (%)")
-        errors = ", ".join(f"{name} {100 * entry['ece']:.1f}" for name, entry in found.items())
-        text.append(f"{run}: expected calibration error in points: {errors}.")
-    panels[0].set_ylabel("accuracy (%)")
-    add_legend(figure, panels[0])
+            bins, label = pd.DataFrame(found[name]["bins"]), f"{name}, ECE {100 * found[name]['ece']:.1f} %"
+            axes.plot(bins.confidence, bins.accuracy, label=label, **style)
+        axes.set(title=run, aspect="equal", xlabel="confidence", ylabel="accuracy")
+        axes.legend(frameon=False, fontsize=7)
     figures = {"calibration": tidy(figure, panels, grid="both")}
-    return Section("calibration", "How far confidence can be trusted", text, figures, numbers, CALIBRATION)
+    return Section("How far confidence can be trusted", figures, numbers, CALIBRATION)

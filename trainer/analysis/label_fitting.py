@@ -1,9 +1,9 @@
 """Label fitting: what softer labels do to each modality (Figure 1 of the LFM paper)."""
 
-import statistics
+import pandas as pd
 
 from ..plots import MUTED, WIDTH, new_figure, styles, tidy
-from .report import Section, rounded
+from .report import Section
 
 TITLES = {
     "one-hot labels": "one-hot",
@@ -14,7 +14,7 @@ METHOD = (
     "Figure 1 of the LFM paper: plain concatenation is trained on one-hot labels, on a mixture of 0.7 one-hot and 0.3 "
     "uniform labels (label smoothing 0.3), and on uniform labels. Means over the seeds of the epoch that is best on "
     "validation data, on the test split; bars of one standard deviation. The gap is the accuracy of the best modality "
-    "minus that of the worst."
+    "minus that of the worst; diamonds are the published one."
 )
 
 
@@ -27,73 +27,50 @@ def measure_label_fitting(records, published=None):
         published (`dict`, *optional*): the paper's: `rows`, by row `accuracy` and `gap` in percent, and `benchmark`.
 
     Returns:
-        `dict`, ready for JSON: `benchmark`; the `seeds` of each row; by row in `rows` the `mean` and sample standard
-        deviation `std` (None for one seed) of `fused`, each modality, and `gap`, all within 0..1; `modalities`; and
-        `published`.
+        `dict`: `benchmark`; the `seeds` of each row; by row in `rows` the `mean` and sample standard deviation `std`
+        (NaN for one seed) of `fused`, each modality, and `gap`, all within 0..1; and `published`.
 
     Raises:
         ValueError: no run of that table.
     """
-    rows = {name: [record for record in records if record["row"] == name] for name in TITLES}
-    rows = {name: found for name, found in rows.items() if found}
-    if not rows:
+    records = [record for record in records if record["row"] in TITLES]
+    if not records:
         raise ValueError(
             f"no results of the rows {', '.join(TITLES)}; make them by reproduce.py --table figure_1, and name their "
             "folder (--label_fitting DIR)."
         )
-    test = next(iter(rows.values()))[0]["test"]
-    ends = "_accuracy"
-    names = [key.removesuffix(ends) for key in test if key.endswith(ends) and not key.startswith("without_")]
-    keys = {"fused": "accuracy", **{name: f"{name}_accuracy" for name in names}, "gap": "gap"}
-    measured = {}
-    for row, found in rows.items():
-        values = {name: [record["test"][key] for record in found] for name, key in keys.items()}
-        measured[row] = {
-            name: {"mean": statistics.fmean(v), "std": statistics.stdev(v) if len(v) > 1 else None}
-            for name, v in values.items()
-        }
-    seeds = {row: sorted(record["seed"] for record in found) for row, found in rows.items()}
-    benchmark = next(iter(rows.values()))[0]["setting"]
-    found = {"benchmark": benchmark, "seeds": seeds, "modalities": names, "rows": measured}
-    return rounded(found | {"published": published or {}})
-
-
-def _draw(numbers):
-    """Bars of the accuracies on the left, and the gap, measured and published, on the right."""
-    figure = new_figure(WIDTH, 3.4)
-    left, right = figure.subplots(1, 2, width_ratios=(2.1, 1))
-    names, rows = ["fused", *numbers["modalities"]], numbers["rows"]
-    width = 0.8 / len(names)
-    for i, (name, style) in enumerate(styles(names).items()):
-        places = [place + (i - (len(names) - 1) / 2) * width for place in range(len(rows))]
-        _bars(left, places, [row[name] for row in rows.values()], width * 0.92, style["color"], name)
-    _bars(right, range(len(rows)), [row["gap"] for row in rows.values()], 0.55, "#AAAAAA", "measured")
-    published = numbers["published"].get("rows", {})
-    shown = [(place, published[row]["gap"]) for place, row in enumerate(rows) if row in published]
-    if shown:
-        label = f"published ({numbers['published']['benchmark']})"
-        right.plot(*zip(*shown, strict=True), "D", color="none", markeredgecolor="black", label=label)
-    for axes, text in ((left, "test accuracy (%)"), (right, "gap (points)")):
-        axes.set_xticks(range(len(rows)), [TITLES[row] for row in rows], fontsize=8)
-        axes.set_ylabel(text)
-        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 + (axes is left))
-    return tidy(figure, [left, right])
-
-
-def _bars(axes, places, entries, width, colour, label):
-    heights, spreads = ([100 * (entry[key] or 0) for entry in entries] for key in ("mean", "std"))
-    bars = axes.bar(
-        places, heights, width, yerr=spreads if any(spreads) else None, color=colour, label=label, ecolor=MUTED
-    )
-    axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=2)
+    table = pd.DataFrame([record["test"] for record in records], [record["row"] for record in records])
+    kept = [key for key in table if key.endswith("accuracy") and not key.startswith("without_")]
+    names = {key: key.removesuffix("_accuracy") for key in kept} | {"accuracy": "fused", "gap": "gap"}
+    groups = table[list(names)].rename(columns=names).groupby(level=0)
+    mean, std = groups.mean(), groups.std()
+    seeds, rows = {}, {}
+    for row in (row for row in TITLES if row in mean.index):
+        rows[row] = {name: {"mean": mean[name][row], "std": std[name][row]} for name in mean}
+        seeds[row] = sorted(record["seed"] for record in records if record["row"] == row)
+    return {"benchmark": records[0]["setting"], "seeds": seeds, "rows": rows, "published": published or {}}
 
 
 def explain_label_fitting(records, published=None):
-    """The [`Section`] on label fitting, of the arguments of [`measure_label_fitting`]."""
-    numbers, text = measure_label_fitting(records, published), []
-    for row, found in numbers["rows"].items():
-        parts = ", ".join(f"{name} {100 * found[name]['mean']:.1f}" for name in ("fused", *numbers["modalities"]))
-        gap = 100 * found["gap"]["mean"]
-        text.append(f"{row}: accuracy in percent: {parts}; gap {gap:.1f} points ({len(numbers['seeds'][row])} seeds).")
+    """The [`Section`] on label fitting, of the arguments of [`measure_label_fitting`]: accuracies, and the gap."""
+    numbers = measure_label_fitting(records, published)
+    figure = new_figure(WIDTH, 3.4)
+    panels = accuracies, gaps = figure.subplots(1, 2, width_ratios=(2.1, 1))
+    rows = numbers["rows"]
+    names = [name for name in next(iter(rows.values())) if name != "gap"]
+    for number, (name, style) in enumerate(styles([*names, "gap"]).items()):
+        axes, width = (gaps, 0.6) if name == "gap" else (accuracies, 0.8 / len(names))
+        places = [
+            place + (0 if name == "gap" else width * (number - (len(names) - 1) / 2)) for place in range(len(rows))
+        ]
+        heights, spreads = ([100 * row[name][key] for row in rows.values()] for key in ("mean", "std"))
+        bars = axes.bar(places, heights, width, yerr=spreads, color=style["color"], label=name, ecolor=MUTED)
+        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=2)
+    told = numbers["published"].get("rows", {})
+    shown = [(place, told[row]["gap"]) for place, row in enumerate(rows) if row in told]
+    gaps.plot(*zip(*shown, strict=True), "kD", fillstyle="none") if shown else None
+    for axes, label in ((accuracies, "test accuracy (%)"), (gaps, "gap (points)")):
+        axes.set_xticks(range(len(rows)), [TITLES[row] for row in rows], fontsize=8)
+        axes.set_ylabel(label)
     title = f"Fitting softer labels: {numbers['benchmark']}"
-    return Section("label_fitting", title, text, {"label_fitting": _draw(numbers)}, numbers, METHOD)
+    return Section(title, {"label_fitting": tidy(figure, panels, legend=True)}, numbers, METHOD)

@@ -8,15 +8,15 @@ import torch
 from transformers import set_seed
 
 from ..fitting import unchanged_random_state
-from ..plots import WIDTH, add_legend, new_figure, styles, tidy
-from .report import Section, rounded
+from ..plots import WIDTH, new_figure, styles, tidy
+from .report import Section
 
 DRAWN = 400  # samples in a scatter plot
 METHOD = (
     "Liang et al., NeurIPS 2022: the gap between two modalities is the distance between the means of their features, "
     "each feature scaled to length 1; it lies between 0 and 2. The length of a mean tells how much the features of a "
     "modality point into one direction (1: all alike). Points are a PCA of the features of all modalities, for each "
-    "model on its own; above by modality, the large marks their centroids, and below by class (ten colours, in turn)."
+    "model on its own; above by modality, and below by class (ten colours, in turn)."
 )
 
 
@@ -38,10 +38,11 @@ def centroid_distances(features):
     Raises:
         ValueError: a modality that no sample has.
     """
-    for name, values in features.items():
-        if not np.isfinite(values).all(-1).any():
+    units = {name: normalise(values) for name, values in features.items()}
+    for name, found in units.items():
+        if not len(found):
             raise ValueError(f"no sample has the modality {name!r}.")
-    centres = {name: normalise(values).mean(0) for name, values in features.items()}
+    centres = {name: found.mean(0) for name, found in units.items()}
     return {f"{a} - {b}": float(np.linalg.norm(centres[a] - centres[b])) for a, b in combinations(centres, 2)}
 
 
@@ -53,9 +54,9 @@ def measure_gap(observed, seed=0):
         seed (`int`): of the draw of samples to be shown.
 
     Returns:
-        `dict`, ready for JSON: `distances` by pair and their `mean`; the `lengths` of the centroids; `samples`; and of
-        a PCA of all modalities' features together, scaled to length 1, the `axes` and the `points`, by modality the
-        `xy` of the samples drawn, and their `classes` (None for several labels).
+        `dict`: `distances` by pair and their `mean`; the `lengths` of the centroids; `samples`; and of a PCA of all
+        modalities' features together, scaled to length 1, the shares of variance (`axes`) and the `points`, by modality
+        the `xy` of the samples drawn, and their `classes` (numbers; 0 for several labels).
 
     Raises:
         ValueError: a single modality.
@@ -66,96 +67,57 @@ def measure_gap(observed, seed=0):
         raise ValueError("a model of one modality has no gap between modalities.")
     distances = centroid_distances(observed.features)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(observed.labels))[:DRAWN])
-    drawn = {name: drawn[observed.present(name)[drawn]] for name in observed.names}
-    parts = {name: normalise(observed.features[name][rows]) for name, rows in drawn.items()}
+    rows = {name: drawn[observed.present(name)[drawn]] for name in observed.names}
+    parts = {name: normalise(observed.features[name][rows[name]]) for name in observed.names}
     pca = PCA(2, svd_solver="full").fit(np.concatenate(list(parts.values())))
-    points = {}
-    for name, part in parts.items():
-        classes = [observed.class_names[k] for k in observed.labels[drawn[name]]] if not observed.multi_label else None
-        points[name] = {"xy": pca.transform(part) if len(part) else [], "classes": classes}
-    return rounded(
-        {
-            "distances": distances,
-            "mean": float(np.mean(list(distances.values()))),
-            "lengths": {name: np.linalg.norm(normalise(f).mean(0)) for name, f in observed.features.items()},
-            "samples": len(observed.labels),
-            "axes": [f"PC {i + 1} ({100 * share:.0f} %)" for i, share in enumerate(pca.explained_variance_ratio_)],
-            "points": points,
+    labels = observed.labels * 0 if observed.multi_label else observed.labels
+    return {
+        "distances": distances,
+        "mean": np.mean(list(distances.values())),
+        "lengths": {name: np.linalg.norm(normalise(f).mean(0)) for name, f in observed.features.items()},
+        "samples": len(observed.labels),
+        "axes": pca.explained_variance_ratio_,
+        "points": {
+            name: {"xy": pca.transform(part) if len(part) else part[:, :2], "classes": labels[rows[name]]}
+            for name, part in parts.items()
         },
-        4,
-    )
-
-
-def _draw(states, class_names):
-    """Scatter plots of the features, one column a state of the model, coloured by modality and by class."""
-    classes = {name: place % 10 for place, name in enumerate(class_names)}
-    figure = new_figure(max(WIDTH * 0.6, 2.3 * len(states) + 0.5), 5.6)
-    grid = figure.subplots(2, len(states), squeeze=False, sharex=True, sharey=True)  # so that distances compare
-    for column, (state, numbers) in zip(grid.T, states.items(), strict=True):
-        for (name, part), style in zip(numbers["points"].items(), styles(numbers["points"]).values(), strict=True):
-            x, y = np.array(part["xy"]).reshape(-1, 2).T
-            column[0].scatter(x, y, s=7, linewidths=0, color=style["color"], marker=style["marker"], label=name)
-            if len(x):  # few samples may have the modality, and none of those drawn
-                column[0].plot(x.mean(), y.mean(), **{**style, "markersize": 9}, markeredgecolor="black")
-            if part["classes"]:
-                style = {"c": [classes[label] for label in part["classes"]], "marker": style["marker"]}
-                column[1].scatter(x, y, s=8, cmap="tab10", vmin=0, vmax=9, linewidths=0, **style)
-        column[0].set_title(f"{state}\ngap {numbers['mean']:.2f}", fontsize=9)
-        column[1].set_xlabel(numbers["axes"][0], fontsize=8)
-        for axes in column:
-            axes.set_ylabel(numbers["axes"][1], fontsize=8, labelpad=1)
-            axes.tick_params(labelsize=7)
-            axes.set_aspect("equal")
-    add_legend(figure, grid[0, 0], markerscale=2)
-    return tidy(figure, grid.flat, grid="both")
+    }
 
 
 def explain_gap(states):
-    """The [`Section`] on the modality gap of states of a model (`dict[str, Observations]`), such as runs."""
+    """The [`Section`] on the modality gap of states of a model (`dict[str, Observations]`), such as runs.
+
+    Its scatter plots are one column a state, coloured by modality and by class.
+    """
     numbers = {state: measure_gap(observed) for state, observed in states.items()}
-    text = []
-    for state, found in numbers.items():
-        parts = ", ".join(f"{pair} {distance:.2f}" for pair, distance in found["distances"].items())
-        text.append(f"{state}: distance of the centroids: {parts}.")
-    figures = {"modality_gap": _draw(numbers, next(iter(states.values())).class_names)}
-    return Section("modality_gap", "The gap between the modalities' features", text, figures, numbers, METHOD)
+    figure = new_figure(max(WIDTH * 0.6, 2.3 * len(states) + 0.5), 5.6)
+    grid = figure.subplots(2, len(states), squeeze=False, sharex=True, sharey=True)  # so that distances compare
+    for (above, below), (state, found) in zip(grid.T, numbers.items(), strict=True):
+        for name, style in styles(found["points"]).items():
+            (x, y), classes = found["points"][name]["xy"].T, found["points"][name]["classes"]
+            above.plot(x, y, label=name, linestyle="none", markeredgewidth=0, alpha=0.7, **style)
+            if classes.ndim == 1:
+                below.scatter(x, y, s=8, c=classes % 10, cmap="tab10", vmin=0, vmax=9, marker=style["marker"])
+        above.set_title(f"{state}\ngap {found['mean']:.2f}", fontsize=9)
+        for axes, part in ((above, "modality"), (below, "class")):
+            axes.set(xlabel=f"PC 1 ({found['axes'][0]:.0%})", ylabel=f"PC 2 ({found['axes'][1]:.0%}), by {part}")
+            axes.set_aspect("equal")
+    figures = {"modality_gap": tidy(figure, grid.flat, grid="both", legend=True)}
+    return Section("The gap between the modalities' features", figures, numbers, METHOD)
 
 
-def initial_model(config, seed, pretrained=None):
-    """A model with the weights that a run started from: fresh ones of the same seed, and the pretrained towers.
+def make_initial(models, records):
+    """The model from which the training of all `models` started: fresh weights of their seed, and pretrained towers.
 
     The random numbers are those of `train.py`: the same on the same release of torch, timm and transformers.
 
     Args:
-        config ([`LfmConfig`]): of the trained model; left as it is.
-        seed (`int`): of the run.
-        pretrained (`dict[str, str]`, *optional*): by modality what its tower started from, a name on the Hub or, for a
-            tower of transformers, a folder.
+        models (`dict[str, LfmForMultimodalClassification]`): left as they are.
+        records (`dict[str, dict]`): by name what the run remembers: the `seed` of its `training`, and `pretrained`, by
+            modality what its tower started from, a name on the Hub or, for a tower of transformers, a folder.
 
     Returns:
         `LfmForMultimodalClassification` in evaluation mode.
-
-    Raises:
-        ValueError: `pretrained` does not tell what a tower started from.
-    """
-    from modeling_lfm import LfmForMultimodalClassification
-
-    config = copy.deepcopy(config)
-    for name, source in (pretrained or {}).items():
-        if not source:
-            raise ValueError(f"the tower of {name!r} started from pretrained weights, and the run does not tell which.")
-        spec = config.modalities[name]
-        spec |= {"pretrained": True} if spec["tower"] == "timm" else {"pretrained": True, "name": source}
-    with unchanged_random_state(torch.device("cpu")):
-        set_seed(seed)
-        return LfmForMultimodalClassification.from_towers(config)
-
-
-def make_initial(models, records):
-    """The model from which the training of all `models` (`dict` by name) started, see [`initial_model`].
-
-    Args:
-        records (`dict[str, dict]`): by name what the run remembers: the `seed` of its `training`, and `pretrained`.
 
     Raises:
         ValueError: they started from different weights, or a run does not tell from which.
@@ -166,4 +128,12 @@ def make_initial(models, records):
         starts.append((seed, towers, model.config.modalities, model.config.hidden_size))
     if seed is None or any(start != starts[0] for start in starts):
         raise ValueError("the runs do not tell their seed, or did not start from the same weights.")
-    return initial_model(model.config, seed, towers)
+    config = copy.deepcopy(model.config)
+    for name, source in towers.items():
+        if not source:
+            raise ValueError(f"the tower of {name!r} started from pretrained weights, and the run does not tell which.")
+        spec = config.modalities[name]
+        spec |= {"pretrained": True} if spec["tower"] == "timm" else {"pretrained": True, "name": source}
+    with unchanged_random_state(torch.device("cpu")):
+        set_seed(seed)
+        return type(model).from_towers(config)
