@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PAGE = """<!DOCTYPE html>
@@ -45,7 +45,7 @@ class Section:
     figures: dict
     numbers: dict
     method: str
-    notes: list = ()
+    notes: list = field(default_factory=list)
 
 
 def plain(numbers):
