@@ -136,6 +136,8 @@ class TimmTower(Tower):
                     "(ARCHITECTURE in towers_lfm.py); leave it out"
                 )
             check_plain(f"model_args: {key}", value)
+        if not isinstance(spec.get("frontend") or {}, dict):
+            raise ValueError(f"frontend={spec['frontend']!r} must map settings of a LogSpectrogram to their values")
         for key, value in (spec.get("frontend") or {}).items():
             check_plain(f"frontend: {key}", value)
         for key in ("in_chans", "num_frames"):

@@ -9,7 +9,6 @@ heard in training. Settings are those of train.py, such as --num_train_epochs 4 
 as --method.matching_loss infonce, are for LFM.
 """
 
-import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from transformers.hf_argparser import HfArg
 from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 from modeling_lfm.scripts.common.settings import read_arguments
 from modeling_lfm.scripts.common.training import fit, parse_arguments, set_up
+from modeling_lfm.trainer.cards.record import to_json
 
 RUNS = {
     "concat": {"method": "concat"},
@@ -117,7 +117,7 @@ def main(argv=None):
     plot_alpha({title: histories[title] for title in histories if alphas[title]}, output_dir / "alpha.png")
     plot_accuracy(histories, output_dir / "accuracy.png")
     results = {name: metrics for name, (_, metrics) in done.items()}
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (output_dir / "results.json").write_text(to_json(results), encoding="utf-8")
 
     say("\n" + table(done, modalities))
     say("\nalpha, epoch by epoch")

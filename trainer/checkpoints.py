@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from .cards.record import BOOKKEEPING, describe_environment
+from .cards.record import BOOKKEEPING, describe_environment, to_json
 from .staging import WEIGHT_NAMES
 
 LOCK, UNFINISHED, MANIFEST, METHOD_STATE = "_run.lock", "_unfinished", "manifest.json", "method.pt"
@@ -169,6 +169,11 @@ def finish_checkpoint(unfinished, checkpoint, settings):
         shutil.rmtree(checkpoint)
     os.rename(unfinished, checkpoint)
     _sync(checkpoint.parent)
+
+
+def write_state(state, folder):
+    """Write a `TrainerState` as trainer_state.json; of a run that diverged, too, it is JSON that every reader takes."""
+    Path(folder, "trainer_state.json").write_text(to_json(asdict(state)), encoding="utf-8")
 
 
 def install_model(unfinished, folder):

@@ -1,5 +1,6 @@
 """`LfmTrainer`: transformers' training loop with a method's objective and hooks, and metrics for each modality."""
 
+import json
 import os
 import shutil
 from collections import defaultdict
@@ -16,6 +17,7 @@ from modeling_lfm.modeling_lfm import LfmOutput
 
 from . import checkpoints
 from .callbacks import REPORTERS, LfmProgressCallback, MethodCallback
+from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
 from .fitting import loss_options, train_apart
@@ -328,7 +330,7 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
                 self.state.best_model_checkpoint = best
             self.accelerator.wait_for_everyone()  # each process writes its random state
             if main:
-                self.state.save_to_json(os.path.join(unfinished, "trainer_state.json"))
+                checkpoints.write_state(self.state, unfinished)
                 checkpoints.finish_checkpoint(unfinished, checkpoint, checkpoints.describe_settings(self))
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
@@ -379,6 +381,13 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
             shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
             super()._save(staging, state_dict)
             checkpoints.install_model(staging, folder)
+
+    def save_state(self):
+        if self.is_world_process_zero():
+            checkpoints.write_state(self.state, self.args.output_dir)
+
+    def save_metrics(self, split, metrics, combined=True):
+        super().save_metrics(split, json.loads(to_json(metrics)), combined)
 
     def log(self, logs, start_time=None):
         """As in transformers; entries with a training loss also get its parts and what the method logs."""

@@ -2,10 +2,11 @@
 
 import errno
 import importlib.util
-import json
 import os
 import sys
 from pathlib import Path
+
+from modeling_lfm.trainer.cards.record import to_json
 
 
 def is_main_process():
@@ -40,13 +41,12 @@ def hide_progress_bars():
 
 
 def write_json(result, path=None):
-    """Print `result` as JSON on the main process and, where `path` is given, write it there; NaN becomes null."""
-    finite = json.loads(json.dumps(result), parse_constant=lambda word: None)
-    text = json.dumps(finite, indent=2, ensure_ascii=False)
+    """Print `result` as JSON on the main process and, where `path` is given, write it there."""
+    text = to_json(result)
     if path is not None and is_main_process():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text + "\n", encoding="utf-8")
-    say(text)
+        Path(path).write_text(text, encoding="utf-8")
+    say(text.rstrip())
 
 
 def require(extra, *packages):
@@ -81,9 +81,12 @@ def explain(error):
     """What an error says to the user of a program (`str`)."""
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__  # datasets wraps what went wrong in building a benchmark
-    text = "\n".join(line.rstrip() for line in str(error).splitlines() if line.strip())
+    lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+    text = "\n".join(line if len(line) < 1000 else f"{line[:600]} [...] {line[-300:]}" for line in lines)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}; make room."
+    if isinstance(error, FloatingPointError):
+        return f"{text} Training diverged, or a number of the data is none: lower learning_rate, or check the data."
     plain = isinstance(error, (ValueError, OSError, ImportError)) and not isinstance(error, UnicodeError)
     if plain and text:
         return text

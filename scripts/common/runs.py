@@ -127,6 +127,9 @@ def load_run(checkpoint):
 
     try:
         model = LfmForMultimodalClassification.from_pretrained(checkpoint)
+        for name, weights in model.state_dict().items():
+            if weights.is_floating_point() and not weights.isfinite().all():
+                raise ValueError(f"{checkpoint}: {name} is NaN or infinite: its training diverged, or it is damaged.")
         return model.eval(), LfmProcessor.from_pretrained(checkpoint)
     except Exception as error:
         if not folder.is_dir() and isinstance(error, OSError):
@@ -148,7 +151,7 @@ def check_files(folder):
     for file in sorted(folder.glob("*.safetensors")):
         try:
             safe_open(file, "pt")
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is damaged ({error}): copy it again.") from error
 
 

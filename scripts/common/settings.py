@@ -316,7 +316,9 @@ class SettingsParser(HfArgumentParser):
                 value = Mapping(value)
             if key in self.optional and value in ("null", "none", "None"):
                 value = None
-            if (value is None and type(None) not in kinds) or (value is True and kinds == [list]):
+            bare = value is True and {str, list} & {*kinds} and bool not in kinds and key != "resume_from_checkpoint"
+            empty = value == "" and self.get_default(key) != ""  # a path that is empty would be the folder one is in
+            if (value is None and type(None) not in kinds) or bare or empty:
                 raise ValueError(f"{key} is empty: give it a value, or leave it out.")
             # Of `str | list` argparse knows one or the other; and of none it takes no words.
             several = isinstance(value, list) and list in kinds and (str in kinds or not value)

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from queue import SimpleQueue
 
 from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.trainer.cards.record import to_json
 
 METRICS = ("accuracy", "map", "f1", "gap")
 # The best epoch on validation data is kept and no other; what the configuration says of the metric stays.
@@ -173,10 +174,8 @@ def file_of(folder, setting, row, seed):
 def write_record(folder, setting, row, seed, **result):
     """Write a run, or why a cell was left out, as a JSON file, which is there whole or not at all."""
     file = file_of(folder, setting, row, seed)
-    record = json.dumps({"setting": setting, "row": row, "seed": seed, **result})
-    record = json.loads(record, parse_constant=lambda word: None)  # NaN is no JSON
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part.write_text(to_json({"setting": setting, "row": row, "seed": seed, **result}, 1), encoding="utf-8")
     part.replace(file)
 
 

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
@@ -34,6 +35,7 @@ def fails(main, argv, capsys):
     ("name", "content", "named"),
     [
         ("model.safetensors", None, "model.safetensors"),
+        ("model.safetensors", "a folder", "model.safetensors"),
         ("config.json", b"[1]", "config.json"),
         ("config.json", b"{", "config.json"),
         ("processor_config.json", b"\xff", "processor_config.json"),
@@ -46,8 +48,23 @@ def test_damaged_files_of_a_run_are_named(trained, tmp_path, capsys, name, conte
     folder = tmp_path / "run"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    if content == "a folder":
+        (folder / name).unlink()
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
     assert named in fails(eval_program.main, ["--checkpoint", folder, "--max_samples", "4", "--use_cpu"], capsys)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(trained, tmp_path, capsys, value):
+    folder = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    weights = load_file(folder / "model.safetensors")
+    weights["lfm.projections.image.bias"][0] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    line = fails(eval_program.main, ["--checkpoint", folder, "--max_samples", "4", "--use_cpu"], capsys)
+    assert str(folder) in line
+    assert "lfm.projections.image.bias" in line
 
 
 @pytest.mark.parametrize(
@@ -55,6 +72,7 @@ def test_damaged_files_of_a_run_are_named(trained, tmp_path, capsys, name, conte
     [
         (["--metric_for_best_model", "acuracy"], "did you mean 'accuracy'"),
         (["--modalities.audio.model_args.chanels", "[8]"], "'audio'.*chanels"),
+        (["--modalities.audio.frontend", "true"], "'audio'.*frontend"),
         (["--modalities.audio.in_chans", "3"], "'audio'.*in_chans"),
         (["--max_train_samples", "33", "--holdout", "0"], "dataloader_drop_last"),
     ],
@@ -88,6 +106,37 @@ def test_json_is_valid_where_a_number_is_none(tmp_path, capsys):
     write_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}}, tmp_path / "a.json")
     assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": {"c": None}}
     assert "NaN" not in (tmp_path / "a.json").read_text()
+
+
+def test_a_run_that_diverges_writes_json_that_every_reader_takes(tiny_config, tmp_path):
+    words = ("--method", "concat", "--learning_rate", "1e6", "--max_train_samples", "32", "--num_train_epochs", "1")
+    train_program.main([str(tiny_config), "--output_dir", str(tmp_path), *words])
+    files = list(tmp_path.rglob("*.json"))
+    assert {"trainer_state.json", "all_results.json", "manifest.json"} <= {file.name for file in files}
+    found = [json.loads(file.read_text(), parse_constant=lambda word: pytest.fail(f"{file}: {word}")) for file in files]  # noqa: B023
+    assert any(entry.get("grad_norm", 0) is None for told in found for entry in told.get("log_history", ()))
+
+
+def test_numbers_that_are_none_while_training_are_a_sentence(capsys):
+    def main(argv):
+        raise FloatingPointError("the hypergradient is not finite.")
+
+    assert "learning_rate" in fails(main, [], capsys)
+
+
+@pytest.mark.parametrize("words", [["--checkpoint"], ["--checkpoint", ""], ["--checkpoint", "run", "--data_dir", ""]])
+def test_a_path_that_is_empty_is_none(words, capsys):
+    assert words[-2 if words[-1] == "" else -1][2:] in fails(eval_program.main, words, capsys)
+
+
+def test_a_long_value_is_told_in_part(capsys):
+    def main(argv):
+        raise ValueError(f"hidden_size={'y' * 5000} is not a number; mend run.yaml")
+
+    line = fails(main, [], capsys)
+    assert "hidden_size=" in line
+    assert line.endswith("mend run.yaml")
+    assert len(line) < 1000
 
 
 @pytest.fixture

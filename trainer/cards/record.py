@@ -153,6 +153,12 @@ def describe_environment():
     return versions
 
 
+def to_json(value, indent=2):
+    """`value` as JSON (`str`) that every reader takes: null for a float that is no number, which Python calls NaN."""
+    finite = json.loads(json.dumps(value), parse_constant=lambda word: None)
+    return json.dumps(finite, indent=indent, ensure_ascii=False) + "\n"
+
+
 def read_json(path):
     """The mapping that a file (`Path`) holds (`dict`).
 
@@ -202,5 +208,5 @@ def write_record(folder, **entries):
     record = read_record(folder) | portable(entries)
     Path(folder).mkdir(parents=True, exist_ok=True)
     unfinished = Path(folder) / f"_{RUN_RECORD}"
-    unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.write_text(to_json(record), encoding="utf-8")
     os.replace(unfinished, Path(folder) / RUN_RECORD)  # a run that is killed here can go on
