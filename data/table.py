@@ -83,7 +83,7 @@ def load_table(
         FileNotFoundError: no such table.
     """
     given = {"train": train, "validation": validation, "test": test}
-    frames = {split: _read(source) for split, source in given.items() if source is not None}
+    frames = {split: read_table(source) for split, source in given.items() if source is not None}
     for split, frame in frames.items():
         for name in (label, group):
             if name is not None and name not in frame:
@@ -100,8 +100,13 @@ def load_table(
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def _read(source):
-    """A `DataFrame` whose attrs tell the `folder` to which paths are relative."""
+def read_table(source, absolute=False):
+    """A table as a `DataFrame`, whose attrs tell the `folder` to which its paths are relative.
+
+    Args:
+        source: as `train` of [`load_table`].
+        absolute (`bool`): make paths of media absolute, so that the table can be kept elsewhere.
+    """
     if isinstance(source, pd.DataFrame):
         frame, folder = source.reset_index(drop=True), Path()
     elif isinstance(source, datasets.Dataset):
@@ -114,7 +119,49 @@ def _read(source):
     if frame.empty:
         raise ValueError(f"the table {describe(source)} holds no rows.")
     frame.attrs = {"folder": str(folder)}
+    endings = tuple(ending for kind in ENDINGS.values() for ending in kind)
+    for column in frame.columns if absolute else ():
+        cells = [cell for cell in frame[column] if isinstance(cell, str)]
+        if cells and all(cell.lower().endswith(endings) for cell in cells):
+            paths = [str((folder / cell).resolve()) if isinstance(cell, str) else None for cell in frame[column]]
+            frame = frame.assign(**{column: paths})
     return frame
+
+
+def read_rows(source, columns):
+    """The raw inputs of each row of a table, for a model that was trained.
+
+    Args:
+        source: as `train` of [`load_table`]; labels are not read.
+        columns (`dict`): as there. A modality none of whose columns is in the table is absent.
+
+    Returns:
+        `list[dict]`: from modality to its raw input, None where it is missing.
+
+    Raises:
+        ValueError: no modality is there, or a part of one's columns only. FileNotFoundError: no such table.
+    """
+    frame = read_table(source)
+    there = {name: told for name, told in columns.items() if _wanted(name, told, frame)}
+    if not there:
+        wanted = ", ".join(str(_column_names(name, told)) for name, told in columns.items())
+        raise ValueError(f"the table {describe(source)} has none of the columns that the model reads: {wanted}.")
+    cells = {name: _cells(frame, part, None) for name, part in _name_columns(frame, there, set()).items()}
+    return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+
+
+def _column_names(modality, told):
+    """The columns (`list[str]`) that a user gave for a modality."""
+    names = told if not isinstance(told, dict) else told.get("columns") or told.get("column", modality)
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _wanted(modality, told, frame):
+    names = _column_names(modality, told)
+    missing = [name for name in names if "*" not in name and name not in frame]
+    if missing and len(missing) < len(names):
+        raise ValueError(f"modality {modality!r} needs the columns {missing}, which the table lacks.")
+    return not missing
 
 
 def describe(source):
@@ -258,11 +305,16 @@ def _name_columns(frame, columns, apart):
     """The plan of `columns` as a user gives them."""
     plan = {}
     for modality, told in columns.items():
-        settings = dict(told) if isinstance(told, dict) else {"columns": told}
-        names = settings.pop("columns", None) or settings.pop("column", modality)
+        settings = dict(told) if isinstance(told, dict) else {}
+        names = _column_names(modality, told)
         kind = settings.pop("type", None)
-        patterns = [names] if isinstance(names, str) else list(names)
-        found = [c for pattern in patterns for c in frame if c not in apart and fnmatchcase(str(c), pattern)]
+        settings = {key: value for key, value in settings.items() if key not in ("column", "columns")}
+        found = [
+            c
+            for name in names
+            for c in ([name] if name in frame else [c for c in frame if fnmatchcase(str(c), name)])
+            if c not in apart
+        ]
         if not found:
             raise ValueError(f"modality {modality!r}: the table has no column {names!r}; it has {', '.join(frame)}.")
         if kind is None:
@@ -278,6 +330,8 @@ def _name_columns(frame, columns, apart):
 def _to_dataset(frame, plan, label, separator, split):
     data = {name: _cells(frame, column, split) for name, column in plan.items()}
     labels = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in frame[label]]
+    if separator == "":
+        raise ValueError("label_separator is empty; give what stands between labels, such as '|'.")
     if separator is not None:
         labels = [[word.strip() for word in str(cell).split(separator) if word.strip()] for cell in labels]
     elif not any(isinstance(cell, list) for cell in labels):
@@ -320,15 +374,15 @@ def _cells(frame, column, split):
         for cell in frame[column.columns[0]]
     ]
     if column.type in ENDINGS and all(isinstance(cell, str) for cell in cells if cell is not None):
-        return _resolve(cells, Path(frame.attrs.get("folder", "")), column.columns[0], split)
+        return _resolve(cells, Path(frame.attrs["folder"]), column.columns[0], split)
     return cells
 
 
 def _resolve(cells, folder, column, split):
-    """Paths of files that exist."""
+    """Paths of files, which exist unless `split` is None: what is missing is told when it is read."""
     paths = [None if cell is None else str((folder / Path(cell).expanduser()).resolve()) for cell in cells]
     missing = [(number, path) for number, path in enumerate(paths) if path is not None and not Path(path).exists()]
-    if missing:
+    if missing and split is not None:
         number, path = missing[0]
         raise ValueError(
             f"the {split} table names {len(missing)} files in column {column!r} that do not exist, the first in row "

@@ -18,6 +18,7 @@ _EXPORTS = {
     "LfmOutput": "modeling_lfm",
     "LfmProcessor": "processing_lfm",
     "MultimodalClassificationPipeline": "pipeline_lfm",
+    "fit": "scripts.common.own_data",
 }
 __all__ = [
     "LfmConfig",
@@ -27,6 +28,7 @@ __all__ = [
     "LfmProcessor",
     "MultimodalClassificationPipeline",
     "__version__",
+    "fit",
 ]
 
 

@@ -51,8 +51,7 @@ class MultimodalClassificationPipeline(Pipeline):
     Args:
         model (`LfmForMultimodalClassification`): is put into evaluation mode.
         processor (`LfmProcessor`): of the model; it reads all of its modalities.
-        kwargs: those of `transformers.Pipeline` (`device`, `batch_size`, `num_workers`), and the defaults of what calls
-            are given: `top_k`, `columns`, `sampling_rate`, `timeout`.
+        kwargs: those of `transformers.Pipeline` (`device`, `batch_size`, ...), and the defaults of what calls get.
 
     Raises:
         ValueError: no processor, or one of another model.
@@ -93,13 +92,15 @@ class MultimodalClassificationPipeline(Pipeline):
             batch_size (`int`, *optional*, defaults to 1): of many samples, so many are computed at a time. An answer
                 does not depend on it, but where the processor pads: spectrograms without a `duration`.
             num_workers (`int`, *optional*, defaults to 0): processes that read many samples meanwhile.
+            threshold (`float`, *optional*, defaults to 0.5): score from which on a label counts, of multi-label models.
+            broken (`str`, *optional*, defaults to `"raise"`): `"skip"` answers `{"error": str}` for a sample, of many,
+                that cannot be read.
 
         Returns:
             of a sample a `dict`: `label` (`str`), the most likely one (multi-label: `labels`, the `list` of those with
-            a score of 0.5 or more); `scores`, a `list` of `{"label": str, "score": float}`, the highest first: softmax
-            over all labels (multi-label: the sigmoid of each); and `modalities`, a `dict` with the same from each
-            modality alone, of those that are present. Of a list a list, of other many samples an iterable that computes
-            while it is read.
+            a score from the threshold on); `scores`, a `list` of `{"label": str, "score": float}`, the highest first:
+            softmax over all labels (multi-label: the sigmoid of each); and `modalities`, a `dict` with the same from
+            each modality alone that is present. Of a list a list, of others an iterable that computes while it is read.
 
         Raises:
             ValueError: what is no sample, an unknown modality, none at all, or an input that cannot be read; the
@@ -112,9 +113,11 @@ class MultimodalClassificationPipeline(Pipeline):
         if hasattr(inputs, "cast_column"):
             inputs = self._undecoded(inputs, columns)
         elif not (whole or isinstance(inputs, (Dataset, Iterator))):
+            settings[0].pop("broken", None)
             return self.run_single(inputs, *settings)
-        for number, sample in enumerate(inputs if whole else ()):
-            self.reader.pick(sample, number, columns)  # before any is computed
+        if whole and settings[0].get("broken") != "skip":
+            for number, sample in enumerate(inputs):
+                self.reader.pick(sample, number, columns)  # before any is computed
         num_workers = self._num_workers if num_workers is None else num_workers
         answers = self.get_iterator(inputs, num_workers or 0, batch_size or self._batch_size or 1, *settings)
         return list(answers) if whole else answers
@@ -132,13 +135,17 @@ class MultimodalClassificationPipeline(Pipeline):
                 dataset = dataset.cast_column(name, replace(feature, decode=False))
         return dataset
 
-    def _sanitize_parameters(self, columns=None, sampling_rate=None, timeout=None, **others):
-        given = {"columns": columns, "sampling_rate": sampling_rate, "timeout": timeout}
+    def _sanitize_parameters(self, columns=None, sampling_rate=None, timeout=None, broken=None, **others):
+        given = {"columns": columns, "sampling_rate": sampling_rate, "timeout": timeout, "broken": broken}
+        for name in sorted(set(others) - {"top_k", "threshold"}):
+            known = ", ".join(("top_k", "threshold", *given))
+            raise TypeError(f"{type(self).__name__} has no setting {name!r}; it has {known}.")
+        if broken not in (None, "raise", "skip"):
+            raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
         if others.get("top_k") is not None:
             check_count("top_k", others["top_k"])
-        unknown = sorted(set(others) - {"top_k"})
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; it has top_k, {', '.join(given)}.")
+        if not 0 <= others.get("threshold", 0) <= 1:
+            raise ValueError(f"threshold={others['threshold']} must lie in [0, 1].")
         return {key: value for key, value in given.items() if value is not None}, {}, others
 
     def get_inference_context(self):
@@ -158,11 +165,11 @@ class MultimodalClassificationPipeline(Pipeline):
         present = [inputs.get(f"{name}_present", flag) for name, flag in given.items()]
         return {"logits": torch.stack(logits, 1), "present": torch.stack(present, 1)}
 
-    def postprocess(self, outputs, top_k=5):
+    def postprocess(self, outputs, top_k=5, threshold=0.5):
         """The answer (`dict`, see `__call__`) from what `_forward` gives for one sample."""
-        return self.answers(outputs, top_k)[0]
+        return self.answers(outputs, top_k, threshold)[0]
 
-    def answers(self, outputs, top_k=5):
+    def answers(self, outputs, top_k=5, threshold=0.5):
         """The answer to each sample of a batch (`list[dict]`), from what `_forward` gives for it."""
         multi_label = self.model.config.is_multi_label
         labels = self.model.config.id2label
@@ -177,7 +184,7 @@ class MultimodalClassificationPipeline(Pipeline):
                 for place, score in zip(order[:top_k], scores[:top_k], strict=True)
             ]
             if multi_label:
-                over = sum(score >= 0.5 for score in scores)
+                over = sum(score >= threshold for score in scores)
                 return {"labels": [labels[place] for place in order[:over]], "scores": ranked}
             return {"label": ranked[0]["label"], "scores": ranked}
 
@@ -189,14 +196,13 @@ class MultimodalClassificationPipeline(Pipeline):
         return answers
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        # In place of the base class's, which merges tensors of one sample each and knows no absent ones: here samples
-        # are read, and stacked once, where the DataLoader works.
+        # The base class's merges tensors of one sample each and knows no absent ones: here they are stacked once.
         stream = isinstance(inputs, IterableDataset) or not isinstance(inputs, Sized)
         if num_workers:
             num_workers = 1 if stream else num_workers
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn of the processes
         samples = (_Stream if stream else _Samples)(inputs, self.reader, preprocess_params)
-        loader = DataLoader(samples, batch_size, num_workers=num_workers, collate_fn=self.reader.stack)
+        loader = DataLoader(samples, batch_size, num_workers=num_workers, collate_fn=samples.collate)
         return _Answers(self, loader, None if stream else len(inputs), postprocess_params)
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -216,12 +222,7 @@ class SampleReader:
         self.processor, self.names = processor, tuple(names)
 
     def pick(self, sample, number=None, columns=None):
-        """The raw inputs of a sample that are there (`dict` by modality).
-
-        Args:
-            sample: see [`MultimodalClassificationPipeline.__call__`], as for `columns`.
-            number (`int`, *optional*): of the sample, for messages.
-        """
+        """The raw inputs of a sample that are there (`dict` by modality); `number` (`int`) is for messages."""
         where, known = _where(number), f"The model reads {', '.join(self.names)}"
         if not isinstance(sample, Mapping):
             raise ValueError(
@@ -342,20 +343,36 @@ class _Samples(Dataset):
     """Samples of something that has a length, as they are read."""
 
     def __init__(self, inputs, reader, settings):
-        self.inputs, self.reader, self.settings = inputs, reader, settings
+        self.inputs, self.reader, self.settings = inputs, reader, dict(settings)
+        self.skips = self.settings.pop("broken", "raise") == "skip"
 
     def __len__(self):
         return len(self.inputs)
 
     def __getitem__(self, number):
-        return self.reader.read(self.inputs[number], number, **self.settings)
+        return self.read(self.inputs[number], number)
+
+    def read(self, sample, number):
+        """What [`SampleReader.read`] gives, or the error of a sample that is passed over."""
+        try:
+            return self.reader.read(sample, number, **self.settings)
+        except (ValueError, OSError) as error:
+            if not self.skips:
+                raise
+            return error
+
+    def collate(self, rows):
+        """The tensors of those that were read, and of each of a batch the error or None."""
+        errors = [str(row) if isinstance(row, Exception) else None for row in rows]
+        rows = [row for row, error in zip(rows, errors, strict=True) if error is None]
+        return self.reader.stack(rows) if rows else None, errors
 
 
 class _Stream(_Samples, IterableDataset):
     """Samples of something that has none."""
 
     def __iter__(self):
-        return (self.reader.read(sample, number, **self.settings) for number, sample in enumerate(self.inputs))
+        return (self.read(sample, number) for number, sample in enumerate(self.inputs))
 
 
 class _Answers:
@@ -370,8 +387,9 @@ class _Answers:
         return self.length
 
     def __iter__(self):
-        for batch in self.loader:
-            yield from self.pipeline.answers(self.pipeline.forward(batch), **self.settings)
+        for batch, errors in self.loader:
+            found = iter(self.pipeline.answers(self.pipeline.forward(batch), **self.settings) if batch else ())
+            yield from (next(found) if error is None else {"error": error} for error in errors)
 
 
 if not __name__.startswith("transformers_modules."):  # read beside weights, it is found by their config.json

@@ -1,7 +1,8 @@
-"""Predict one sample with a trained model, and print JSON.
+"""Predict one sample with a trained model and print JSON, or every row of a table.
 
 usage: python scripts/predict.py --checkpoint DIR --input MODALITY=VALUE [MODALITY=VALUE ...] [--setting value ...]
        python scripts/predict.py --checkpoint DIR --MODALITY VALUE [--MODALITY VALUE ...] [--setting value ...]
+       python scripts/predict.py --checkpoint DIR --input_file TABLE --output FILE [--setting value ...]
 
 VALUE is a file for audio (a video with sound, too), images, video and optical flow; of the latter two, FILE:FIRST:LAST
 is a part: numbers of frames from 0, both inclusive. FILE may be an address (https://...). For text, VALUE is the text
@@ -13,10 +14,13 @@ examples:
   python scripts/predict.py --checkpoint outputs/av_mnist --input audio=7.wav image=7.png
   python scripts/predict.py --checkpoint outputs/mvsa_single --input image=a.jpg text="what a day" --top_k 1
   python scripts/predict.py --checkpoint outputs/crema_d --audio 1001_DFA_ANG_XX.flv --video 1001_DFA_ANG_XX.flv
+  python scripts/predict.py --checkpoint outputs/table --input_file new.csv --output answers.jsonl
   python scripts/predict.py --checkpoint outputs/nvgesture --rgb sk_color.avi:146:226 --depth sk_depth.avi:146:226
 
 The JSON holds the label (multi-label: the labels) of the fused prediction and every label's probability, the largest
-first, and under 'modalities' the same from each modality that was given, alone.
+first, and under 'modalities' the same from each modality that was given, alone. Of a table (csv, tsv, jsonl, Parquet;
+columns as in training, labels are not needed) every row is a line of JSON, {"row": 0, "label": ...}, or
+{"row": 0, "error": ...} where it cannot be read.
 """
 
 import re
@@ -27,8 +31,8 @@ from transformers.hf_argparser import HfArg
 
 from modeling_lfm.registry_lfm import suggest
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common.console import run, write_json
-from modeling_lfm.scripts.common.settings import parse_value, read_arguments
+from modeling_lfm.scripts.common.console import run, say, write_json
+from modeling_lfm.scripts.common.settings import check_positive, parse_value, read_arguments
 
 CLIPS = ("video", "flow")  # types of input of which a part can be given
 NUMBERS = ("tabular", "vector", "sequence")  # types that JSON can give
@@ -42,8 +46,12 @@ class PredictArguments:
     input: list[str] = HfArg(
         default_factory=list, help="One MODALITY=VALUE for each modality that is there; or --MODALITY VALUE."
     )
-    output: str | None = HfArg(default=None, help="The JSON file to write, beside printing it.")
-    top_k: int | None = HfArg(default=None, help="Print so many probabilities at most.")
+    input_file: str | None = HfArg(default=None, help="A table whose rows are predicted.")
+    output: str | None = HfArg(default=None, help="The file to write: JSON, of a table a line of JSON for each row.")
+    resume: bool = HfArg(default=False, help="Go on with a table behind the rows that the output holds.")
+    batch_size: int = HfArg(default=64, help="Rows of a table that are computed at a time.")
+    threshold: float = HfArg(default=0.5, help="Probability from which on a label counts, of multi-label models.")
+    top_k: int | None = HfArg(default=None, help="Tell so many probabilities at most.")
 
 
 def parse_arguments(argv):
@@ -54,22 +62,20 @@ def parse_arguments(argv):
         if len(values) != 1:
             raise ValueError(f"--{name} should have one value, the input of the modality {name!r}; quote a text.")
         args.input.append(f"{name}={values[0]}")
-    if args.top_k is not None and args.top_k < 1:
-        raise ValueError(f"top_k={args.top_k} must be positive.")
+    check_positive(args, "top_k", "batch_size")
+    if args.input_file is not None and (args.input or args.output is None):
+        raise ValueError("--input_file takes the place of --input, and needs --output, the file to write.")
     return args
 
 
 def read_inputs(pairs, modalities, columns=None):
-    """Raw inputs of one sample.
+    """Raw inputs of one sample (`dict`).
 
     Args:
         pairs (`list[str]`): `MODALITY=VALUE`.
         modalities (`dict[str, dict]`): the processor's settings of each modality.
         columns (`dict[str, str]`, *optional*): from a modality to the column that it read in training, where the names
             differ. Those of the same column have the same input.
-
-    Returns:
-        `dict`: text, a path or address, or a cut of a clip for each modality that is there, see [`LfmProcessor`].
 
     Raises:
         ValueError: an unknown modality, or none. FileNotFoundError: a file is missing; the message names it.
@@ -113,33 +119,30 @@ def _read_input(name, value, kind):
 
 def to_report(answer):
     """What the pipeline answers (`dict`) as a report: its scores are probabilities."""
-    report = {key: answer[key] for key in ("label", "labels") if key in answer}
     ranked = [{"label": entry["label"], "probability": entry["score"]} for entry in answer["scores"]]
-    return {**report, "probabilities": ranked}
+    return {key: answer[key] for key in ("label", "labels") if key in answer} | {"probabilities": ranked}
 
 
 def predict(args):
-    """Predict one sample.
-
-    Args:
-        args ([`PredictArguments`])
-
-    Returns:
-        `dict`: `label` (multi-label: `labels`), `probabilities`, and `modalities` with the same of each that was given.
-    """
+    """What is predicted of one sample (`dict`): `label`(`s`), `probabilities`, and `modalities` with the same."""
     model, processor = runs.load_run(args.checkpoint)
     inputs = read_inputs(args.input, processor.modalities, runs.recall(args.checkpoint)["columns"])
 
     from modeling_lfm import MultimodalClassificationPipeline
 
-    answer = MultimodalClassificationPipeline(model, processor)(inputs, top_k=args.top_k)
+    answer = MultimodalClassificationPipeline(model, processor)(inputs, top_k=args.top_k, threshold=args.threshold)
     alone = {name: to_report(part) for name, part in answer["modalities"].items()}
     return {**to_report(answer), "modalities": alone}
 
 
 def main(argv=None):
     args = parse_arguments(argv)
-    write_json(predict(args), args.output)
+    if args.input_file is None:
+        return write_json(predict(args), args.output)
+    from modeling_lfm.scripts.common.own_data import predict_file
+
+    counts = predict_file(args)
+    say(f"{counts['rows']} rows, {counts['broken']} of them could not be read: {args.output}")
 
 
 if __name__ == "__main__":

@@ -190,6 +190,21 @@ class ModalityMeter:
         config = self.model.config
         return compute_multimodal_metrics(eval_prediction, config.modality_names, config.problem_type, self.absent)
 
+    def get_eval_dataloader(self, *args, **kwargs):
+        """As in transformers, with every sample: `dataloader_drop_last` is for training."""
+        return self._with_every_sample(super().get_eval_dataloader, *args, **kwargs)
+
+    def get_test_dataloader(self, *args, **kwargs):
+        """As in transformers, with every sample."""
+        return self._with_every_sample(super().get_test_dataloader, *args, **kwargs)
+
+    def _with_every_sample(self, make, *args, **kwargs):
+        dropped, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return make(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = dropped
+
     def prediction_step(self, model, inputs, *args, **kwargs):
         """As in transformers, without the inputs of the modalities `absent`."""
         towers = self.model.lfm.towers

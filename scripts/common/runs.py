@@ -202,7 +202,17 @@ def prepare(dataset, args, processor, limit=None):
 
 def read_class_names(dataset):
     """Names of the classes (`list[str]`) of a raw or a prepared split."""
-    return dataset.features["labels" if "labels" in dataset.features else "label"].names
+    feature = _label_feature(dataset)
+    return getattr(feature, "feature", feature).names
+
+
+def is_multi_label(dataset):
+    """Whether a sample of a raw or a prepared split may have several labels."""
+    return hasattr(_label_feature(dataset), "feature")
+
+
+def _label_feature(dataset):
+    return dataset.features["labels" if "labels" in dataset.features else "label"]
 
 
 def draw_samples(dataset, limit):

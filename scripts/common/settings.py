@@ -52,6 +52,11 @@ class ModelArguments:
     tokenizer: str | None = HfArg(
         default=None, help="Tokenizer of text modalities, a Hub name or a folder; that of the text tower if not given."
     )
+    preset: str = HfArg(
+        default="fast",
+        help="Of the benchmark table, what its columns are read with where modalities does not say: fast (small "
+        "towers, nothing to download) or best (pretrained towers).",
+    )
 
 
 @dataclass
@@ -77,7 +82,7 @@ class DataArguments(SourceArguments):
 
     benchmark: str = HfArg(
         help="Name of the data set: demo, av_mnist, mvsa_single, crema_d, kinetics_sounds, vggsound, sarcasm, "
-        "twitter2015, nvgesture, or one of a plugin."
+        "twitter2015, nvgesture, table (your own files), or one of a plugin."
     )
     processor: Mapping = HfArg(
         help="Mapping from a modality to how its raw input becomes a tensor, such as image: {type: image, size: "
@@ -141,7 +146,9 @@ for _tag, (_pattern, _first) in _WORDS.items():
 
 
 def parse_value(text):
-    """One value of the command line, read as YAML: 5, 1e-3, true, null, [1, 2], {a: b}, or a word."""
+    """One value of the command line, read as YAML: 5, 1e-3, true, null, [1, 2], {a: b}, or a word, such as |."""
+    if text[:1] in ("|", ">"):  # which in YAML would begin a block
+        return text
     try:
         return yaml.load(text, YamlReader)
     except (yaml.YAMLError, ValueError, RecursionError, AttributeError, KeyError, TypeError):

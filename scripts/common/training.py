@@ -36,6 +36,10 @@ def read_run(given):
     """[`ModelArguments`], [`DataArguments`] and `LfmTrainingArguments` of the settings `given` (`dict`) of a run."""
     from modeling_lfm.trainer import LfmTrainingArguments
 
+    if given.get("benchmark") == "table":
+        from modeling_lfm.scripts.common.own_data import complete
+
+        given = complete(given)
     classes = settings.ModelArguments, settings.DataArguments, LfmTrainingArguments
     return settings.SettingsParser(classes).parse_dict(given)
 
@@ -48,16 +52,11 @@ def find_checkpoint(training_args):
             checkpoint is whole.
     """
     from modeling_lfm.trainer.cards.record import RUN_RECORD
-    from modeling_lfm.trainer.checkpoints import find_last_whole, list_checkpoints
+    from modeling_lfm.trainer.checkpoints import find_last_whole
 
     folder, wanted = Path(training_args.output_dir), training_args.resume_from_checkpoint
     if wanted is None or str(wanted).lower() == "false":
-        if list_checkpoints(folder):
-            raise ValueError(
-                f"{folder} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, or choose "
-                "another --output_dir."
-            )
-        return None
+        return refuse_earlier_run(folder)
     if str(wanted).lower() != "true":
         if not Path(wanted).is_dir():
             raise FileNotFoundError(f"no checkpoint to resume from at {wanted}.")
@@ -71,6 +70,17 @@ def find_checkpoint(training_args):
         say(f"passed over: {reason}")
     say(f"resuming from {last}" if last else f"the run in {folder} was stopped before its first checkpoint: it begins")
     return last
+
+
+def refuse_earlier_run(folder):
+    """Raise a `ValueError` if a folder (`Path`) holds checkpoints, which a new run would mix with its own."""
+    from modeling_lfm.trainer.checkpoints import list_checkpoints
+
+    if list_checkpoints(folder):
+        raise ValueError(
+            f"{folder} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, or choose "
+            "another --output_dir."
+        )
 
 
 def make_config(model_args, training_args):
@@ -158,6 +168,8 @@ def set_up(model_args, data_args, training_args):
     processor.complete_towers(config.modalities)
     names = runs.read_class_names(raw["train"])
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    if runs.is_multi_label(raw["train"]):
+        config.problem_type = "multi_label_classification"
     make_method(training_args.method).check(config)
     set_seed(training_args.seed)
     model = LfmForMultimodalClassification.from_towers(config)  # what is wrong with it is told before data is prepared

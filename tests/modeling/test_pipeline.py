@@ -316,13 +316,25 @@ def test_errors(classifier, inputs, error, message):
     assert message in str(caught.value)
 
 
+def test_broken_samples_are_passed_over(classifier, samples, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    rows = [samples[0], {"sight": tmp_path / "a.wav"}, samples[1], {"nothing": 1}]
+    answers = classifier(rows, broken="skip", batch_size=2)
+    assert [sorted(answer) == ["error"] for answer in answers] == [False, True, False, True]
+    assert "a.wav" in answers[1]["error"]
+    assert "nothing" in answers[3]["error"]
+    assert answers[2]["label"] == classifier(samples[1])["label"]
+    with pytest.raises(ValueError, match="broken='never'"):
+        classifier(rows, broken="never")
+
+
 def test_damaged_files_are_named(classifier, samples, tmp_path):
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(ValueError, match=r"modality 'sound': .*a\.wav cannot be read"):
         classifier({"sound": tmp_path / "a.wav"})
     with pytest.raises(ValueError, match=r"sample 1: modality 'sight': .*a\.wav cannot be read as an image"):
         classifier([samples[0], {"sight": tmp_path / "a.wav"}], num_workers=1)
-    with pytest.raises(TypeError, match="no setting 'top'; it has top_k, columns"):
+    with pytest.raises(TypeError, match="no setting 'top'; it has top_k, threshold, columns"):
         classifier(samples[0], top=3)
 
 

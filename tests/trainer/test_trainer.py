@@ -167,7 +167,9 @@ def test_products_agree_on_a_real_model(parameters, modalities, tmp_path):
 
 
 def test_evaluation_reports_each_modality_and_plain_cross_entropy(tmp_path):
-    trainer = toy_trainer(tmp_path, NORMALISED, num_train_epochs=1, method={"alpha": "constant", "alpha_value": 0.9})
+    constant = {"alpha": "constant", "alpha_value": 0.9}
+    last = {"dataloader_drop_last": True, "per_device_eval_batch_size": 7}  # dropped in training only
+    trainer = toy_trainer(tmp_path, NORMALISED, num_train_epochs=1, method=constant, **last)
     trainer.train()
     metrics = trainer.evaluate()
     model, data = trainer.model.eval(), trainer.eval_dataset

@@ -1,0 +1,298 @@
+"""Tables of one's own: settings that fit their columns, `fit` in three lines, and predictions for every row."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common.console import say
+
+SMALL_RESNET = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [16, 32, 64, 64], "stem_width": 16}}
+SMALL_BERT = {"model_type": "bert", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+LITE = {"tower": "timm", "name": "efficientnet_lite0.ra_in1k", "pretrained": True}
+MINILM = {"tower": "transformers", "name": "sentence-transformers/all-MiniLM-L6-v2", "pretrained": True}
+SMALL = {  # how each type of input is read without anything to download: its processor and its tower
+    "image": ({"size": [64, 64]}, SMALL_RESNET),
+    "spectrogram": ({"hop_length": 320, "normalize": True}, {**SMALL_RESNET, "in_chans": 1}),
+    "video": ({"size": [64, 64], "num_frames": 4}, SMALL_RESNET),
+    "flow": ({"size": [64, 64], "num_frames": 4}, {**SMALL_RESNET, "in_chans": 2}),
+    "text": ({"max_length": 64}, {"tower": "transformers", "pooling": "mean"}),
+    "vector": ({}, {"tower": "mlp"}),
+    "tabular": ({}, {"tower": "mlp"}),
+    "sequence": ({}, {"tower": "sequence", "width": 64}),
+}
+PRETRAINED = {
+    **SMALL,
+    "image": ({"size": [224, 224]}, LITE),
+    "spectrogram": ({"normalize": True}, {**LITE, "in_chans": 1}),
+    "video": ({"size": [224, 224], "num_frames": 4}, LITE),
+    "text": ({"max_length": 64}, {**MINILM, "pooling": "mean"}),
+}
+TRAINING = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "warmup_steps": 0.05,
+    "lr_scheduler_type": "cosine",
+    "max_grad_norm": 0,
+}
+PRESETS = {
+    "fast": (SMALL, {"num_train_epochs": 20, "early_stopping_patience": 5, "learning_rate": 1e-3, "hidden_size": 128}),
+    "best": (PRETRAINED, {"num_train_epochs": 10, "early_stopping_patience": 3, "learning_rate": 1e-4}),
+}
+VOCABULARY = 8000  # word pieces of a tokenizer that is made of the training texts
+LONGEST = 10.0  # seconds of sound that are read where nothing else is said
+
+
+def complete(given):
+    """The settings of a run on the benchmark `table`, with what is not given proposed from its columns.
+
+    Args:
+        given (`dict`): settings; `preset` is `fast` (small towers, nothing to download) or `best` (pretrained towers).
+
+    Returns:
+        `dict`: with `modalities` and `processor` for each column or group of columns, and how it is trained.
+
+    Raises:
+        ValueError, FileNotFoundError: an unknown preset, a table that cannot be read; see [`load_table`].
+    """
+    from modeling_lfm.data import find_benchmark, is_prepared
+    from modeling_lfm.data.benchmark import make_builder
+
+    given = dict(given)
+    preset = given.get("preset", "fast")
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
+    if is_prepared(given.get("data_dir")):
+        return given
+    options = given.get("benchmark_options") or {}
+    splits, plan = make_builder(find_benchmark("table"), given.get("data_dir"), None, None, options).read
+    kinds, training = PRESETS[preset]
+    # Told in full, so that what is read later is read in the same way.
+    columns = {name: {"type": part.type, "columns": part.columns, **part.settings} for name, part in plan.items()}
+    proposal = {"modalities": {}, "processor": {}, "benchmark_options": {**options, "table_columns": columns}}
+    for name, part in plan.items():
+        reads, tower = kinds[part.type]
+        own = dict((given.get("modalities") or {}).get(name) or {})
+        proposal["processor"][name] = {"type": part.type, **reads, **_look_at(part.type, splits["train"][name])}
+        proposal["processor"][name] |= part.settings | dict((given.get("processor") or {}).get(name) or {})
+        proposal["modalities"][name] = own if "tower" in own else {**tower, **own}
+        if part.type == "text" and not {"name", "config"} & set(proposal["modalities"][name]):
+            given.setdefault("tokenizer", str(_make_tokenizer(splits["train"][name], given["output_dir"])))
+            proposal["modalities"][name]["config"] = {**SMALL_BERT, "vocab_size": VOCABULARY, "intermediate_size": 256}
+    several = isinstance(splits["train"][0]["label"], list)
+    metric = {"metric_for_best_model": "map" if several else "accuracy"}
+    batch = given.get("per_device_train_batch_size", TRAINING["per_device_train_batch_size"])
+    last = {"dataloader_drop_last": len(splits["train"]) > batch}  # batch normalisation takes no batch of one
+    return {**TRAINING, **metric, **last, **training, **given, **proposal}
+
+
+def _look_at(kind, cells):
+    """Settings of the processor that the training samples tell."""
+    from modeling_lfm.audio_lfm import read_waveform
+
+    if kind != "spectrogram":
+        return {}
+    lengths = []
+    for cell in [cell for cell in cells[:200] if cell is not None][:20]:
+        try:
+            samples, rate = read_waveform(cell)
+            lengths.append(len(samples) / rate)
+        except (ValueError, OSError):
+            continue  # told where it is prepared
+    return {"duration": round(float(np.clip(np.quantile(lengths, 0.9), 0.1, LONGEST)), 2)} if lengths else {}
+
+
+def _make_tokenizer(texts, output_dir):
+    """A folder with a tokenizer of word pieces, made of the training texts: the same from the same texts."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    maker = BertWordPieceTokenizer()
+    maker.train_from_iterator((text for text in texts if text), vocab_size=VOCABULARY, show_progress=False)
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=maker._tokenizer, mask_token="[MASK]", **special)
+    folder = Path(output_dir) / "tokenizer"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# -- fit -------------------------------------------------------------------------------------------------------
+
+
+def fit(train, label="label", *, validation=None, test=None, time_limit=None, output_dir="outputs/fit", **given):
+    """Train a classifier on a table: what its columns are is found out, and printed.
+
+    ```python
+    from modeling_lfm import fit
+
+    predictor = fit(df, label="y", time_limit=600)
+    predictor.predict(df2)
+    ```
+
+    Args:
+        train, validation, test: a `pandas.DataFrame`, a `datasets.Dataset`, or a file (csv, tsv, jsonl, Parquet); what
+            is not given is drawn from `train`, see [`load_table`][modeling_lfm.data.table.load_table]. Columns hold
+            paths of pictures, sounds or clips, texts, numbers, categories, lists of numbers; any cell may be empty.
+        label (`str`): column of the labels.
+        time_limit (`float`, *optional*): seconds after which training stops.
+        output_dir (`str`): a new folder for the model, the tables and `fit.yaml`, the settings that `train.py` takes.
+        given: any setting of `train.py`: `preset="best"` (pretrained towers; the default `"fast"` downloads nothing),
+            `method="ogm"`, `num_train_epochs=5`, `group_column="person"`, `table_columns={...}`, `modalities={...}`.
+
+    Returns:
+        [`Predictor`]
+
+    Raises:
+        ValueError, FileNotFoundError: a table, a column or a setting that is wrong; the message names it.
+    """
+    from modeling_lfm.scripts.common import training
+    from modeling_lfm.trainer.checkpoints import only_run
+
+    folder = Path(output_dir)
+    tables = {"train": train, "validation": validation, "test": test}
+    options = {"label_column": label, **(given.pop("benchmark_options", None) or {})}
+    options |= {key: given.pop(key) for key in ("group_column", "label_separator", "table_columns") if key in given}
+    with only_run(folder, True):
+        training.refuse_earlier_run(folder)
+        for split, table in tables.items():
+            if table is not None:
+                options[f"{split}_file"] = _store(table, folder / "tables" / f"{split}.parquet")
+        told = {"benchmark": "table", "data_dir": str(folder / "tables"), "benchmark_options": options}
+        told = complete({**told, "output_dir": str(folder), "report_to": "none", **given})
+        say("\n".join(f"{name}: {entry['type']}" for name, entry in told["processor"].items()))
+        (folder / "fit.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
+        say(f"the same again: python scripts/train.py {folder / 'fit.yaml'} --output_dir DIR")
+        model_args, data_args, training_args = training.read_run(told)
+        trainer, splits = training.set_up(model_args, data_args, training_args)
+        if time_limit is not None:
+            trainer.add_callback(_until(time.monotonic() + time_limit))
+        metrics = training.fit(trainer, splits, data_args)
+    say(f"validation accuracy {100 * metrics['eval_accuracy']:.1f} %; model: {folder}")
+    return Predictor(trainer.model, trainer.processor, options_columns(folder), trainer, metrics)
+
+
+def _store(table, file):
+    """Write a table as Parquet (`Path`), with absolute paths; its name."""
+    from modeling_lfm.data.table import read_table
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    read_table(table, absolute=True).to_parquet(file)
+    return file.name
+
+
+def _until(end):
+    from transformers import TrainerCallback
+
+    class StopAt(TrainerCallback):
+        """Stops training when its time is over, with an evaluation and a checkpoint."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if time.monotonic() > end:
+                control.should_evaluate = control.should_save = control.should_training_stop = True
+
+    return StopAt()
+
+
+def options_columns(checkpoint):
+    """The modalities of a table that a model was trained on (`dict`), see [`load_table`]; None for other models."""
+    return runs.recall(checkpoint)["benchmark_options"].get("table_columns")
+
+
+class Predictor:
+    """A trained model that reads tables.
+
+    Args:
+        model (`LfmForMultimodalClassification`), processor (`LfmProcessor`)
+        columns (`dict`, *optional*): what its modalities are made of; columns of their names if not given.
+        trainer (`LfmTrainer`, *optional*), metrics (`dict`, *optional*): of its training.
+
+    Example: see [`fit`].
+    """
+
+    def __init__(self, model, processor, columns=None, trainer=None, metrics=None):
+        from modeling_lfm import MultimodalClassificationPipeline
+
+        self.model, self.processor, self.columns = model, processor, columns
+        self.trainer, self.metrics = trainer, metrics
+        self.pipeline = MultimodalClassificationPipeline(model, processor)
+
+    @classmethod
+    def load(cls, folder):
+        """The predictor of a model that `fit` or `train.py` wrote into `folder` (`str`)."""
+        return cls(*runs.load_run(folder), options_columns(folder))
+
+    def answers(self, table, start=0, **settings):
+        """What the pipeline answers for each row of a table (iterator of `dict`), from the row `start` on.
+
+        Args:
+            table: as in [`fit`]; it needs no labels, and lacks columns of modalities that are absent.
+            settings: of the pipeline; `broken="skip"` answers `{"error": str}` for a row that cannot be read.
+        """
+        from modeling_lfm.data.table import read_rows
+
+        rows = read_rows(table, self.columns or {name: name for name in self.processor.modalities})
+        return self.pipeline(iter(rows[start:]), **{"top_k": None, "batch_size": 64, **settings})
+
+    def predict(self, table):
+        """The label of each row (`list[str]`; multi-label: `list[list[str]]`)."""
+        return [answer.get("label", answer.get("labels")) for answer in self.answers(table)]
+
+    def predict_proba(self, table):
+        """The probability of every label (`pandas.DataFrame`, a row each)."""
+        import pandas as pd
+
+        labels = list(self.model.config.label2id)
+        scores = [{part["label"]: part["score"] for part in answer["scores"]} for answer in self.answers(table)]
+        return pd.DataFrame(scores, columns=labels)
+
+
+# -- predict.py --input_file -----------------------------------------------------------------------------------
+
+
+def predict_file(args):
+    """Answer every row of `args.input_file` into `args.output`, a line of JSON each.
+
+    Rows that cannot be read have an `error`. With `args.resume` it goes on behind the rows that are there.
+
+    Returns:
+        `dict`: `rows`, and of these `broken`.
+
+    Raises:
+        ValueError: the output exists, or is of more rows; a table that cannot be read.
+    """
+    output = Path(args.output)
+    done = _whole_lines(output, args.resume)
+    predictor = Predictor.load(args.checkpoint)
+    settings = {"top_k": args.top_k, "threshold": args.threshold, "broken": "skip", "batch_size": args.batch_size}
+    counts = {"rows": 0, "broken": 0}
+    with output.open("a", encoding="utf-8") as file:
+        for row, answer in enumerate(predictor.answers(args.input_file, done, **settings), done):
+            counts["rows"] += 1
+            counts["broken"] += "error" in answer
+            file.write(json.dumps({"row": row, **answer}, ensure_ascii=False, allow_nan=False) + "\n")
+            file.flush()
+    return counts
+
+
+def _whole_lines(output, resume):
+    """How many whole lines the file `output` (`Path`) holds; half a line behind them is cut off."""
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return 0
+    if not resume:
+        raise ValueError(f"{output} exists: go on behind its rows with --resume true, or choose another --output.")
+    content = output.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    with output.open("r+b") as file:
+        file.truncate(len(whole))
+    for number, line in enumerate(whole.splitlines()):
+        if json.loads(line)["row"] != number:
+            raise ValueError(f"{output} is no output of predict.py (line {number + 1}); choose another --output.")
+    return whole.count(b"\n")

@@ -1,0 +1,115 @@
+"""Tables of one's own: what is proposed, `fit`, and predictions for every row."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from modeling_lfm import fit
+from modeling_lfm.scripts import predict, train
+from modeling_lfm.scripts.common.own_data import Predictor, complete
+from tests.data.test_table import make_frame
+
+TINY = {
+    "num_train_epochs": 1,
+    "hidden_size": 16,
+    "modalities": {"photo": {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4}}},
+    "processor": {"photo": {"size": [8, 8]}},
+}
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mine")
+    frame = make_frame(folder, rows=60).drop(columns="voice")
+    return frame.assign(photo=[str(folder / name) for name in frame.photo])
+
+
+@pytest.fixture(scope="module")
+def fitted(frame, tmp_path_factory):
+    return fit(frame, group_column="person", output_dir=tmp_path_factory.mktemp("fit") / "run", use_cpu=True, **TINY)
+
+
+def test_every_column_is_read_and_predicted(fitted, frame):
+    assert {name: kind["type"] for name, kind in fitted.processor.modalities.items()} == {
+        "photo": "image",
+        "title": "text",
+        "table": "tabular",
+    }
+    assert fitted.model.config.modalities["photo"]["model_args"] == {"channels": [4] * 4}  # as it was given
+    assert set(fitted.predict(frame)) <= {"yes", "no"}
+    scores = fitted.predict_proba(frame)
+    assert list(scores) == ["no", "yes"]
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-6)
+    assert len(fitted.metrics) > 10
+
+
+def test_a_fitted_model_is_known_to_the_programs(fitted, frame, tmp_path):
+    folder = fitted.trainer.args.output_dir
+    frame.assign(photo=[*frame.photo[:2], "gone.png", *frame.photo[3:]]).to_csv(tmp_path / "new.csv", index=False)
+    line = ["--checkpoint", folder, "--input_file", str(tmp_path / "new.csv"), "--output", str(tmp_path / "y.jsonl")]
+    predict.main([*line, "--top_k", "1", "--batch_size", "7"])
+    whole = (tmp_path / "y.jsonl").read_text()
+    rows = [json.loads(text) for text in whole.splitlines()]
+    assert [row["row"] for row in rows] == list(range(60))
+    assert "gone.png" in rows[2]["error"]
+    assert [row["label"] for row in rows if "label" in row] == [
+        label for number, label in enumerate(fitted.predict(frame)) if number != 2
+    ]
+    with pytest.raises(ValueError, match=r"y\.jsonl"):
+        predict.main(line)
+    cut = "".join(whole.splitlines(keepends=True)[:5]) + '{"row": 5, "lab'
+    (tmp_path / "y.jsonl").write_text(cut)
+    predict.main([*line, "--top_k", "1", "--batch_size", "7", "--resume"])
+    again = [json.loads(text) for text in (tmp_path / "y.jsonl").read_text().splitlines()]
+    assert [(row["row"], row.get("label")) for row in again] == [(row["row"], row.get("label")) for row in rows]
+
+
+def test_the_predictor_is_loaded_and_needs_no_labels(fitted, frame):
+    loaded = Predictor.load(fitted.trainer.args.output_dir)
+    rows = frame.drop(columns=["label", "title"]).head(4)  # a modality that is not there is absent
+    assert loaded.predict(rows) == fitted.predict(rows)
+    with pytest.raises(ValueError, match="fare"):
+        loaded.predict(rows.drop(columns="fare"))
+    with pytest.raises(ValueError, match="photo"):
+        loaded.predict(rows[["id"]])
+
+
+def test_the_settings_that_fit_tells_do_the_same(fitted, tmp_path):
+    told = f"{fitted.trainer.args.output_dir}/fit.yaml"
+    trainer, metrics = train.train(*train.parse_arguments([told, "--output_dir", str(tmp_path / "again")]))
+    assert metrics["eval_loss"] == fitted.metrics["eval_loss"]
+    assert trainer.model.config.modalities == fitted.model.config.modalities
+
+
+def test_train_alone_proposes_and_several_labels_are_several(frame, tmp_path):
+    several = frame.assign(label=["a|b" if number % 2 else "b" if number % 3 else "c" for number in range(60)])
+    several.drop(columns=["title", "photo"]).to_csv(tmp_path / "all.csv", index=False)
+    options = ["--benchmark_options.train_file", "all.csv", "--benchmark_options.label_separator", "|"]
+    where = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "run"), "--use_cpu"]
+    train.main(["table", *options, *where, "--num_train_epochs", "1"])
+    predictor = Predictor.load(tmp_path / "run")
+    assert predictor.model.config.is_multi_label
+    assert predictor.model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert all(isinstance(labels, list) for labels in predictor.predict(several))
+    answer = next(iter(predictor.answers(several, threshold=0.0)))
+    assert sorted(answer["labels"]) == ["a", "b", "c"]
+
+
+def test_unknown_preset_and_earlier_run_are_refused(fitted, frame, tmp_path):
+    with pytest.raises(ValueError, match="preset='slow'"):
+        complete({"benchmark": "table", "preset": "slow"})
+    folder = fitted.trainer.args.output_dir
+    with pytest.raises(ValueError, match=str(folder)):
+        fit(frame, output_dir=folder)
+    assert yaml.safe_load(Path(folder, "fit.yaml").read_text())["benchmark"] == "table"
+
+
+def test_time_limit_stops_training(frame, tmp_path):
+    table = pd.concat([frame[["age", "fare", "label"]]] * 4, ignore_index=True)
+    predictor = fit(table, time_limit=0, output_dir=tmp_path / "run", num_train_epochs=50, use_cpu=True)
+    assert predictor.trainer.state.global_step == 1
+    assert predictor.predict(table)
