@@ -242,8 +242,8 @@ def test_card_of_every_benchmark(benchmark, tmp_path):
     types = {kind["type"] for kind in kinds.values()}
     video = types & {"video", "flow"}
     assert metadata["pipeline_tag"] == ("video-classification" if video else "image-classification")
-    assert facts.data["licence"] in text
-    assert facts.data["citation"] in text
+    assert facts.record["data"]["licence"] in text
+    assert facts.record["data"]["citation"] in text
     if benchmark == "nvgesture":  # flow is computed from the colour stream
         assert '{"rgb": "rgb.mp4", "flow": "rgb.mp4", "depth": "depth.mp4"}' in text
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from dataclasses import MISSING, asdict, fields
 from enum import Enum
 from pathlib import Path
@@ -108,24 +109,14 @@ def find_on_hub(spec):
     Args:
         spec (`dict`): the tower's entry: `tower`, `name` and, where its weights were read from a file, `checkpoint`.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     name = spec.get("name")
-    if name is None or spec.get("checkpoint"):
-        return None
-    if spec["tower"] == "timm":
+    if name is not None and spec["tower"] == "timm":
         import timm
 
         known = timm.get_pretrained_cfg(name)
-        name = None if known is None else known.hf_hub_id
-        if name is None:
-            return None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return None if Path(name).exists() or name.startswith(".") else name
+        name = known and known.hf_hub_id
+    is_local = not name or spec.get("checkpoint") or Path(name).exists()
+    return None if is_local or not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name) else name
 
 
 def describe_hardware(device):
@@ -159,12 +150,14 @@ def to_json(value, indent=2):
     return json.dumps(finite, indent=indent, ensure_ascii=False) + "\n"
 
 
-def read_json(path):
-    """The mapping that a file (`Path`) holds (`dict`).
+def read_json(path, absent=None):
+    """The mapping that a file (`Path`) holds (`dict`); `absent`, if given, where there is no file.
 
     Raises:
         ValueError: it is damaged, or holds something else; the message names it.
     """
+    if absent is not None and not path.is_file():
+        return absent
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -181,9 +174,7 @@ def read_record(folder):
         ValueError: the file is damaged, or an entry of it has a wrong type; the message names file and key.
     """
     path = Path(folder) / RUN_RECORD
-    if not path.is_file():
-        return {}
-    record = read_json(path)
+    record = read_json(path, {})
     _check_types(record, RECORD_TYPES, path, "")
     return portable(record)
 
