@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..cards.record import to_json
+
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -48,12 +50,6 @@ class Section:
     notes: list = field(default_factory=list)
 
 
-def plain(numbers):
-    """`numbers` as JSON holds them: lists for arrays, six digits, None for what is not finite."""
-    text = json.dumps(numbers, default=lambda value: value.tolist())
-    return json.loads(text, parse_float=lambda digits: round(float(digits), 6), parse_constant=lambda name: None)
-
-
 def write_report(sections, folder, title, facts, left_out=None):
     """Write `{figure}.png` and `{name}.json` of each section, and the page `report.html`, which needs nothing else.
 
@@ -72,8 +68,9 @@ def write_report(sections, folder, title, facts, left_out=None):
     folder, pictures = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
     for name, section in sections.items():
-        numbers = json.dumps(plain(section.numbers), indent=1, ensure_ascii=False)
-        (folder / f"{name}.json").write_text(numbers + "\n", encoding="utf-8")
+        numbers = json.dumps(section.numbers, default=lambda value: value.tolist())
+        numbers = json.loads(numbers, parse_float=lambda digits: round(float(digits), 6))
+        (folder / f"{name}.json").write_text(to_json(numbers, 1), encoding="utf-8")
         for figure, drawn in section.figures.items():
             drawn.savefig(folder / f"{figure}.png")
             pictures[figure] = base64.b64encode((folder / f"{figure}.png").read_bytes()).decode()
