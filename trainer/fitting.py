@@ -9,9 +9,14 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
+from transformers import enable_full_determinism, set_seed
+
+from modeling_lfm.modeling_lfm import LfmForMultimodalClassification
 
 from .callbacks import LfmProgressCallback
 from .holdout import read_labels
+from .methods import Method
+from .training_args import NEED_METRICS
 
 POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
@@ -118,6 +123,61 @@ def _check_single(model, batch, samples, size):
             buffer.copy_(buffers[name])
 
 
+def check_metrics(trainer):
+    """Raise a `ValueError` where the built-in metrics would get something else than they read."""
+    found = [key for key, usual in NEED_METRICS.items() if getattr(trainer.args, key) != usual]
+    found += ["preprocess_logits_for_metrics"] if trainer.preprocess_logits_for_metrics is not None else []
+    if found:
+        raise ValueError(f"{', '.join(found)} changes what metrics are made of, and needs your compute_metrics.")
+
+
+def check_parallelism(trainer):
+    """Raise a `ValueError` where the method of a trainer cannot train under its parallelism or precision."""
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if trainer.args.channels_last and sharded:
+        raise ValueError("channels_last needs whole parameters: no FSDP or DeepSpeed.")
+    name, method = trainer.method.spec.name, type(trainer.method)
+    if method.own_backward and trainer.args.fp16:
+        raise ValueError(f"method {name} computes gradients itself, past the loss scaling of fp16: use bf16.")
+    shapes_gradients = method.own_backward or any(
+        getattr(method, hook) is not getattr(Method, hook) for hook in ("on_gradients", "parameter_groups")
+    )
+    if shapes_gradients and sharded:
+        raise ValueError(f"method {name} needs the whole model in each process: no FSDP or DeepSpeed.")
+
+
+# -- the model -------------------------------------------------------------------------------------------------
+
+
+def make_model(config, args, dataset):
+    """A new model of an [`LfmConfig`], its weights drawn from `args.seed`, its classes named after the data set's."""
+    config = copy.deepcopy(config)
+    name_classes(config, dataset, number=True)
+    enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+    return LfmForMultimodalClassification.from_towers(config)
+
+
+def name_classes(config, dataset, number=False):
+    """Give a configuration without names of classes those of the `ClassLabel` of a data set, if that has one.
+
+    Args:
+        config ([`LfmConfig`]): changed in place.
+        dataset: with `features`, or around one that has them.
+        number (`bool`): their number as well, as no model was made of it yet; else it must be the same.
+    """
+    while not hasattr(dataset, "features") and dataset is not None:
+        dataset = getattr(dataset, "unaugmented", getattr(dataset, "dataset", None))
+    feature = dataset and (dataset.features or {}).get("labels")
+    names = getattr(feature, "names", None)
+    unnamed = all(name == f"LABEL_{place}" for place, name in config.id2label.items())
+    if names and unnamed and (number or len(names) == config.num_labels):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: place for place, name in enumerate(names)}
+
+
+# -- losses ----------------------------------------------------------------------------------------------------
+
+
 def loss_options(args, config, dataset):
     """What settings and training labels make of L_CLS: keyword arguments of [`classification_loss`], none if plain.
 
@@ -146,6 +206,9 @@ def loss_options(args, config, dataset):
         if args.logit_adjustment:
             options["shift"] = args.logit_adjustment * (counts / total).log()
     return {key: value for key, value in options.items() if isinstance(value, torch.Tensor) or value}
+
+
+# -- another model -----------------------------------------------------------------------------------------------
 
 
 def train_apart(trainer, model, method, num_train_epochs=None):

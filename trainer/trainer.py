@@ -9,7 +9,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 import transformers
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
+from transformers import EarlyStoppingCallback, PreTrainedConfig, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -20,24 +20,35 @@ from .callbacks import REPORTERS, LfmProgressCallback, MethodCallback
 from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
-from .fitting import loss_options, train_apart
+from .fitting import (
+    check_metrics,
+    check_parallelism,
+    loss_options,
+    make_model,
+    name_classes,
+    train_apart,
+)
 from .holdout import BalancedSampler, SampleReader, choose_holdout
 from .hub import SharingTrainer
 from .methods import Method, make_method
 from .methods.base import split_groups
 from .metrics import ModalityMeter
 from .objectives import classification_loss
-from .training_args import NEED_METRICS, LfmTrainingArguments
+from .search import Searcher
+from .training_args import LfmTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 
-class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
+class LfmTrainer(ModalityMeter, SampleReader, Searcher, SharingTrainer):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
     Everything not named here is as in `transformers.Trainer`.
 
     Args:
+        model ([`LfmForMultimodalClassification`], or [`LfmConfig`]): of a configuration the model is made by
+            `from_towers`, with weights that `args.seed` draws, and with the classes of a `ClassLabel` of the training
+            set where the configuration names none.
         args ([`LfmTrainingArguments`]): settings.
         train_dataset (`datasets.Dataset` or a map-style `torch.utils.data.Dataset`): samples are dicts of the model's
             inputs and `labels`. For a method that watches held-out samples, `args.holdout` of it is kept for that
@@ -72,34 +83,28 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
     ):
         args = LfmTrainingArguments(output_dir="outputs") if args is None else args
         self.method = method if isinstance(method, Method) else make_method(args.method)
-        if model is not None:
-            self.method.check(model.config)
+        self.config_given = model if isinstance(model, PreTrainedConfig) else None
+        if self.config_given is not None:
+            model = make_model(model, args, train_dataset)
         if kwargs.get("data_collator") is None and hasattr(processing_class, "stack"):
             kwargs["data_collator"] = LfmDataCollator(processing_class)
-        self.holdout_dataset = holdout_dataset
-        if train_dataset is not None and self.method.needs_holdout and holdout_dataset is None:
-            train_dataset, self.holdout_dataset = choose_holdout(train_dataset, eval_dataset, args)
-        if train_dataset is not None and self.method.needs_sample_ids:
-            train_dataset = SampleIdDataset(train_dataset)
+        if model is not None:
+            self.method.check(model.config)
+        self.given = train_dataset, eval_dataset, holdout_dataset
+        self.bound = False
         super().__init__(
             model=model,
             args=args,
-            train_dataset=train_dataset,
+            train_dataset=self._choose_data(args),
             eval_dataset=eval_dataset,
             compute_metrics=compute_metrics,
             processing_class=processing_class,
             **kwargs,
         )
-        self.processor = processing_class
-        self._check_parallelism()
-        if args.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # convolutions follow their weights, whatever their input
-        if self.method.needs_sample_ids:
-            self.data_collator = SampleIdCollator(self.data_collator)
+        self.processor, self.plain_collator = processing_class, self.data_collator
         self.loss_func = compute_loss_func  # not `compute_loss_func`, whose losses transformers takes for sums
-        self._set_loss()
         if self.compute_metrics is None:
-            self._check_metrics()
+            check_metrics(self)
             self.compute_metrics = self._multimodal_metrics
         # Each batch's loss is its own mean, so transformers divides by the accumulation steps.
         self.model_accepts_loss_kwargs = False
@@ -107,7 +112,7 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
         self._loss_parts = defaultdict(float)
         self.resumed_method = None
         self._saving, self._resumes = False, False
-        self.method.bind(self)
+        self._bind()
         self.add_callback(MethodCallback())
         self._bind_method_callback()
         for plain in (ProgressCallback, PrinterCallback):
@@ -119,24 +124,27 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
-    def _check_metrics(self):
-        found = [key for key, usual in NEED_METRICS.items() if (getattr(self.args, key) or usual) != usual]
-        found += ["preprocess_logits_for_metrics"] if self.preprocess_logits_for_metrics is not None else []
-        if found:
-            raise ValueError(f"{', '.join(found)} changes what metrics are made of, and needs your compute_metrics.")
+    def _choose_data(self, args):
+        """The training set for the method, of what was given; `holdout_dataset` is set."""
+        train_dataset, eval_dataset, self.holdout_dataset = self.given
+        if train_dataset is not None and self.method.needs_holdout and self.holdout_dataset is None:
+            train_dataset, self.holdout_dataset = choose_holdout(train_dataset, eval_dataset, args)
+        if train_dataset is not None and self.method.needs_sample_ids:
+            train_dataset = SampleIdDataset(train_dataset)
+        return train_dataset
 
-    def _check_parallelism(self):
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if self.args.channels_last and sharded:
-            raise ValueError("channels_last needs whole parameters: no FSDP or DeepSpeed.")
-        name, method = self.method.spec.name, type(self.method)
-        if method.own_backward and self.args.fp16:
-            raise ValueError(f"method {name} computes gradients itself, past the loss scaling of fp16: use bf16.")
-        shapes_gradients = method.own_backward or any(
-            getattr(method, hook) is not getattr(Method, hook) for hook in ("on_gradients", "parameter_groups")
-        )
-        if shapes_gradients and sharded:
-            raise ValueError(f"method {name} needs the whole model in each process: no FSDP or DeepSpeed.")
+    def _bind(self):
+        """Let model and method know each other."""
+        self.method.check(self.model.config)
+        check_parallelism(self)
+        name_classes(self.model.config, self.given[0])
+        if self.args.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # convolutions follow their weights, whatever their input
+        with_ids = self.method.needs_sample_ids
+        self.data_collator = SampleIdCollator(self.plain_collator) if with_ids else self.plain_collator
+        self._set_loss()
+        self.method.bind(self)
+        self.bound = True
 
     def _get_train_sampler(self, *args):
         if self.args.train_sampling_strategy != "balanced":
@@ -197,7 +205,8 @@ class LfmTrainer(ModalityMeter, SampleReader, SharingTrainer):
             with only_run(folder, self.args.process_index == 0), naming_full_disk(folder):
                 if self.args.process_index == 0:
                     shutil.rmtree(os.path.join(folder, checkpoints.UNFINISHED), ignore_errors=True)
-                self._set_loss()
+                if self.model_init is None:  # else bound anew
+                    self._set_loss()
                 self._loss_parts.clear()
                 output = super().train(self._find_checkpoint(resume_from_checkpoint), *args, **kwargs)
                 return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)

@@ -21,12 +21,33 @@ REFUSED = {
     "neftune_noise_alpha": ((None,), "each tower has embeddings of its own, or none"),
     "use_liger_kernel": ((False,), "Liger has no kernels for a model of several towers"),
     "include_num_input_tokens_seen": ((False, "no"), "inputs are not tokens alone"),
+    "include_for_metrics": (([], ["loss"]), "a model of several modalities has several inputs"),
     "parallelism_config": ((None,), "methods need the whole batch and the whole model"),
 }
 """Settings of transformers that would do nothing here, or harm: the values that will do, and why no others."""
 UNFIT_OPTIMIZERS = ("lomo", "adalomo", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise")
 UNFIT_OPTIMIZERS += ("galore_adafactor_layerwise", "apollo_adamw_layerwise")
-NEED_METRICS = {"batch_eval_metrics": False, "eval_do_concat_batches": True, "include_for_metrics": []}
+SPECIAL = {
+    "model": "also an `LfmConfig`, of which the model is made: weights by `args.seed`, classes by the data set",
+    "data_collator": "made of `processing_class` if not given",
+    "train_dataset": "a stream, too; a method with a hold-out then needs `holdout_dataset`, LFM also `alpha_every`",
+    "compute_loss_func": "the classification loss of every method, and of evaluation; returns the mean of a batch; "
+    "not for `etmc`, `domfn` and `reconboost`",
+    "compute_metrics": "its `predictions` are the pair `(logits, modality_logits)`",
+    "preprocess_logits_for_metrics": "needs `compute_metrics`",
+    "batch_eval_metrics": "needs `compute_metrics`",
+    "eval_do_concat_batches": "needs `compute_metrics` where it is False",
+    "optimizers": "not for `mslr`, which sets learning rates",
+    "optim": "not those that step within the backward pass (LOMO, `*_layerwise`)",
+    "label_smoothing_factor": "for single-label problems; evaluation is without",
+    "train_sampling_strategy": "`balanced`, too",
+    "gradient_checkpointing": "not for `agm`",
+    "fp16": "not for methods that compute gradients themselves",
+    "fsdp": "not for methods that change gradients; a learned alpha needs version 2",
+    "deepspeed": "not for methods that change gradients; a learned alpha excludes ZeRO-3",
+}
+"""Arguments of transformers that do more or less than there."""
+NEED_METRICS = {"batch_eval_metrics": False, "eval_do_concat_batches": True}
 """Settings that fit no metrics but those of the user's own `compute_metrics`, and the values that do."""
 
 
