@@ -1,4 +1,4 @@
-"""Sending to the Hub: repositories, one commit, what went wrong in plain words; and a trainer that sends its model.
+"""Sending to the Hub: repositories, one commit; and a trainer that sends its model.
 
 `create_commit` and not `upload_folder`, which sends a folder in several commits where hf_xet is installed. What is sent
 is chosen in `staging.py`; what must not be in it, in `privacy.py`.
@@ -122,62 +122,17 @@ def push_dataset(name, folder):
 
 @contextmanager
 def explained(name):
-    """Errors of the Hub's library, whose types differ from version to version, as an `OSError` that tells cause and
-    remedy for the repository `name` (`str`), and whether a commit may have arrived."""
+    """Errors of the Hub's library as an `OSError` that names the repository (`str`) and what helps against most."""
     try:
         yield
     except Exception as error:
-        chain = [error]
-        while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-            chain.append(cause)
-        raise OSError(f"{name} on the Hub: {_diagnose(chain, name)}") from error
-
-
-def _diagnose(chain, name):
-    """What errors (`list`, each raised from the next) of the Hub's library mean (`str`)."""
-    said = next((told for cause in chain if (told := getattr(cause, "server_message", None))), str(chain[0]))
-    said = " ".join(said.split()).rstrip(".") or type(chain[0]).__name__
-    responses = [response for cause in chain if (response := getattr(cause, "response", None)) is not None]
-    status = responses[0].status_code if responses else None
-    in_commit = any("/commit/" in _requested(cause) for cause in chain)
-    known = {
-        403: f"you may not write there ({said}); use a token that may write to {name.partition('/')[0]}, or your name",
-        404: "it was not found, or you may not see it; check the name and the branch",
-        409: f"the name is taken ({said}); choose another",
-        429: f"too many requests ({said}); wait some minutes",
-    }
-    if in_commit:
-        known[409] = known[412] = f"somebody changed it at the same moment ({said})"
-    lost = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
-    again, open_end = "run the same command again, and what was uploaded is not sent twice.", False
-    if "OfflineModeIsEnabled" in lost:
-        return "HF_HUB_OFFLINE is set, so that nothing is asked of it; unset it. Nothing was committed."
-    if status == 401 or "LocalTokenNotFoundError" in lost:
-        what = (
-            "you are not logged in" if status is None else f"the token is not valid ({' '.join(str(chain[0]).split())})"
-        )
-        remedy = f"run 'hf auth login' or set HF_TOKEN, with a token that may write, of {constants.ENDPOINT}"
-        return f"{what}; {remedy}/settings/tokens. Nothing was committed."
-    if status is None and lost & {"ConnectionError", "TimeoutError", "TransportError", "RequestException"}:
-        why = " ".join(str(chain[-1]).split()) or type(chain[-1]).__name__
-        what, open_end = f"no connection to {constants.ENDPOINT}, or it was lost ({why}); see to the network", in_commit
-    elif status is not None and status >= 500:
-        what, open_end = f"the Hub itself failed ({said}); wait a little", in_commit
-    elif status == 429 or (in_commit and status in (409, 412)):
-        what = known[status]
-    else:
-        return f"{known.get(status, said)}. Nothing was committed."
-    if open_end:
-        return f"{what}. It was lost in the commit, of which either all or nothing arrived; {again}"
-    return f"{what}. Nothing was committed; {again}"
-
-
-def _requested(error):
-    """The address that an error of the HTTP library is about, or nothing."""
-    try:
-        return str(error.request.url)
-    except (AttributeError, RuntimeError):  # not of that library; not known
-        return ""
+        causes = dict.fromkeys(" ".join(str(cause).split()) for cause in (error, error.__cause__) if cause is not None)
+        said = "; ".join(filter(None, causes)) or type(error).__name__
+        raise OSError(
+            f"{name} on the Hub ({constants.ENDPOINT}): {said}. Log in ('hf auth login', or HF_TOKEN) with a "
+            f"token that may write to {name.partition('/')[0]}, see to name, branch and network, and run the same "
+            "command again: a commit arrives whole or not at all, and what was uploaded is not sent twice."
+        ) from error
 
 
 # -- while training --------------------------------------------------------------------------------------------
