@@ -346,7 +346,7 @@ def hash_code(cls):
 
 
 def stratified_split(labels, count, seed):
-    """Draw a part of samples, stratified by label, as the only such draw of the project.
+    """Draw a part of samples, stratified by label, as the only stratified draw of the project.
 
     A class with one sample stays in the rest. Where the part is smaller than the number of classes, or a sample has
     several labels, it is drawn without regard to them.

@@ -16,10 +16,21 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", PAGES[page], flags=re.DOTALL)
 
 
-def test_python_blocks_of_the_readme_run_as_written(tmp_path, monkeypatch, capsys):
+@pytest.fixture(autouse=True)
+def tables(tmp_path, monkeypatch):
+    """The folder that the pages work in, with the tables that they name."""
     monkeypatch.chdir(tmp_path)
+    rows = [f"{n},{n * n % 7},{'ab'[n % 2]},p{n % 10},{'yes' if n % 3 else 'no'}" for n in range(60)]
+    (tmp_path / "DIR").mkdir()
+    for folder in (tmp_path, tmp_path / "DIR"):
+        names = "age,fare,sex,person," + ("y" if folder == tmp_path else "label")
+        (folder / "all.csv").write_text("\n".join([names, *rows]))
+    (tmp_path / "new.csv").write_text("age,fare,sex,person\n1,2,a,p1\n3,,b,p1\n")
+
+
+def test_python_blocks_of_the_readme_run_as_written(tmp_path, capsys):
     names, found = {}, blocks("", "python")
-    assert len(found) == 2
+    assert len(found) == 3
     for number, block in enumerate(found):
         exec(compile(block, f"README.md, Python block {number}", "exec"), names)
     metrics = names["trainer"].evaluate(names["data"]["test"])
@@ -29,8 +40,7 @@ def test_python_blocks_of_the_readme_run_as_written(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("page", [page for page in FOLDERS if page and blocks(page, "python")])
-def test_python_blocks_of_other_pages_run_as_written(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_python_blocks_of_other_pages_run_as_written(page):
     names = {}
     for number, block in enumerate(blocks(page, "python")):
         exec(compile(block, f"{page}/README.md, Python block {number}", "exec"), names)

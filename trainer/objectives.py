@@ -1,7 +1,8 @@
 """The two parts of LFM's objective: the classification loss and the matching loss between modalities.
 
 LFM ("Facilitating Multimodal Classification via Dynamically Learning Modality Gap", NeurIPS 2024) minimises
-L_Total = (1 - alpha) L_CLS + alpha L_MM (equation 1). All functions are pure, work on B samples, K labels and M
+L_Total = (1 - alpha) L_CLS + alpha L_MM (equation 1). L_MM is the Jensen-Shannon divergence (`js`) by default; the
+paper's text has InfoNCE (`infonce`). All functions are pure, work on B samples, K labels and M
 modalities, compute in float32 whatever the autocast (float64 inputs stay float64), stay finite for logits of
 several hundred, and can be differentiated twice, except across processes.
 """

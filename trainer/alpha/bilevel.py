@@ -1,4 +1,7 @@
-"""The bi-level problem of a learned alpha on real data: which samples, which parameters, and its two solutions."""
+"""The bi-level problem of a learned alpha on real data: which samples, which parameters, and its two solutions.
+
+`Lfm.update_alpha` (`../methods/lfm.py`) solves it before every epoch but the first; `schedules.py` then changes alpha.
+"""
 
 import copy
 
