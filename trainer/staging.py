@@ -38,23 +38,15 @@ def list_weights(folder):
     """The files that hold a model's weights (`dict[str, Path]` by name): one, or the index and its shards.
 
     Raises:
-        FileNotFoundError: there are none, or a shard is missing. ValueError: they are pickled; a damaged index.
+        FileNotFoundError: there are none. ValueError: they are pickled.
     """
     folder = Path(folder)
-    if (folder / WEIGHTS).is_file():
-        return _pick(folder, [WEIGHTS])
-    if not (folder / INDEX).is_file():
+    names = sorted(file.name for file in folder.iterdir() if WEIGHT_NAMES.fullmatch(file.name))
+    if WEIGHTS not in names and INDEX not in names:
         for pickled in folder.glob("pytorch_model*.bin*"):
             raise ValueError(f"{pickled} is pickled; save the model anew, as safetensors (save_pretrained).")
         raise FileNotFoundError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX} with its shards.")
-    weight_map = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(WEIGHT_NAMES.fullmatch(str(name)) for name in weight_map.values()):
-        raise ValueError(f"{folder / INDEX} is damaged: no map from weights to shards; save the model anew.")
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
-        if not (folder / shard).is_file():
-            raise FileNotFoundError(f"{folder / shard} is missing, which {INDEX} names; save the model anew.")
-    return _pick(folder, [INDEX, *shards])
+    return _pick(folder, [WEIGHTS] if WEIGHTS in names else names)
 
 
 def list_other_files(folder, run=True):
@@ -200,31 +192,29 @@ def check_settings(checkpoint):
 
 def check_weights(checkpoint, files):
     """Raise a `ValueError` unless the weights `files` (`dict[str, Path]`) are whole, finite and those of the model."""
-    import torch
     from safetensors import SafetensorError, safe_open
 
     from modeling_lfm import LfmForMultimodalClassification
 
-    for name, file in files.items():
-        if file.suffix != ".safetensors":
-            continue
-        try:
-            with safe_open(file, "pt") as tensors:
-                private = find_private(name, json.dumps(tensors.metadata()))
-                broken = [key for key in tensors.keys() if not torch.isfinite(tensors.get_tensor(key)).all()]  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error}); save the model anew.") from error
-        if broken:
-            raise ValueError(f"{file} holds values that are not finite, such as those of {broken[0]}: training failed.")
-        if private:
-            raise ValueError(f"the metadata of {file} hold what others should not see ({private[0]}).")
-    _, told = LfmForMultimodalClassification.from_pretrained(
-        checkpoint, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    try:
+        metadata = {name: safe_open(file, "pt").metadata() for name, file in files.items() if name != INDEX}
+        model, told = LfmForMultimodalClassification.from_pretrained(
+            checkpoint, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"the weights of {checkpoint} cannot be read ({error}); save the model anew.") from error
+    for name, told_by in metadata.items():
+        if private := find_private(name, json.dumps(told_by)):
+            raise ValueError(f"the metadata of {name} hold what others should not see ({private[0]}).")
     wrong = {kind: sorted(key if isinstance(key, str) else key[0] for key in keys) for kind, keys in told.items()}
     listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys[:3])}" for kind, keys in wrong.items() if keys)
     if listed:
         raise ValueError(f"the weights of {checkpoint} do not fit its config.json, or this modeling_lfm ({listed}).")
+    broken = [key for key, value in model.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{checkpoint} holds values that are not finite, such as those of {broken[0]}: training failed."
+        )
 
 
 def complete_code(folder):

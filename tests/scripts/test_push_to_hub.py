@@ -366,8 +366,17 @@ def test_weights_that_nobody_could_use_are_refused(checkpoint, capsys, hub):
     save_file(weights, file, {"format": "pt", "from": "/home/me/models"})
     assert "the metadata of" in fails(capsys, checkpoint)
     file.write_bytes(file.read_bytes()[:-100])
-    assert "model.safetensors is damaged" in fails(capsys, checkpoint)
+    assert f"the weights of {checkpoint} cannot be read" in fails(capsys, checkpoint)
+    index, shard = checkpoint / "model.safetensors.index.json", "model-00001-of-00001.safetensors"
+    save_file(weights, checkpoint / shard, {"format": "pt"})
     file.unlink()
+    for damaged in ({"weight_map": dict.fromkeys(weights, "../secret.json")}, {"weight_map": ["a"]}, {}):
+        index.write_text(json.dumps({"metadata": {}, **damaged}))
+        assert f"the weights of {checkpoint} cannot be read" in fails(capsys, checkpoint)
+    (checkpoint / shard).unlink()
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}))
+    assert shard in fails(capsys, checkpoint)
+    index.unlink()
     assert "pytorch_model.bin is pickled; save the model anew" in fails(capsys, checkpoint)
     (checkpoint / "pytorch_model.bin").unlink()
     assert "holds no weights" in fails(capsys, checkpoint)
