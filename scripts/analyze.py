@@ -79,9 +79,9 @@ def make_figures(args, folders, left_out):
     data = cache(lambda: runs.load_split(args, next(iter(models.values())).config, processor))
     device = None if args.use_cpu else torch.accelerator.current_accelerator(check_available=True)
 
-    def look(model, subsets=True):
+    def look(model):
         collator, size = LfmDataCollator(processor), args.per_device_eval_batch_size
-        found = analysis.observe(model, data(), collator, size, device, subsets)
+        found = analysis.observe(model, data(), collator, size, device)
         model.cpu()
         return found
 
@@ -93,7 +93,7 @@ def make_figures(args, folders, left_out):
         before = {}
         try:
             records = {name: runs.recall(folder).get("run", {}) for name, folder in folders.items()}
-            before["before training"] = look(analysis.make_initial(models, records), subsets=False)
+            before["before training"] = look(analysis.make_initial(models, records))
         except (ValueError, OSError) as error:
             left_out["modality_gap before training"] = str(error)
         return analysis.explain_gap({**before, **observed()})

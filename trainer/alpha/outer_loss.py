@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from ..objectives import classification_loss, full_precision, is_multi_label, no_autocast
@@ -89,10 +89,8 @@ def calibrated_cross_entropy(
 def fit_inverse_temperature(logits: Tensor, labels: Tensor, problem_type: str = "single_label_classification") -> float:
     """The b in `INVERSE_TEMPERATURES` that minimises the (binary) cross-entropy of b `logits`.
 
-    The loss is convex in b, so b is the root of its derivative: Newton's method in log b, in float64, kept
-    inside a bracket that bisection halves whenever a Newton step would leave it or converges too slowly.
+    The loss is convex in b, so b is the root of its derivative: Brent's method in log b, in float64.
     """
-    multi_label = is_multi_label(problem_type)
     if labels.shape[:1] != logits.shape[:1] or logits.numel() == 0:
         raise ValueError(
             f"one label per sample is needed and at least one sample, got logits {tuple(logits.shape)} and "
@@ -101,41 +99,24 @@ def fit_inverse_temperature(logits: Tensor, labels: Tensor, problem_type: str = 
     outputs, labels = logits.detach().cpu().double(), labels.cpu()
     if not torch.isfinite(outputs).all():
         raise FloatingPointError("the logits of the outer loss are not finite; the model has diverged.")
-    slope_and_curvature = _multi_label_slope if multi_label else _single_label_slope
-
-    low, high = (math.log(bound) for bound in INVERSE_TEMPERATURES)
-    if slope_and_curvature(outputs, labels, math.exp(low))[0] >= 0:
-        return INVERSE_TEMPERATURES[0]
-    if slope_and_curvature(outputs, labels, math.exp(high))[0] <= 0:
-        return INVERSE_TEMPERATURES[1]
-    x, last_step = 0.5 * (low + high), high - low
-    for _ in range(100):
-        b = math.exp(x)
-        slope, curvature = slope_and_curvature(outputs, labels, b)
-        if slope == 0:
-            break
-        low, high = (x, high) if slope < 0 else (low, x)
-        step = -slope / (curvature * b) if curvature > 0 else math.inf
-        if not low < x + step < high or abs(step) > 0.5 * abs(last_step):
-            step = 0.5 * (low + high) - x
-        x, last_step = x + step, step
-        if abs(step) < 1e-12:
-            break
+    slope = _multi_label_slope if is_multi_label(problem_type) else _single_label_slope
+    lowest, highest = INVERSE_TEMPERATURES
+    if slope(outputs, labels, lowest) >= 0:
+        return lowest
+    if slope(outputs, labels, highest) <= 0:
+        return highest
+    x = brentq(lambda x: slope(outputs, labels, math.exp(x)), math.log(lowest), math.log(highest), xtol=1e-12)
     return math.exp(x)
 
 
-def _single_label_slope(outputs: Tensor, labels: Tensor, b: float) -> tuple[float, float]:
-    """First and second derivative in b of the mean cross-entropy of b `outputs`."""
+def _single_label_slope(outputs: Tensor, labels: Tensor, b: float) -> float:
+    """Derivative in b of the mean cross-entropy of b `outputs`."""
     probabilities = torch.softmax(b * outputs, dim=-1)
-    target = outputs.gather(1, labels.long()[:, None])
-    centred = outputs - target  # before averaging: the slope may be tiny beside the logits
-    mean = (probabilities * centred).sum(dim=-1, keepdim=True)
-    variance = (probabilities * (centred - mean).square()).sum(dim=-1)
-    return float(mean.mean()), float(variance.mean())
+    centred = outputs - outputs.gather(1, labels.long()[:, None])  # before averaging: the slope may be tiny beside them
+    return float((probabilities * centred).sum(dim=-1).mean())
 
 
-def _multi_label_slope(outputs: Tensor, labels: Tensor, b: float) -> tuple[float, float]:
+def _multi_label_slope(outputs: Tensor, labels: Tensor, b: float) -> float:
     """The same for the mean binary cross-entropy."""
     sign = 2 * labels.double() - 1
-    wrong = torch.sigmoid(-b * sign * outputs)  # probability of the wrong answer
-    return float((-wrong * sign * outputs).mean()), float((wrong * (1 - wrong) * outputs.square()).mean())
+    return float((-torch.sigmoid(-b * sign * outputs) * sign * outputs).mean())

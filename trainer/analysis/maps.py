@@ -9,7 +9,7 @@ from ..collator import LfmDataCollator
 from ..holdout import read_labels
 from ..plots import new_figure
 from .report import Section
-from .saliency import attention_rollout, enlarge, find_attention, grad_cam, select_logits
+from .saliency import attention_rollout, find_attention, grad_cam, select_logits
 
 NUM_SAMPLES, NUM_WORDS = 4, 16  # that are shown
 METHOD = (
@@ -71,13 +71,13 @@ def draw_look(axes, processor, modality, inputs, row=0, values=None):
         axes.set_xlabel("share (%)", fontsize=8)
         return axes.invert_yaxis()
     pixels, extent = view_input(processor.kinds[modality], inputs[f"{modality}_values"][row])
-    style = {"extent": extent, "interpolation": "nearest"} | ({"origin": "lower", "aspect": "auto"} if extent else {})
+    style = {"origin": "lower", "aspect": "auto"} if extent else {}
     grey = pixels if pixels.ndim == 2 or values is None else pixels.mean(-1)
     low, high = np.percentile(grey, (1, 99))
-    axes.imshow(grey, cmap="gray", vmin=low, vmax=high, **style)
+    drawn = axes.imshow(grey, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="nearest", **style)
     if values is not None:
-        lit = enlarge(torch.as_tensor(values)[None], pixels.shape[:2])[0].numpy()
-        lit = lit if lit.ndim == 2 else lit[len(lit) // 2]
+        lit = (values if values.ndim == 2 else values[len(values) // 2]) / (values.max() or 1)
+        style |= {"extent": drawn.get_extent(), "interpolation": "bilinear"}
         axes.imshow(lit, cmap="inferno", alpha=0.7 * lit**0.5, vmin=0, vmax=1, **style)
     if extent is None:
         return axes.set_axis_off()

@@ -61,7 +61,7 @@ class Observations:
 
 
 @torch.no_grad()
-def observe(model, dataset, collator, batch_size=64, device=None, subsets=True):
+def observe(model, dataset, collator, batch_size=64, device=None):
     """Run a model over a data set, in evaluation mode.
 
     Args:
@@ -70,7 +70,6 @@ def observe(model, dataset, collator, batch_size=64, device=None, subsets=True):
         collator ([`LfmDataCollator`])
         batch_size (`int`)
         device (`torch.device`, *optional*): where the model is put; where it is if not given.
-        subsets (`bool`): answer for every subset of the modalities too, see [`coalition_logits`].
 
     Returns:
         [`Observations`]
@@ -92,8 +91,7 @@ def observe(model, dataset, collator, batch_size=64, device=None, subsets=True):
         found["logits"].append(_numpy(output.logits))
         found["modality_logits"].append([_numpy(part) for part in output.modality_logits])
         found["features"].append([_numpy(part) for part in output.features])
-        if subsets:
-            found["coalitions"].append(_numpy(coalition_logits(model, batch, vectors)))
+        found["coalitions"].append(_numpy(coalition_logits(model, batch, vectors)))
     model.train(training)
     logits = np.concatenate(found["logits"])
     if not np.isfinite(logits).all():
@@ -106,7 +104,7 @@ def observe(model, dataset, collator, batch_size=64, device=None, subsets=True):
         labels=np.concatenate(found["labels"]).astype(int),
         logits=logits,
         **by_name,
-        coalitions=np.concatenate(found["coalitions"], axis=1) if subsets else None,
+        coalitions=np.concatenate(found["coalitions"], axis=1),
         class_names=[config.id2label[number] for number in range(config.num_labels)],
         multi_label=config.is_multi_label,
     )

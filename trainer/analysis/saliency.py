@@ -55,7 +55,7 @@ def grad_cam(model, inputs, modality, decision="fused", classes=None):
 
     Returns:
         `torch.FloatTensor` `(B, h, w)`, or `(B, T, h, w)` for frames, of the size of the feature map: not negative; all
-        zero where nothing speaks for the class. See [`enlarge`].
+        zero where nothing speaks for the class.
 
     Raises:
         ValueError: the tower has no feature map, or captum is not installed.
@@ -88,18 +88,6 @@ def select_logits(model, output, decision):
     """The logits of `"fused"` or of a modality of an [`LfmOutput`]."""
     place = None if decision == "fused" else model.config.modality_names.index(decision)
     return output.logits if place is None else output.modality_logits[place]
-
-
-def enlarge(maps, size):
-    """Maps `(..., h, w)` to `size` (height and width) by bilinear interpolation, each sample's largest value 1.
-
-    The first dimension is that of the samples; maps that are zero stay so.
-    """
-    flat = maps.reshape(-1, 1, *maps.shape[-2:]).float()
-    large = nn.functional.interpolate(flat, size=tuple(size), mode="bilinear", align_corners=False)
-    large = large.reshape(*maps.shape[:-2], *size)
-    top = large.flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
-    return large / top.reshape(-1, *[1] * (large.dim() - 1))
 
 
 def rollout(attentions):

@@ -27,25 +27,17 @@ CARD = "README.md"
 MARKER = "<!-- Written by modeling_lfm. Without this line it counts as yours, and is not written anew. -->"
 # By the end of a metric's name: its title, and its type on the Hub.
 MEASURES = {"accuracy": ("accuracy", "accuracy"), "map": ("mAP", "mean_average_precision"), "f1": ("macro F1", "f1")}
-# The Hub has no task for several kinds of input whose answer is a class (any-to-any and the like generate). The card
-# names the classification task of the richest input; all kinds of input are among the tags. By type of input:
-PIPELINE_TAGS = {
-    "video": "video-classification",
-    "flow": "video-classification",
-    "image": "image-classification",
-    "spectrogram": "audio-classification",
-    "text": "text-classification",
+# By type of input, the richest first: the task of the Hub, a tag, the end of the file that a snippet names (None: a
+# text), and the packages that read it. The Hub has no task for several kinds of input whose answer is a class (any-to-any
+# and the like generate): the card names that of the richest.
+INPUTS = {
+    "video": ("video-classification", "video", "mp4", ("av", "pillow")),
+    "flow": ("video-classification", "optical-flow", "mp4", ("av", "opencv-python-headless", "pillow")),
+    "image": ("image-classification", "image", "png", ("pillow",)),
+    "spectrogram": ("audio-classification", "audio", "wav", ("librosa", "soundfile")),
+    "text": ("text-classification", "text", None, ()),
 }
-INPUT_TAGS = {"video": "video", "flow": "optical-flow", "image": "image", "spectrogram": "audio", "text": "text"}
-# By type of input: the file that a snippet names (None: a text), and the packages that read it.
-EXAMPLES = {
-    "spectrogram": ("wav", ("librosa", "soundfile")),
-    "image": ("png", ("pillow",)),
-    "video": ("mp4", ("av", "pillow")),
-    "flow": ("mp4", ("av", "opencv-python-headless", "pillow")),
-    "text": (None, ()),
-}
-OWN_TYPE = ("bin", ())  # that a user's file registered
+OWN = ("other", None, "bin", ())  # a type of input that a user's file registered
 GUESSING_MARGIN = 0.02  # ours: an accuracy so little above the most frequent class's share is called hardly better
 PICTURES = ("alpha.png", "gap.png", "accuracy.png")
 
@@ -107,7 +99,7 @@ def render_model_card(facts, repo_id=None, pictures=(), **given):
     run, data = facts.record.get("run", {}), facts.record.get("data", {})
     counts = run.get("samples", {}) | {key: n for key, n in data.get("samples", {}).items() if key != "train"}
     shares = data.get("majority", {})
-    packages = [package for kind in facts.input_types.values() for package in EXAMPLES.get(kind, OWN_TYPE)[1]]
+    packages = [package for kind in facts.input_types.values() for package in INPUTS.get(kind, OWN)[3]]
     card = ModelCard.from_template(
         metadata,
         str(TEMPLATE),
@@ -155,7 +147,7 @@ def _example_inputs(facts):
     data set, such as flow and the clip that it is computed from, read one file."""
     columns, files, found = facts.record.get("columns", {}), {}, {}
     for name, kind in facts.input_types.items():
-        ending, column = EXAMPLES.get(kind, OWN_TYPE)[0], columns.get(name, name)
+        ending, column = INPUTS.get(kind, OWN)[2], columns.get(name, name)
         shared = column if column in facts.config.modality_names else name
         found[name] = "What a day!" if ending is None else files.setdefault(column, f"{shared}.{ending}")
     return found
@@ -189,7 +181,7 @@ def make_metadata(
         datasets (`str` or `list[str]`, *optional*): identifiers of the Hub; those of the benchmark if not given.
         dataset_name (`str`, *optional*): of the data, for people.
         base_model (`str` or `list[str]`, *optional*): identifiers of the Hub; those that the run recorded if not given.
-        pipeline_tag (`str`, *optional*): a task of the Hub; see `PIPELINE_TAGS`.
+        pipeline_tag (`str`, *optional*): a task of the Hub; that of the richest input if not given.
 
     Returns:
         `huggingface_hub.ModelCardData`
@@ -202,10 +194,10 @@ def make_metadata(
     base_model = as_list(base_model) or facts.base_models
     check_metadata(license, {"model": as_list(repo_id), "datasets": datasets, "base_model": base_model})
     types = list(facts.input_types.values())
-    task = pipeline_tag or next((tag for kind, tag in PIPELINE_TAGS.items() if kind in types), "other")
+    task = pipeline_tag or next((INPUTS[kind][0] for kind in INPUTS if kind in types), "other")
     results = _eval_results(facts, dataset_name, [*benchmark, *datasets, "unknown"][0], task)
     method = [facts.method.name] if facts.method else []
-    own = [*method, *facts.config.modality_names, *(INPUT_TAGS.get(kind, kind) for kind in types), *benchmark]
+    own = [*method, *facts.config.modality_names, *(INPUTS.get(kind, OWN)[1] or kind for kind in types), *benchmark]
     return ModelCardData(
         language=as_list(language) or None,
         license=license,
