@@ -28,8 +28,8 @@ MARKER = "<!-- Written by modeling_lfm. Without this line it counts as yours, an
 # By the end of a metric's name: its title, and its type on the Hub.
 MEASURES = {"accuracy": ("accuracy", "accuracy"), "map": ("mAP", "mean_average_precision"), "f1": ("macro F1", "f1")}
 # By type of input, the richest first: the task of the Hub, a tag, the end of the file that a snippet names (None: a
-# text), and the packages that read it. The Hub has no task for several kinds of input whose answer is a class (any-to-any
-# and the like generate): the card names that of the richest.
+# text), and the packages that read it. The Hub has no task for several kinds of input whose answer is a class: the card
+# names that of the richest.
 INPUTS = {
     "video": ("video-classification", "video", "mp4", ("av", "pillow")),
     "flow": ("video-classification", "optical-flow", "mp4", ("av", "opencv-python-headless", "pillow")),
@@ -39,7 +39,6 @@ INPUTS = {
 }
 OWN = ("other", None, "bin", ())  # a type of input that a user's file registered
 GUESSING_MARGIN = 0.02  # ours: an accuracy so little above the most frequent class's share is called hardly better
-PICTURES = ("alpha.png", "gap.png", "accuracy.png")
 
 
 def write_model_card(folder, repo_id=None, output=None, **given):
