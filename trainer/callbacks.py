@@ -60,6 +60,9 @@ class MethodCallback(TrainerCallback, ExportableState):
             self.trainer.method.on_epoch_begin(epoch)
             self.begun_epoch = epoch
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.trainer.method.on_step_begin(state.global_step)
+
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.method.on_train_end()
 

@@ -256,7 +256,8 @@ def describe_settings(trainer):
     model = json.loads(trainer.model.config.to_json_string(use_diff=False))
     settings["model"] = {key: value for key, value in model.items() if key not in UNIMPORTANT}
     settings["method"] = {"name": trainer.method.spec.name, **asdict(trainer.method.settings)}
-    settings |= {"processes": trainer.args.world_size, "train_samples": len(trainer.train_dataset)}
+    samples = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None  # of a stream
+    settings |= {"processes": trainer.args.world_size, "train_samples": samples}
     return _flatten(json.loads(json.dumps(settings, default=str)))
 
 

@@ -1,5 +1,7 @@
 """What a method reads beside the batches of training: held-out samples, draws of the training set, labels."""
 
+from itertools import islice
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, Subset
@@ -9,6 +11,8 @@ from modeling_lfm.data.benchmark import stratified_split
 
 def choose_holdout(train_dataset, eval_dataset, args):
     """The training set and the samples that a method watches: a part of the former, or the evaluation set."""
+    if is_stream(eval_dataset) and not args.holdout:
+        raise ValueError("samples that a method watches must have a length; eval_dataset is a stream.")
     if args.holdout:
         seed = args.seed if args.data_seed is None else args.data_seed
         return split_holdout(train_dataset, args.holdout, seed)
@@ -28,7 +32,7 @@ def split_holdout(dataset, size, seed):
     Returns:
         the rest and the kept part, of the same type (or `torch.utils.data.Subset`).
     """
-    if not hasattr(dataset, "__len__"):
+    if is_stream(dataset):
         raise ValueError("the method needs a data set with a length, to hold a part out; or give holdout_dataset.")
     labels = read_labels(dataset)
     kept = round(size * len(labels)) if size < 1 else int(size)
@@ -43,7 +47,7 @@ def split_holdout(dataset, size, seed):
 
 def read_labels(dataset):
     """Labels of a data set, (N,) or (N, K) as a numpy array, read without the other columns where possible."""
-    if not hasattr(dataset, "__len__"):
+    if is_stream(dataset):
         raise ValueError("labels are to be counted, and this data set is a stream, without a length.")
     if hasattr(dataset, "column_names"):
         if "labels" not in dataset.column_names:
@@ -53,6 +57,11 @@ def read_labels(dataset):
         return np.asarray([np.asarray(dataset[i]["labels"]) for i in range(len(dataset))])
     except KeyError as error:
         raise ValueError("each sample of the data set needs the key 'labels'.") from error
+
+
+def is_stream(dataset):
+    """Whether a data set is read from its beginning, without length and places (`bool`)."""
+    return dataset is not None and not hasattr(dataset, "__len__")
 
 
 class BalancedSampler(Sampler):
@@ -90,10 +99,30 @@ class SampleReader:
 
     def draw_indices(self, size, epoch):
         """`size` indices of the training set, without repeats until all were drawn; the same on every process."""
+        if is_stream(self.train_dataset):
+            raise ValueError(
+                f"method {self.method.spec.name} draws training samples by their place; a stream has none."
+            )
         rng = np.random.default_rng((self.args.seed, epoch))
         total = len(self.train_dataset)
         passes = -(-size // total)
         return np.concatenate([rng.permutation(total) for _ in range(passes)])[:size]
+
+    def draw_samples(self, size, epoch):
+        """A data set and indices of `size` training samples, as in `draw_indices`; of a stream its first ones.
+
+        Raises:
+            ValueError: a stream that can be read only once, or that has no samples.
+        """
+        stream = self.train_dataset
+        if not is_stream(stream):
+            return stream, self.draw_indices(size, epoch)
+        if iter(stream) is stream:
+            raise ValueError("alpha is learned from samples at the beginning of the stream: it must be readable again.")
+        samples = list(islice(stream, size))
+        if not samples:
+            raise ValueError("the stream of training samples is empty.")
+        return samples, np.arange(size) % len(samples)
 
     def make_batches(self, dataset, indices):
         """Batches (`dict` with `labels`) of the samples on the training device, in order, even in size, and at most as

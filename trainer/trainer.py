@@ -28,7 +28,7 @@ from .fitting import (
     name_classes,
     train_apart,
 )
-from .holdout import BalancedSampler, SampleReader, choose_holdout
+from .holdout import BalancedSampler, SampleReader, choose_holdout, is_stream
 from .hub import SharingTrainer
 from .methods import Method, make_method
 from .methods.base import split_groups
@@ -130,6 +130,8 @@ class LfmTrainer(ModalityMeter, SampleReader, Searcher, SharingTrainer):
         if train_dataset is not None and self.method.needs_holdout and self.holdout_dataset is None:
             train_dataset, self.holdout_dataset = choose_holdout(train_dataset, eval_dataset, args)
         if train_dataset is not None and self.method.needs_sample_ids:
+            if is_stream(train_dataset):
+                raise ValueError(f"method {self.method.spec.name} knows samples by their place; a stream has none.")
             train_dataset = SampleIdDataset(train_dataset)
         return train_dataset
 

@@ -33,7 +33,7 @@ class BilevelProblem:
         self.model = method.model
 
     def advance(self, schedule, epoch):
-        """Find out how alpha should move before `epoch`.
+        """Find out how alpha should move before `epoch` (or period of steps, counted likewise).
 
         Args:
             schedule ([`AlphaSchedule`]): an adaptive one, such as [`LearnedAlpha`] or [`LookaheadAlpha`].
@@ -55,8 +55,7 @@ class BilevelProblem:
         head = settings.alpha_parameters == "head"
         with whole_parameters(self.model), frozen_norm_statistics(self.model):
             parameters = self.model.head_parameters() if head else list(self.model.parameters())
-            drawn = self.trainer.draw_indices(settings.alpha_inner_samples, epoch)
-            inner = self._outputs(self.trainer.train_dataset, drawn, head)
+            inner = self._outputs(*self.trainer.draw_samples(settings.alpha_inner_samples, epoch), head)
             outer = self._outputs(self.trainer.holdout_dataset, self._held_out(epoch), head)
             parts = {}
 
@@ -118,15 +117,15 @@ class BilevelProblem:
         state = copy.deepcopy(optimizer.state_dict())
         size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         count = self.settings.lookahead_steps
-        steps = np.split(self.trainer.draw_indices(count * size, epoch), count)
+        dataset, indices = self.trainer.draw_samples(count * size, epoch)
         losses = []
         try:
             for alpha in candidates:
                 self.model.load_state_dict(weights)
                 optimizer.load_state_dict(copy.deepcopy(state))
                 torch.manual_seed(self.args.seed + epoch)
-                for indices in steps:
-                    self._train_step(optimizer, indices, alpha)
+                for step in np.split(indices, count):
+                    self._train_step(optimizer, dataset, step, alpha)
                 losses.append(self._held_out_loss(epoch))
         finally:
             self.model.load_state_dict(weights)
@@ -134,9 +133,9 @@ class BilevelProblem:
             optimizer.zero_grad()
         return tuple(losses)
 
-    def _train_step(self, optimizer, indices, alpha):
+    def _train_step(self, optimizer, dataset, indices, alpha):
         self.model.train()
-        for batch in self.trainer.make_batches(self.trainer.train_dataset, indices):
+        for batch in self.trainer.make_batches(dataset, indices):
             labels = batch.pop("labels")
             parts = self.method.parts(self.model(**batch), labels)
             loss = total_loss(parts["loss_cls"], parts["loss_mm"], alpha, self.settings.total)

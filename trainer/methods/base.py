@@ -218,6 +218,9 @@ class Method:
     def on_epoch_begin(self, epoch):
         """Epoch `epoch` (`int`, from 1) starts; not called again by a run that is resumed within that epoch."""
 
+    def on_step_begin(self, step):
+        """The optimizer step after `step` (`int`, from 0) others starts."""
+
     def losses(self, outputs, labels, inputs):
         """The losses of a batch.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate.utils import broadcast_object_list
+from transformers.utils import logging
 
 from modeling_lfm.registry_lfm import suggest
 
@@ -12,8 +13,11 @@ from ..alpha.hypergradient import PRODUCTS
 from ..alpha.linear_solvers import SOLVERS
 from ..alpha.outer_loss import OUTER_LOSSES
 from ..alpha.schedules import ALPHA_RULES, ALPHAS, make_alpha
+from ..holdout import is_stream
 from ..objectives import MATCHING_LOSSES, TOTALS, matching_loss, total_loss
 from .base import Method, MethodSpec, check_limits, register
+
+logger = logging.get_logger(__name__)
 
 CHOICES = {
     "matching_loss": MATCHING_LOSSES,
@@ -29,7 +33,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class LfmSettings:
-    """How L_MM is computed, and how alpha, its weight, moves once an epoch.
+    """How L_MM is computed, and how alpha, its weight, moves.
 
     Args:
         matching_loss: L_MM: `js`, Jensen-Shannon divergence of the modalities' predictions; `infonce` on their
@@ -40,6 +44,8 @@ class LfmSettings:
         alpha: `learned` by the implicit hypergradient (costs a few steps an epoch), by `lookahead`
             (2 x lookahead_steps steps an epoch), or a schedule: `constant`, `linear`, `stepwise`, `heuristic`,
             `polynomial`.
+        alpha_every: when alpha moves, and so what every rule counts as t = 1, ..., T: `epoch`, or a number of steps (in
+            an epoch or two of fine-tuning, or on a stream, which has no epochs).
         alpha_value: alpha of `constant` (0 leaves L_CLS alone); p of `stepwise` h(p).
         alpha_start: first alpha of `learned` (0.95 if not given), `lookahead` (0.9) and `linear` (0.95).
         alpha_step: step of the learned alpha: k in alpha -= k / T cos for rule `cosine` (3 if not given; T epochs), eta
@@ -63,6 +69,7 @@ class LfmSettings:
     total: str = "ratio"
     temperature: float = 0.07
     alpha: str = "learned"
+    alpha_every: int | str = "epoch"
     alpha_value: float = 0.0
     alpha_start: float | None = None
     alpha_step: float | None = None
@@ -83,6 +90,8 @@ class LfmSettings:
             if getattr(self, name) not in choices:
                 value = getattr(self, name)
                 raise ValueError(f"method.{name}={value!r} is unknown; {suggest(value, choices)}")
+        if self.alpha_every != "epoch" and (isinstance(self.alpha_every, str) or self.alpha_every < 1):
+            raise ValueError(f"method.alpha_every={self.alpha_every!r} must be epoch, or a number of steps from 1 on.")
         check_limits(self, "lie in [0, 1]", "alpha_value", "alpha_start")
         check_limits(self, "be positive", "temperature", "alpha_iterations", "lookahead_steps")
         check_limits(self, "be positive", "alpha_inner_samples", "alpha_outer_samples")
@@ -119,6 +128,11 @@ class Lfm(Method):
     def bind(self, trainer):
         super().bind(trainer)
         self.alpha, self.schedule = None, None
+        s = self.settings
+        if is_stream(trainer.train_dataset) and s.alpha_every == "epoch" and s.alpha != "constant":
+            raise ValueError(
+                f"a stream has no epochs for alpha={s.alpha}: set method.alpha_every to a number of steps."
+            )
         if self.needs_holdout:
             self._check_sharding(trainer)
 
@@ -139,10 +153,14 @@ class Lfm(Method):
         return ALPHAS[self.settings.alpha].adaptive
 
     def on_train_begin(self):
-        self.alpha, self.schedule = None, self.make_schedule(self.trainer.state.num_train_epochs)
+        state, every = self.trainer.state, self.settings.alpha_every
+        periods = state.num_train_epochs if every == "epoch" else -(-state.max_steps // every)
+        if self.needs_holdout and periods == 1:
+            logger.warning("alpha stays what it is in a run of one period: set method.alpha_every to fewer steps.")
+        self.alpha, self.schedule = None, self.make_schedule(periods)
 
     def make_schedule(self, num_epochs):
-        """The alpha of the settings over `num_epochs` epochs (see [`make_alpha`])."""
+        """The alpha of the settings over `num_epochs` epochs or periods of steps (see [`make_alpha`])."""
         s = self.settings
         return make_alpha(
             s.alpha,
@@ -155,12 +173,23 @@ class Lfm(Method):
         )
 
     def on_epoch_begin(self, epoch):
-        if self.needs_holdout and epoch > 1:
-            self.update_alpha(epoch)
-        self.alpha = self.schedule.value(epoch)
+        if self.settings.alpha_every == "epoch":
+            self.begin_period(epoch)
+
+    def on_step_begin(self, step):
+        every = self.settings.alpha_every
+        if every != "epoch" and step % every == 0:
+            self.begin_period(step // every + 1)
+
+    def begin_period(self, number):
+        """alpha of the epoch or period of steps `number` (`int`, from 1), after an update where it is learned."""
+        if self.needs_holdout and number > 1:
+            self.update_alpha(number)
+        self.alpha = self.schedule.value(number)
 
     def update_alpha(self, epoch):
-        """Move a learned alpha before `epoch`: the same on every process, and without touching the random state."""
+        """Move a learned alpha before `epoch`, or the period of steps of this number: the same on every process, and
+        without touching the random state."""
         problem = BilevelProblem(self)
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
