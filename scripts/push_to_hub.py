@@ -69,13 +69,9 @@ class CardArguments:
 
 def check_arguments(args):
     """Raise a `ValueError` for what could never be sent."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from modeling_lfm.trainer.cards.card import check_metadata
 
-    try:
-        validate_repo_id(args.repo_id or "")
-    except HFValidationError as error:
-        raise ValueError(f"--repo_id {args.repo_id} cannot be a name on the Hub: {error}") from error
+    check_metadata("unknown", {"--repo_id": [args.repo_id or ""]})
     if args.repo_id.count("/") != 1:
         raise ValueError(f"--repo_id {args.repo_id} should be USER/NAME, such as me/{args.repo_id}.")
     if args.create_pr and args.revision is not None:

@@ -152,12 +152,8 @@ def test_wrong_settings_are_told(run, tmp_path):
     assert "no model (no config.json)" in fail("--checkpoint", tmp_path)
     assert "two folders are called 'run'" in fail("--checkpoints", run, f"run={run}/.")
     assert "no trainer_state.json" in fail("--checkpoint", run, "--runs", f"a={tmp_path}")
-    assert "no results at" in fail("--checkpoint", run, "--label_fitting", tmp_path / "results")
-    (tmp_path / "results").mkdir()
-    assert "label_fitting" in fail("--checkpoint", run, "--label_fitting", tmp_path / "results")
-    assert "label_fitting: no results of the rows one-hot labels" in fail(
-        "--checkpoint", run, "--figures", "label_fitting"
-    )
+    for words in (("--label_fitting", tmp_path / "results"), ("--figures", "label_fitting")):
+        assert "label_fitting: no results of the rows one-hot labels" in fail("--checkpoint", run, *words)
     assert "unknown setting 'checkpiont'; did you mean 'checkpoint'" in fail("--checkpiont", run)
 
 

@@ -9,6 +9,18 @@ all at theta*; c is the mixed derivative of L_Total in theta and alpha (section 
 Multimodal Classification via Dynamically Learning Modality Gap", NeurIPS 2024). See also Pedregosa,
 "Hyperparameter optimization with approximate gradient" (ICML 2016), and Lorraine, Vicol and Duvenaud, "Optimizing
 Millions of Hyperparameters by Implicit Differentiation" (AISTATS 2020).
+
+The inner problem is taken in its convex form. The ratio total, L_CLS + alpha / (1 - alpha) L_MM, is the same
+function divided by 1 - alpha: its Hessian is H / (1 - alpha), its mixed derivative grad L_MM / (1 - alpha)^2,
+which at the inner optimum, where (1 - alpha) grad L_CLS = -alpha grad L_MM, is c / (1 - alpha). So both give the
+same hypergradient there, and the convex form is used for both: it stays bounded as alpha nears 1, does
+not vanish where the ratio is capped, and gives `damping` one meaning for every alpha.
+
+Inner and outer data must differ: on the same data c = -g / alpha at the inner optimum, the hypergradient is
+g' H^-1 g / alpha >= 0, and alpha could only fall.
+
+Autocast is off inside, random numbers are the same in every pass, and the generators are left as they were. Parameters,
+and their `.grad`, are not changed. A model with batch normalisation or dropout belongs inside `frozen_norm_statistics`.
 """
 
 import math
@@ -23,6 +35,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .linear_solvers import SOLVERS, Operator, dot, norm, solve
 
 PRODUCTS = ("double_backward", "central_difference")
+"""Hessian-vector products: `"double_backward"`, exact, or `"central_difference"` of the gradient, which works where no
+second derivative exists (fused attention, torch.compile, cuDNN's LSTM). The latter's relative error is 1e-3 or less, at
+the cost of four gradients each, where the loss is smooth in the parameters: for the head of any model, for all
+parameters of one without ReLU. With ReLU inside, the gradient jumps, and only double backward is dependable."""
 
 Closure = Callable[[], Tensor]
 
@@ -79,15 +95,6 @@ def hypergradient(
 ) -> HypergradientResult:
     """dJ / d alpha by implicit differentiation.
 
-    The inner problem is taken in its convex form. The ratio total, L_CLS + alpha / (1 - alpha) L_MM, is the same
-    function divided by 1 - alpha: its Hessian is H / (1 - alpha), its mixed derivative grad L_MM / (1 - alpha)^2,
-    which at the inner optimum, where (1 - alpha) grad L_CLS = -alpha grad L_MM, is c / (1 - alpha). So both give the
-    same hypergradient there, and the convex form is used for both: it stays bounded as alpha nears 1, does
-    not vanish where the ratio is capped, and gives `damping` one meaning for every alpha.
-
-    Inner and outer data must differ: on the same data c = -g / alpha at the inner optimum, the hypergradient is
-    g' H^-1 g / alpha >= 0, and alpha could only fall.
-
     Args:
         loss_cls, loss_mm: closures without arguments that return the parts of the inner loss, scalars, on the same
             inner data. `loss_cls` is always called right before `loss_mm` with the parameters unchanged between
@@ -97,22 +104,11 @@ def hypergradient(
             loss does not reach have zero gradient. All in memory of one process, float32 or float64
             (double backward: any floating type).
         alpha: in [0, 1].
-        solver: how (H + damping I) v = g is solved. `"cg"`, conjugate gradients, one product an iteration; stops
-            on negative curvature and keeps the last iterate, or g / (|curvature| + damping) if that happens
-            in the first iteration. `"neumann"`, v = step sum_k (I - step (H + damping I))^k g; it stops on negative
-            curvature likewise, and shortens a step with which the residual would grow. `"identity"`, v = g.
+        solver: how (H + damping I) v = g is solved, one of `SOLVERS`.
         iterations: of the solver, at most.
         damping: added to H's diagonal, >= 0.
-        product: Hessian-vector products by `"double_backward"`, exact, or by `"central_difference"` of the gradient,
-            which works where no second derivative exists (fused attention, torch.compile, cuDNN's LSTM). Their
-            relative error is 1e-3 or less, at the cost of four gradients each, where the loss is smooth in the
-            parameters: for the head of any model, for all parameters of one without ReLU. With ReLU inside,
-            the gradient jumps, and only double backward is dependable.
+        product: how Hessian-vector products are computed, one of `PRODUCTS`.
         step: of `neumann`; by default 1 / lambda_max, estimated in a few more products.
-
-    Autocast is off inside, random numbers are the same in every pass, and the generators are left as they were.
-    Parameters, and their `.grad`, are not changed. A model with batch normalisation or dropout belongs inside
-    `frozen_norm_statistics`.
 
     Raises:
         ValueError: an unknown name or a value out of range, no parameter that requires a gradient, or

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 SOLVERS = ("cg", "neumann", "identity")
+"""`"cg"`, conjugate gradients, one product an iteration; stops on negative curvature and keeps the last iterate, or
+g / (|curvature| + damping) if that happens in the first iteration. `"neumann"`, v = step sum_k (I - step (H + damping
+I))^k g; it stops on negative curvature likewise, and shortens a step with which the residual would grow. `"identity"`,
+v = g."""
 TOLERANCE = 1e-8
 """A solver stops once the residual is below this part of |g|."""
 POWER_ITERATIONS = 5

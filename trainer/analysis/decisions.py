@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, softmax
 
 from ..plots import MUTED, new_figure, styles, tidy
 from .report import Section
@@ -85,16 +86,17 @@ def measure_calibration(observed, bins=BINS):
     Returns:
         `dict`: by prediction (`fused` and the modalities) its `ece`, mean `confidence` and `accuracy`, and `bins`.
     """
+    alone = observed.modality_logits if len(observed.names) > 1 else {}
     result = {}
-    for name, logits in observed.heads().items():
+    for name, logits in {"fused": observed.logits, **alone}.items():
         there = np.isfinite(logits).all(-1)
         if not there.any():
             continue
-        probabilities, labels = observed.probabilities(logits[there]), observed.labels[there]
+        logits, labels = logits[there], observed.labels[there]
         if observed.multi_label:
-            confidence, correct = probabilities.ravel(), labels.ravel() == 1
+            confidence, correct = expit(logits).ravel(), labels.ravel() == 1
         else:
-            confidence, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
+            confidence, correct = softmax(logits, -1).max(-1), logits.argmax(-1) == labels
         error, found = expected_calibration_error(confidence, correct, bins)
         result[name] = {"ece": error, "confidence": confidence.mean(), "accuracy": correct.mean(), "bins": found}
     return result

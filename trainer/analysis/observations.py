@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.special import expit, softmax
 from torch.utils.data import DataLoader
 
 MAX_MODALITIES = 10  # of which all subsets are run
@@ -36,14 +35,6 @@ class Observations:
     def names(self):
         """`list[str]`: the modalities in the model's order."""
         return list(self.modality_logits)
-
-    def heads(self):
-        """By name (`dict`) the logits `(N, K)` of `"fused"` and, where there are several, of each modality."""
-        return {"fused": self.logits} | (self.modality_logits if len(self.names) > 1 else {})
-
-    def probabilities(self, logits):
-        """Softmax over classes, or the sigmoid of each in a multi-label problem."""
-        return expit(logits) if self.multi_label else softmax(logits, axis=-1)
 
     def decide(self, logits):
         """What is predicted from logits `(N, K)`: classes `(N,)` int, or `(N, K)` 0/1 in a multi-label problem."""
