@@ -1,12 +1,19 @@
 """What a method reads beside the batches of training: held-out samples, draws of the training set, labels."""
 
+import warnings
+from hashlib import sha256
 from itertools import islice
 
+import datasets
 import numpy as np
 import torch
+from sklearn.model_selection import StratifiedGroupKFold
 from torch.utils.data import DataLoader, Sampler, Subset
+from transformers.utils import logging
 
 from modeling_lfm.data.benchmark import stratified_split
+
+logger = logging.get_logger(__name__)
 
 
 def choose_holdout(train_dataset, eval_dataset, args):
@@ -15,22 +22,29 @@ def choose_holdout(train_dataset, eval_dataset, args):
         raise ValueError("samples that a method watches must have a length; eval_dataset is a stream.")
     if args.holdout:
         seed = args.seed if args.data_seed is None else args.data_seed
-        return split_holdout(train_dataset, args.holdout, seed)
+        return split_holdout(train_dataset, args.holdout, seed, args.holdout_group)
     if eval_dataset is None or isinstance(eval_dataset, dict):
         raise ValueError("holdout=0 lets the method watch eval_dataset: give one, or another holdout.")
     return train_dataset, eval_dataset
 
 
-def split_holdout(dataset, size, seed):
-    """Keep a stratified part of a data set apart.
+def split_holdout(dataset, size, seed, group=None):
+    """Keep a stratified part of a data set apart; what is kept is told in the log.
+
+    Samples that are the same, as oversampling makes them, are never on both sides: those of a list that are one object,
+    those at one place of a `torch.utils.data.Subset`, rows of a `datasets.Dataset` of up to 256 MB.
 
     Args:
         dataset (`datasets.Dataset` or map-style data set): samples with `labels`.
-        size (`float`): a fraction below 1, or a number of samples.
+        size (`float`): a fraction below 1, or a number of samples; where some stay together, about so many.
         seed (`int`): of the draw.
+        group (`str`, *optional*): a column; samples of one value, such as a speaker, stay together.
 
     Returns:
         the rest and the kept part, of the same type (or `torch.utils.data.Subset`).
+
+    Raises:
+        ValueError: a stream, no such column, or nothing would be left on one of the sides.
     """
     if is_stream(dataset):
         raise ValueError("the method needs a data set with a length, to hold a part out; or give holdout_dataset.")
@@ -38,25 +52,63 @@ def split_holdout(dataset, size, seed):
     kept = round(size * len(labels)) if size < 1 else int(size)
     if not 0 < kept < len(labels):
         raise ValueError(f"holdout={size} keeps {kept} of {len(labels)} training samples; change it.")
-    rest, held = stratified_split(labels, kept, seed)
+    groups = find_same(dataset) if group is None else read_column(dataset, group)
+    groups = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    number = len(labels) if groups is None else groups.max() + 1
+    if number == len(labels):
+        rest, held = stratified_split(labels, kept, seed)
+    else:
+        folds = min(max(round(len(labels) / kept), 2), number)
+        if folds < 2:
+            raise ValueError(
+                f"holdout_group={group!r}: all training samples are of one group, so none can be held out."
+            )
+        classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes with few samples
+            rest, held = next(splitter.split(classes, classes, groups))
+    together = "" if number == len(labels) else f", samples of {number} {group or 'different ones'} staying together"
+    logger.info(f"{len(held)} of {len(labels)} training samples are held out for the method, by seed {seed}{together}.")
     if hasattr(dataset, "select"):
         held = dataset.select(held)
         return dataset.select(rest), getattr(held, "unaugmented", held)
     return Subset(dataset, rest.tolist()), Subset(dataset, held.tolist())
 
 
+def find_same(dataset):
+    """A value for each sample (`list`) that is the same where samples are, or None where that cannot be had cheaply."""
+    dataset = getattr(dataset, "unaugmented", dataset)
+    if isinstance(dataset, Subset):
+        return dataset.indices
+    if isinstance(dataset, list):
+        return [id(sample) for sample in dataset]
+    if not isinstance(dataset, datasets.Dataset):
+        return None
+    table = dataset.with_format("arrow")
+    if table[:1].nbytes * len(dataset) > 2**28:
+        return None
+    rows = (batch.slice(row, 1) for batch in table.iter(100) for row in range(len(batch)))
+    return [sha256(row.combine_chunks().to_batches()[0].serialize()).hexdigest() for row in rows]
+
+
 def read_labels(dataset):
     """Labels of a data set, (N,) or (N, K) as a numpy array, read without the other columns where possible."""
     if is_stream(dataset):
         raise ValueError("labels are to be counted, and this data set is a stream, without a length.")
+    return read_column(dataset, "labels")
+
+
+def read_column(dataset, key):
+    """The values of a column of a data set with a length, as a numpy array."""
     if hasattr(dataset, "column_names"):
-        if "labels" not in dataset.column_names:
-            raise ValueError(f"the data set needs a column 'labels'; it has {dataset.column_names}.")
-        return np.asarray(dataset.with_format("numpy")["labels"][:])
+        if key not in dataset.column_names:
+            raise ValueError(f"the data set needs a column {key!r}; it has {dataset.column_names}.")
+        return np.asarray(dataset.with_format("numpy")[key][:])
     try:
-        return np.asarray([np.asarray(dataset[i]["labels"]) for i in range(len(dataset))])
+        return np.asarray([np.asarray(dataset[i][key]) for i in range(len(dataset))])
     except KeyError as error:
-        raise ValueError("each sample of the data set needs the key 'labels'.") from error
+        raise ValueError(f"each sample of the data set needs the key {key!r}.") from error
 
 
 def is_stream(dataset):

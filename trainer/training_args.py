@@ -75,6 +75,12 @@ class LfmTrainingArguments(TrainingArguments):
             "takes the evaluation set instead."
         },
     )
+    holdout_group: str | None = field(
+        default=None,
+        metadata={
+            "help": "A column of the data set: samples of one value, such as a speaker, are never on both sides."
+        },
+    )
     class_weights: list[float] | str | None = field(
         default=None,
         metadata={
