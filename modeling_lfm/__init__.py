@@ -36,7 +36,10 @@ def _runs_a_program():
     """Whether a program of scripts/ runs, which imports what it needs after it has read its arguments."""
     here = Path(__file__).resolve()
     folders = (here.parent / "scripts", here.parents[1] / "scripts")
-    return any("modeling_lfm.scripts." in word or Path(word).resolve().parent in folders for word in sys.orig_argv[1:])
+    return any(
+        "modeling_lfm.scripts" in word or Path(word).name == "lfm" or Path(word).resolve().parent in folders
+        for word in sys.orig_argv[1:]
+    )
 
 
 def __getattr__(name):
