@@ -12,9 +12,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from modeling_lfm.audio_lfm import load_audio
 from modeling_lfm.scripts.page.guard import POLICY, Guard, take_stored_files
-from modeling_lfm.trainer.analysis.contributions import coalition_values, shapley_shares
+from modeling_lfm.trainer.analysis.contributions import coalition_values
 from modeling_lfm.trainer.analysis.maps import draw_look, measure_maps
 from modeling_lfm.trainer.analysis.observations import coalition_logits
+from modeling_lfm.trainer.objectives import shapley_values
 from modeling_lfm.trainer.plots import new_figure, tidy
 
 LOCAL = ["127.0.0.1", "localhost"]
@@ -184,11 +185,13 @@ def explain(pipeline, batch):
     answer, config = pipeline.postprocess(pipeline.forward(batch), top_k=None), pipeline.model.config
     best = answer["scores"][0]["label"]
     number = next(number for number, label in config.id2label.items() if label == best)
-    logits = coalition_logits(pipeline.model, batch).double().cpu().numpy()
-    values = coalition_values(logits, multi_label=config.is_multi_label)[:, 0, number]
-    shares = dict(zip(config.modality_names, shapley_shares(values).tolist(), strict=True))
+    logits = coalition_logits(pipeline.model, batch)
+    logits = {kept: part.double().cpu().numpy() for kept, part in logits.items()}
+    values = coalition_values(logits, multi_label=config.is_multi_label)
+    values = {kept: float(part[0, number]) for kept, part in values.items()}
+    shares = dict(zip(config.modality_names, shapley_values(values, config.modality_names), strict=True))
     shares = {name: shares[name] for name in answer["modalities"]}
-    return {**answer, "shapley": {"of": best, "baseline": float(values[0]), "modalities": shares}}
+    return {**answer, "shapley": {"of": best, "baseline": values[frozenset()], "modalities": shares}}
 
 
 def draw_shares(answer):

@@ -1,29 +1,20 @@
 """Shapley values against a brute-force reference, and on models with every kind of fusion."""
 
-from itertools import permutations
-
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
 
-from modeling_lfm.trainer.analysis import Observations, coalition_logits, coalition_values, observe, shapley_shares
+from modeling_lfm.trainer.analysis import Observations, coalition_logits, coalition_values, observe
 from modeling_lfm.trainer.analysis.contributions import explain_contributions, measure_contributions
+from modeling_lfm.trainer.objectives import shapley_values
 from tests.trainer.toy import method_towers, only, toy_data, toy_model
 
 THREE = method_towers("unimodal_3")
 
 
-def by_permutations(values):
-    """The definition: what each player adds when it joins, averaged over all orders of joining."""
-    players = int(np.log2(len(values)))
-    shares, orders = np.zeros((players, *values.shape[1:])), list(permutations(range(players)))
-    for order in orders:
-        members = 0
-        for player in order:
-            shares[player] += values[members | 1 << player] - values[members]
-            members |= 1 << player
-    return shares / len(orders)
+def arrays(tensors):
+    return {key: tensor.double().detach().numpy() for key, tensor in tensors.items()}
 
 
 def batch_of(samples):
@@ -36,24 +27,15 @@ def inputs_of(names, size=5):
     return batch
 
 
-def test_shapley_values_are_the_mean_over_all_orders_of_joining():
-    for players in (1, 2, 3, 4):
-        values = np.random.default_rng(players).normal(size=(2**players, 3, 2))
-        shares = shapley_shares(values)
-        np.testing.assert_allclose(shares, by_permutations(values), atol=1e-12)
-        np.testing.assert_allclose(shares.sum(0), values[-1] - values[0], atol=1e-12)
-
-
 @pytest.mark.parametrize("fusion", ["concat", "sum", "weight", "film", "lstm", "etmc", "qmf"])
 def test_subsets_are_what_the_model_says_without_the_others(fusion):
     model = toy_model(THREE, fusion=fusion).eval()
     inputs = inputs_of(list(THREE))
-    names, logits = list(THREE), coalition_logits(model, inputs)
-    assert logits[0].isnan().all()
-    for subset in range(1, 8):
-        kept = [name for m, name in enumerate(names) if subset >> m & 1]
+    logits = coalition_logits(model, inputs)
+    assert len(logits) == 7
+    for kept, found in logits.items():
         expected = model(**{key: value for key, value in inputs.items() if key.split("_")[0] in kept}).logits
-        torch.testing.assert_close(logits[subset], expected)
+        torch.testing.assert_close(found, expected)
 
 
 def test_towers_that_talk_to_each_other_are_run_again_for_each_subset():
@@ -61,34 +43,35 @@ def test_towers_that_talk_to_each_other_are_run_again_for_each_subset():
     model = toy_model(towers, fusion="mmtm").eval()
     inputs = inputs_of(list(towers))
     logits = coalition_logits(model, inputs)
-    torch.testing.assert_close(logits[1], model(audio_values=inputs["audio_values"]).logits)
-    torch.testing.assert_close(logits[2], model(vit_values=inputs["vit_values"]).logits)
-    torch.testing.assert_close(logits[3], model(**inputs).logits)
+    audio, vit, both = (frozenset(names) for names in (["audio"], ["vit"], ["audio", "vit"]))
+    torch.testing.assert_close(logits[audio], model(audio_values=inputs["audio_values"]).logits)
+    torch.testing.assert_close(logits[vit], model(vit_values=inputs["vit_values"]).logits)
+    torch.testing.assert_close(logits[both], model(**inputs).logits)
     inputs["audio_present"] = torch.tensor([True, False, True, True, True])
     logits = coalition_logits(model, inputs)
-    torch.testing.assert_close(logits[3, 1], model(vit_values=inputs["vit_values"]).logits[1])
-    assert logits[1, 1].isnan().all()
-    assert logits[1, 0].isfinite().all()
+    torch.testing.assert_close(logits[both][1], model(vit_values=inputs["vit_values"]).logits[1])
+    assert logits[audio][1].isnan().all()
+    assert logits[audio][0].isfinite().all()
 
 
 def test_contributions_add_up_to_the_prediction_minus_the_baseline():
     model = toy_model(THREE).eval()
     inputs = inputs_of(list(THREE))
     prior = np.array([0.4, 0.3, 0.2, 0.1])
-    coalitions = coalition_logits(model, inputs).double().numpy()
-    shares = shapley_shares(coalition_values(coalitions, prior))
+    coalitions = arrays(coalition_logits(model, inputs))
+    shares = np.stack(shapley_values(coalition_values(coalitions, prior), list(THREE)))
     assert shares.shape == (3, 5, 4)
     predicted = softmax(model(**inputs).logits.double().detach().numpy(), -1)
     np.testing.assert_allclose(shares.sum(0), predicted - prior, atol=1e-6)
     np.testing.assert_allclose(shares.sum(-1), 0, atol=1e-6)  # what one class gains, others lose
     without_prior = coalition_values(coalitions)
-    np.testing.assert_allclose(without_prior[0], 0.25)
+    np.testing.assert_allclose(without_prior[frozenset()], 0.25)
 
 
 def test_a_fusion_that_adds_logits_up_gives_each_modality_its_own():
     model = toy_model(THREE, fusion="concat").eval()
     inputs = inputs_of(list(THREE))
-    shares = shapley_shares(np.nan_to_num(coalition_logits(model, inputs).double().numpy()))
+    shares = shapley_values(arrays(coalition_logits(model, inputs)), list(THREE))
     for share, logits in zip(shares, model(**inputs).modality_logits, strict=True):
         np.testing.assert_allclose(share, logits.detach(), atol=1e-5)
 
@@ -98,24 +81,18 @@ def test_an_absent_modality_contributes_nothing():
     inputs = inputs_of(list(THREE))
     inputs["text_present"] = torch.tensor([True, False, True, True, True])
     place = list(THREE).index("text")
-    shares = shapley_shares(coalition_values(coalition_logits(model, inputs).double().numpy()))
-    np.testing.assert_allclose(shares[place, 1], 0, atol=1e-12)
-    assert np.abs(shares[place, 0]).max() > 1e-4
+    shares = shapley_values(coalition_values(arrays(coalition_logits(model, inputs))), list(THREE))
+    np.testing.assert_allclose(shares[place][1], 0, atol=1e-12)
+    assert np.abs(shares[place][0]).max() > 1e-4
 
 
 def by_hand():
     """Two samples of two classes: a knows the first, b the second; logits of ln 3 are probabilities of 3/4."""
     strong, none = np.log(3.0), 0.0
-    coalitions = np.array(
-        [
-            [[np.nan, np.nan], [np.nan, np.nan]],
-            [[strong, none], [none, none]],
-            [[none, none], [none, strong]],
-            [[strong, none], [none, strong]],
-        ]
-    )
-    alone = {"a": coalitions[1], "b": coalitions[2]}
-    return Observations(np.array([0, 1]), coalitions[3], alone, dict(alone), coalitions, ["x", "y"])
+    alone = {"a": np.array([[strong, none], [none, none]]), "b": np.array([[none, none], [none, strong]])}
+    both = alone["a"] + alone["b"]
+    coalitions = {frozenset("a"): alone["a"], frozenset("b"): alone["b"], frozenset("ab"): both}
+    return Observations(np.array([0, 1]), both, alone, dict(alone), coalitions, ["x", "y"])
 
 
 def test_numbers_of_a_game_worked_out_by_hand():
@@ -139,11 +116,10 @@ def test_panels_follow_from_the_numbers():
 
 
 def test_several_labels_a_sample_count_the_mean_over_their_labels():
-    coalitions = np.zeros((4, 2, 3))
-    coalitions[0], coalitions[1, :, 0], coalitions[3, :, 0] = np.nan, np.log(3), np.log(3)
+    alone = {"a": np.array([[np.log(3), 0, 0]] * 2), "b": np.zeros((2, 3))}
+    coalitions = {frozenset("a"): alone["a"], frozenset("b"): alone["b"], frozenset("ab"): alone["a"]}
     labels = np.array([[1, 1, 0], [0, 0, 0]])
-    alone = {"a": coalitions[1], "b": coalitions[2]}
-    observed = Observations(labels, coalitions[3], alone, dict(alone), coalitions, ["x", "y", "z"], multi_label=True)
+    observed = Observations(labels, alone["a"], alone, dict(alone), coalitions, ["x", "y", "z"], multi_label=True)
     found = measure_contributions(observed)  # classes x and y have a share of a half, a takes x to 3/4
     assert len(found["per_sample"]) == 1  # the other has no label
     assert found["per_sample"][0]["a"] == pytest.approx((0.25 + 0) / 2)
@@ -160,7 +136,7 @@ def test_a_data_set_is_observed_in_its_order_and_one_modality_is_refused():
     output = model.eval()(**batch)
     np.testing.assert_allclose(observed.logits, output.logits.detach(), atol=1e-5)
     np.testing.assert_allclose(observed.features["vit"], output.features[1].detach(), atol=1e-5)
-    np.testing.assert_allclose(observed.coalitions[3], observed.logits, atol=1e-5)
+    np.testing.assert_allclose(observed.coalitions[frozenset(towers)], observed.logits, atol=1e-5)
     assert observed.labels.tolist() == batch["labels"].tolist()
     with pytest.raises(ValueError, match="holds no sample"):
         observe(model, [], batch_of)

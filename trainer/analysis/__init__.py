@@ -11,7 +11,7 @@ Example:
 """
 
 from .alpha_curves import explain_alpha
-from .contributions import coalition_values, explain_contributions, shapley_shares
+from .contributions import coalition_values, explain_contributions
 from .decisions import expected_calibration_error, explain_agreement, explain_calibration
 from .label_fitting import explain_label_fitting
 from .maps import explain_maps
@@ -39,6 +39,5 @@ __all__ = [
     "make_initial",
     "observe",
     "rollout",
-    "shapley_shares",
     "write_report",
 ]

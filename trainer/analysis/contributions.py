@@ -17,36 +17,24 @@ METHOD = (
 )
 
 
-def shapley_shares(values):
-    """Shapley values of M modalities, see [`shapley_values`].
-
-    Args:
-        values (`np.ndarray`): `(2**M, ...)`, v of every subset; bit m of the index tells whether modality m is in it.
-
-    Returns:
-        `np.ndarray` `(M, ...)`; their sum is v(all) - v(none).
-    """
-    number = len(values).bit_length() - 1
-    subsets = (frozenset(m for m in range(number) if place >> m & 1) for place in range(2**number))
-    return np.stack(shapley_values(dict(zip(subsets, values, strict=True)), range(number)))
-
-
 def coalition_values(coalitions, prior=None, multi_label=False):
     """The fused prediction's probability of every class with the modalities outside each subset absent.
 
     Args:
-        coalitions (`np.ndarray`): `(2**M, N, K)`, see [`coalition_logits`]; NaN where the model has no answer.
+        coalitions (`dict[frozenset, np.ndarray]`): `(N, K)`, see [`coalition_logits`]; NaN where there is no answer.
         prior (`np.ndarray`, *optional*): `(K,)`, the probabilities there; those of zero logits if not given: 1 / K, or
             a half in a multi-label problem.
         multi_label (`bool`)
 
     Returns:
-        `np.ndarray` `(2**M, N, K)`
+        `dict[frozenset, np.ndarray]` `(N, K)`, the empty subset too; see [`shapley_values`].
     """
+    shape = next(iter(coalitions.values())).shape
     if prior is None:
-        prior = 0.5 if multi_label else 1 / coalitions.shape[-1]
-    probabilities = expit(coalitions) if multi_label else softmax(coalitions, axis=-1)
-    return np.where(np.isnan(coalitions), prior, probabilities)
+        prior = 0.5 if multi_label else 1 / shape[1]
+    found = {kept: expit(logits) if multi_label else softmax(logits, axis=-1) for kept, logits in coalitions.items()}
+    found = {kept: np.where(np.isnan(values), prior, values) for kept, values in found.items()}
+    return {frozenset(): np.full(shape, prior), **found}
 
 
 def measure_contributions(observed):
@@ -69,7 +57,8 @@ def measure_contributions(observed):
         raise ValueError("a model of one modality has no contributions to compare.")
     labels = observed.labels if observed.multi_label else np.eye(len(observed.class_names))[observed.labels]
     values = coalition_values(observed.coalitions, labels.mean(0), observed.multi_label)
-    rows = {"baseline": values[0], "prediction": values[-1], **dict(zip(names, shapley_shares(values), strict=True))}
+    rows = {"baseline": values[frozenset()], "prediction": values[frozenset(names)]}
+    rows |= zip(names, shapley_values(values, names), strict=True)
     sample, true = np.nonzero(labels)
     table = pd.DataFrame({key: row[sample, true] for key, row in rows.items()})  # one row a label of a sample
     by_sample, by_class = table.groupby(sample).mean(), table.groupby(true)

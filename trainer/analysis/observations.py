@@ -1,6 +1,7 @@
 """What a model says of the samples of a data set, and of them with every subset of their modalities."""
 
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ class Observations:
         logits (`np.ndarray`): `(N, K)` float64 of the fused prediction.
         modality_logits, features (`dict[str, np.ndarray]`): by modality `(N, K)` and `(N, hidden_size)` float64; NaN
             for samples from which it is absent.
-        coalitions (`np.ndarray`, *optional*): `(2**M, N, K)`, see [`coalition_logits`].
+        coalitions (`dict[frozenset, np.ndarray]`, *optional*): `(N, K)`, see [`coalition_logits`].
         class_names (`list[str]`): K.
         multi_label (`bool`)
     """
@@ -27,7 +28,7 @@ class Observations:
     logits: np.ndarray
     modality_logits: dict
     features: dict
-    coalitions: np.ndarray | None = None
+    coalitions: dict | None = None
     class_names: list = field(default_factory=list)
     multi_label: bool = False
 
@@ -73,51 +74,44 @@ def observe(model, dataset, collator, batch_size=64, device=None):
     config, training = model.config, model.training
     device = next(model.parameters()).device if device is None else device
     model.to(device).eval()
-    found = {"labels": [], "logits": [], "modality_logits": [], "features": [], "coalitions": []}
+    rows, names = [], config.modality_names
     for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collator):
         batch = {key: value.to(device) for key, value in batch.items()}
-        found["labels"].append(batch.pop("labels").cpu().numpy())
-        vectors = model.lfm.run_towers(**batch)
+        labels, vectors = batch.pop("labels"), model.lfm.run_towers(**batch)
         output = model.classify(vectors, present=model.lfm.read_presence(batch))
-        found["logits"].append(_numpy(output.logits))
-        found["modality_logits"].append([_numpy(part) for part in output.modality_logits])
-        found["features"].append([_numpy(part) for part in output.features])
-        found["coalitions"].append(_numpy(coalition_logits(model, batch, vectors)))
+        row = {"labels": labels, "logits": output.logits, **coalition_logits(model, batch, vectors)}
+        for part in ("modality_logits", "features"):
+            row |= {(part, name): tensor for name, tensor in zip(names, output[part], strict=True)}
+        rows.append({key: tensor.double().cpu().numpy() for key, tensor in row.items()})
     model.train(training)
-    logits = np.concatenate(found["logits"])
-    if not np.isfinite(logits).all():
+    found = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    if not np.isfinite(found["logits"]).all():
         raise ValueError("the model's logits are not finite: training diverged, or an input is not finite.")
-    by_name = {
-        key: {name: np.concatenate([part[m] for part in found[key]]) for m, name in enumerate(config.modality_names)}
-        for key in ("modality_logits", "features")
-    }
     return Observations(
-        labels=np.concatenate(found["labels"]).astype(int),
-        logits=logits,
-        **by_name,
-        coalitions=np.concatenate(found["coalitions"], axis=1),
+        labels=found["labels"].astype(int),
+        logits=found["logits"],
+        modality_logits={name: found["modality_logits", name] for name in names},
+        features={name: found["features", name] for name in names},
+        coalitions={key: part for key, part in found.items() if isinstance(key, frozenset)},
         class_names=[config.id2label[number] for number in range(config.num_labels)],
         multi_label=config.is_multi_label,
     )
 
 
-def _numpy(tensor):
-    return tensor.detach().double().cpu().numpy()
-
-
 @torch.no_grad()
 def coalition_logits(model, inputs, vectors=None):
-    """Fused logits of a batch with every subset of its modalities, the others absent: (2**M, B, K).
+    """Fused logits of a batch with every subset of its modalities but the empty one, the others absent.
 
-    Bit m of the first index tells whether the modality number m (in `config.modality_names`) is in the subset. A
-    modality that a sample lacks anyway changes nothing for it. Row 0, and other subsets of which a sample has nothing,
-    are NaN: the model has no answer there. The towers run once; with fusion `mmtm`, whose towers talk to each other,
-    once a subset.
+    A modality that a sample lacks anyway changes nothing for it. The towers run once; with fusion `mmtm`, whose towers
+    talk to each other, once a subset.
 
     Args:
         model ([`LfmForMultimodalClassification`]): in evaluation mode.
         inputs (`dict`): those of its `forward`, without labels.
         vectors (`tuple` of M tensors `(B, num_features)`, *optional*): of its towers, where they have run before.
+
+    Returns:
+        `dict` from the `frozenset` of modalities to `(B, K)`, NaN for samples that have nothing of it.
 
     Raises:
         ValueError: more than 10 modalities, of which there are too many subsets.
@@ -129,9 +123,9 @@ def coalition_logits(model, inputs, vectors=None):
     vectors = model.lfm.run_towers(**inputs) if vectors is None else vectors
     if there is None:
         there = torch.ones(len(names), len(vectors[0]), dtype=torch.bool, device=vectors[0].device)
-    rows = []
-    for subset in range(1, 2 ** len(names)):
-        chosen = torch.tensor([bool(subset >> m & 1) for m in range(len(names))], device=there.device)
+    found = {}
+    for kept in (kept for size in range(len(names)) for kept in combinations(names, size + 1)):
+        chosen = torch.tensor([name in kept for name in names], device=there.device)
         present = there & chosen[:, None]
         answered = present.any(0)
         # What stands in for the samples that have nothing of the subset is not used.
@@ -140,8 +134,8 @@ def coalition_logits(model, inputs, vectors=None):
             logits = model.classify(vectors, present=present).logits
         else:
             logits = _run_towers(model, inputs, present)
-        rows.append(logits.masked_fill(~answered[:, None], torch.nan))
-    return torch.stack([torch.full_like(rows[0], torch.nan), *rows])
+        found[frozenset(kept)] = logits.masked_fill(~answered[:, None], torch.nan)
+    return found
 
 
 def _run_towers(model, inputs, present):
