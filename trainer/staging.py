@@ -25,7 +25,6 @@ RUN_FILES = (
     *("trainer_state.json", RUN_RECORD),
 )
 PICTURES = (*RASTERS, ".svg")
-MAX_BYTES = 50 * 2**20  # of a file that holds no weights; large vocabularies have 30 MB
 _SHOWN = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img\b[^>]*\bsrc=["']([^"']+)""")
 
 logger = logging.get_logger(__name__)
@@ -61,18 +60,13 @@ def list_other_files(folder, run=True):
         `dict[str, Path]`: by name: settings, tokenizer, code and what `run` adds.
 
     Raises:
-        ValueError: a file is too large, or a link that leads out of the folder; the card shows a missing picture.
+        ValueError: a file is a link that leads out of the folder; the card shows a missing picture.
     """
     folder = Path(folder)
     names = [*SETTINGS, *VOCABULARIES, *list_code(folder)]
     if run:
         names += [*RUN_FILES, CARD, *list_pictures(folder)]
-    files = _pick(folder, [name for name in names if (folder / name).is_file()])
-    for file in files.values():
-        if file.stat().st_size > MAX_BYTES:
-            size, most = file.stat().st_size // 2**20, MAX_BYTES // 2**20
-            raise ValueError(f"{file} has {size} MB; a file that holds no weights may have {most}: remove it.")
-    return files
+    return _pick(folder, [name for name in names if (folder / name).is_file()])
 
 
 def list_code(folder):

@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from modeling_lfm.trainer.analysis import Observations, coalition_logits, coalition_values, observe
-from modeling_lfm.trainer.analysis.contributions import explain_contributions, measure_contributions
+from modeling_lfm.trainer.analysis import Observations, observe
+from modeling_lfm.trainer.analysis.contributions import coalition_values, explain_contributions, measure_contributions
+from modeling_lfm.trainer.analysis.observations import coalition_logits
 from modeling_lfm.trainer.objectives import shapley_values
 from tests.trainer.toy import method_towers, only, toy_data, toy_model
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from modeling_lfm.trainer.analysis import Observations, expected_calibration_error
+from modeling_lfm.trainer.analysis import Observations
 from modeling_lfm.trainer.analysis.decisions import (
+    expected_calibration_error,
     explain_agreement,
     explain_calibration,
     measure_agreement,

@@ -8,8 +8,8 @@ import torch
 from transformers import set_seed
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
-from modeling_lfm.trainer.analysis import Observations, centroid_distances, explain_gap, make_initial
-from modeling_lfm.trainer.analysis.modality_gap import measure_gap
+from modeling_lfm.trainer.analysis import Observations, explain_gap, make_initial
+from modeling_lfm.trainer.analysis.modality_gap import centroid_distances, measure_gap
 from tests.modeling.towers import BERT, TOWERS
 from tests.trainer.toy import resnet
 

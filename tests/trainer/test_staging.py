@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from modeling_lfm.trainer import staging
 from modeling_lfm.trainer.staging import list_code, list_other_files, list_pictures, list_weights
 
 
@@ -56,7 +55,7 @@ def test_nothing_but_what_belongs_to_a_model(tmp_path):
     assert set(list_other_files(tmp_path, run=False)) == sent
 
 
-def test_links_that_lead_out_and_large_files(tmp_path, monkeypatch):
+def test_links_that_lead_out(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     write(tmp_path, elsewhere__json="{}")
@@ -65,11 +64,6 @@ def test_links_that_lead_out_and_large_files(tmp_path, monkeypatch):
     assert set(list_other_files(folder)) == {"config.json"}
     (folder / "tokenizer.json").symlink_to(tmp_path / "elsewhere.json")
     with pytest.raises(ValueError, match=r"tokenizer\.json is a link that leads out of the folder"):
-        list_other_files(folder)
-    (folder / "tokenizer.json").unlink()
-    monkeypatch.setattr(staging, "MAX_BYTES", 2**20)
-    (folder / "tokenizer.json").write_text(" " * 2**21)
-    with pytest.raises(ValueError, match=r"tokenizer\.json has 2 MB; a file that holds no weights may have 1"):
         list_other_files(folder)
 
 

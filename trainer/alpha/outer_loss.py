@@ -27,7 +27,9 @@ def outer_loss(
     problem_type: str = "single_label_classification",
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The outer loss by name: `"calibrated"` or `"plain"`.
+    """The outer loss J by name: `"calibrated"`, or `"plain"`, L_CLS, which is the paper's.
+
+    The calibrated one is cCE(fused) / 2 + mean over the modalities of cCE(m) / 2; see `calibrated_cross_entropy`.
 
     Args:
         logits (`(B, K)`): of the fused prediction.
@@ -38,25 +40,14 @@ def outer_loss(
     Returns:
         scalar, float32.
     """
-    if name == "calibrated":
-        return calibrated_outer_loss(logits, modality_logits, labels, problem_type, loss)
-    if name == "plain":  # L_CLS, the paper's outer loss
+    if name not in OUTER_LOSSES:
+        raise ValueError(f"outer loss must be one of {', '.join(OUTER_LOSSES)}, got {name!r}.")
+    if name == "plain":
         return classification_loss(logits, labels, problem_type) if loss is None else loss(logits, labels)
-    raise ValueError(f"outer loss must be one of {', '.join(OUTER_LOSSES)}, got {name!r}.")
-
-
-def calibrated_outer_loss(
-    logits: Tensor,
-    modality_logits: Sequence[Tensor],
-    labels: Tensor,
-    problem_type: str = "single_label_classification",
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> Tensor:
-    """J = cCE(fused) / 2 + mean over the modalities of cCE(modality) / 2; see `calibrated_cross_entropy`."""
     if len(modality_logits) == 0:
         raise ValueError("the calibrated outer loss takes the logits of at least one modality, got none.")
-    parts = [calibrated_cross_entropy(m, labels, problem_type, loss) for m in modality_logits]
-    return 0.5 * calibrated_cross_entropy(logits, labels, problem_type, loss) + 0.5 * torch.stack(parts).mean()
+    fused, *parts = [calibrated_cross_entropy(o, labels, problem_type, loss) for o in (logits, *modality_logits)]
+    return 0.5 * fused + 0.5 * torch.stack(parts).mean()
 
 
 def calibrated_cross_entropy(

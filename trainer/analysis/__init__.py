@@ -11,23 +11,17 @@ Example:
 """
 
 from .alpha_curves import explain_alpha
-from .contributions import coalition_values, explain_contributions
-from .decisions import expected_calibration_error, explain_agreement, explain_calibration
+from .contributions import explain_contributions
+from .decisions import explain_agreement, explain_calibration
 from .label_fitting import explain_label_fitting
 from .maps import explain_maps
-from .modality_gap import centroid_distances, explain_gap, make_initial
-from .observations import Observations, coalition_logits, observe
+from .modality_gap import explain_gap, make_initial
+from .observations import Observations, observe
 from .report import Section, write_report
-from .saliency import attention_rollout, grad_cam, rollout
 
 __all__ = [
     "Observations",
     "Section",
-    "attention_rollout",
-    "centroid_distances",
-    "coalition_logits",
-    "coalition_values",
-    "expected_calibration_error",
     "explain_agreement",
     "explain_alpha",
     "explain_calibration",
@@ -35,9 +29,7 @@ __all__ = [
     "explain_gap",
     "explain_label_fitting",
     "explain_maps",
-    "grad_cam",
     "make_initial",
     "observe",
-    "rollout",
     "write_report",
 ]
