@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from transformers import ProgressCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallback, TrackioCallback
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
@@ -65,6 +65,15 @@ class MethodCallback(TrainerCallback, ExportableState):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.method.on_train_end()
+
+
+class LfmEarlyStoppingCallback(EarlyStoppingCallback):
+    """As in transformers, but a resumed run has as much patience left as the run had at its checkpoint."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        saved = state.stateful_callbacks.get(type(self).__name__, {}) if state.global_step else {}
+        self.early_stopping_patience_counter = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
 
 
 # -- progress --------------------------------------------------------------------------------------------------

@@ -342,6 +342,28 @@ def check_resume(checkpoint, settings, changed=False):
         raise ValueError(f"{checkpoint} is of a run with other settings: {told}. Give the old ones{remedy}.")
 
 
+@contextmanager
+def staying_ended(trainer, checkpoint):
+    """Inside, no epoch is left to a run that had ended at `checkpoint` (`str`, or None), and only its model was not
+    saved: transformers would train another step after `max_steps`, and another epoch without patience."""
+    args, file = trainer.args, Path(checkpoint or "", "trainer_state.json")
+    given, saved = (args.num_train_epochs, args.max_steps), {}
+    if checkpoint and file.is_file():
+        state = json.loads(file.read_text(encoding="utf-8"))
+        patience = state["stateful_callbacks"].get("LfmEarlyStoppingCallback", {}).get("attributes", {})
+        tried = patience.get("early_stopping_patience_counter", 0)
+        no_patience = args.early_stopping_patience is not None and tried >= args.early_stopping_patience
+        if no_patience or 0 < args.max_steps <= state["global_step"]:
+            args.num_train_epochs, args.max_steps = 0, -1
+            saved = {key: state[key] for key in ("num_train_epochs", "max_steps")}
+    try:
+        yield
+    finally:
+        args.num_train_epochs, args.max_steps = given
+        for key, value in saved.items():
+            setattr(trainer.state, key, value)
+
+
 def apply_settings(groups, optimizer, scheduler):
     """Let an optimizer whose state was loaded go on with other settings, at the same point of the schedule.
 

@@ -9,14 +9,14 @@ from functools import partial
 import torch
 import torch.distributed as dist
 import transformers
-from transformers import EarlyStoppingCallback, PreTrainedConfig, PrinterCallback, ProgressCallback
+from transformers import PreTrainedConfig, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from modeling_lfm.modeling_lfm import LfmOutput
 
 from . import checkpoints
-from .callbacks import REPORTERS, LfmProgressCallback, MethodCallback
+from .callbacks import REPORTERS, LfmEarlyStoppingCallback, LfmProgressCallback, MethodCallback
 from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
@@ -122,7 +122,7 @@ class LfmTrainer(ModalityMeter, SampleReader, Searcher, SharingTrainer):
             if self.pop_callback(plain) is not None:
                 self.add_callback(ours)
         if args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+            self.add_callback(LfmEarlyStoppingCallback(args.early_stopping_patience))
 
     def _choose_data(self, args):
         """The training set for the method, of what was given; `holdout_dataset` is set."""
@@ -210,7 +210,9 @@ class LfmTrainer(ModalityMeter, SampleReader, Searcher, SharingTrainer):
                 if self.model_init is None:  # else bound anew
                     self._set_loss()
                 self._loss_parts.clear()
-                output = super().train(self._find_checkpoint(resume_from_checkpoint), *args, **kwargs)
+                checkpoint = self._find_checkpoint(resume_from_checkpoint)
+                with checkpoints.staying_ended(self, checkpoint):
+                    output = super().train(checkpoint, *args, **kwargs)
                 return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
         finally:
             self.processing_class = self.processor

@@ -255,3 +255,28 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(finished, s
         resumed.train(resume_from_checkpoint=True)
         assert torch.equal(weights(resumed), weights(finished[0]))
         shutil.rmtree(run)
+
+
+# -- a run that had stopped ------------------------------------------------------------------------------------
+
+
+STOPPING = {
+    "patience": {"learning_rate": 0.0, "early_stopping_patience": 2, "num_train_epochs": 6, "save_strategy": "epoch"},
+    "max_steps": {"max_steps": 4, "num_train_epochs": 1, "save_steps": 2, "eval_strategy": "no"},
+}
+STOPPING["patience"] |= {"eval_strategy": "epoch", "metric_for_best_model": "accuracy", "load_best_model_at_end": True}
+
+
+@pytest.mark.parametrize("reason", STOPPING)
+def test_a_resumed_run_stops_where_the_uninterrupted_one_did(reason, tmp_path):
+    """Also from the last checkpoint, where a run that is killed before it saves its model has nothing left to do."""
+    whole = make(tmp_path, **STOPPING[reason])
+    whole.train()
+    for checkpoint in list_checkpoints(tmp_path)[:2]:
+        copy = shutil.copytree(checkpoint, tmp_path / f"copy-{checkpoint.name}" / checkpoint.name)
+        resumed = make(tmp_path, **STOPPING[reason])
+        resumed.train(str(copy))
+        assert resumed.state.global_step == whole.state.global_step
+        assert torch.equal(weights(resumed), weights(whole))
+        assert resumed.state.log_history[-1]["train_loss"] == whole.state.log_history[-1]["train_loss"]
+        assert resumed.args.num_train_epochs == whole.args.num_train_epochs
