@@ -182,7 +182,7 @@ def make_builder(cls, data_dir, split, cache_dir, options):
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
     files = {}
     if data_dir is not None:
-        data_dir = str(Path(data_dir).expanduser().resolve())
+        data_dir = os.path.realpath(Path(data_dir).expanduser())
         if not Path(data_dir).is_dir():
             raise FileNotFoundError(f"no folder at {data_dir}; data_dir must hold the files of {name}.")
         files = list_files(data_dir, options.get("links", False))

@@ -6,6 +6,9 @@ Numbers and categories together are one modality, `table`.
 
 import csv
 import logging
+import os
+import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -118,12 +121,12 @@ def read_table(source, absolute=False):
         frame, folder = _read_file(path), path.parent
     if frame.empty:
         raise ValueError(f"the table {describe(source)} holds no rows.")
-    frame.attrs = {"folder": str(folder)}
+    frame.attrs = {"folder": str(folder), "name": describe(source)}
     endings = tuple(ending for kind in ENDINGS.values() for ending in kind)
     for column in frame.columns if absolute else ():
         cells = [cell for cell in frame[column] if isinstance(cell, str)]
         if cells and all(cell.lower().endswith(endings) for cell in cells):
-            paths = [str((folder / cell).resolve()) if isinstance(cell, str) else None for cell in frame[column]]
+            paths = [_full_path(folder, cell) if isinstance(cell, str) else None for cell in frame[column]]
             frame = frame.assign(**{column: paths})
     return frame
 
@@ -171,8 +174,8 @@ def describe(source):
 
 def _read_file(path):
     readers = {
-        ".csv": pd.read_csv,
-        ".tsv": lambda file: pd.read_csv(file, sep="\t", quoting=csv.QUOTE_MINIMAL),
+        ".csv": lambda file: pd.read_csv(file, index_col=False),
+        ".tsv": lambda file: pd.read_csv(file, sep="\t", quoting=csv.QUOTE_MINIMAL, index_col=False),
         ".jsonl": lambda file: pd.read_json(file, lines=True),
         ".json": pd.read_json,
         ".parquet": pd.read_parquet,
@@ -180,7 +183,11 @@ def _read_file(path):
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: a table is one of {', '.join(readers)}.")
     try:
-        return readers[path.suffix.lower()](path)
+        if path.suffix.lower() in (".csv", ".tsv"):
+            _check_header(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header, whose cells would go
+            return readers[path.suffix.lower()](path)
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise ValueError(
@@ -188,6 +195,16 @@ def _read_file(path):
         ) from error
     except Exception as error:  # whatever a damaged file leads these readers to
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _check_header(path):
+    """Raise a `ValueError` where two columns have one name: pandas would call the second of two `label`s `label.1`, and
+    it would be learned from."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","), [])
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise ValueError(f"it has several columns {twice[0]!r}; rename or remove one.")
 
 
 def _check_labels(frame, label, split):
@@ -223,6 +240,8 @@ def _split_as_told(frame):
 def _draw(frame, share, label, group, seed):
     """The rest and the part of a table that is drawn, by group where there are groups, else stratified by label."""
     count = max(1, round(share * len(frame)))
+    if len(frame) < 3:
+        raise ValueError(f"the table {frame.attrs['name']} has {len(frame)} rows, too few to draw splits from.")
     if group is None:
         labels = [cell if np.ndim(cell) == 0 else str(sorted(cell)) for cell in frame[label]]
         _, numbers = np.unique(np.array(labels, dtype=str), return_inverse=True)
@@ -374,19 +393,25 @@ def _cells(frame, column, split):
         for cell in frame[column.columns[0]]
     ]
     if column.type in ENDINGS and all(isinstance(cell, str) for cell in cells if cell is not None):
-        return _resolve(cells, Path(frame.attrs["folder"]), column.columns[0], split)
+        return _resolve(cells, Path(frame.attrs["folder"]), column, split)
     return cells
 
 
+def _full_path(folder, cell):
+    return os.path.realpath(folder / Path(cell.replace("\0", "?")).expanduser())  # no name holds NUL
+
+
 def _resolve(cells, folder, column, split):
-    """Paths of files, which exist unless `split` is None: what is missing is told when it is read."""
-    paths = [None if cell is None else str((folder / Path(cell).expanduser()).resolve()) for cell in cells]
-    missing = [(number, path) for number, path in enumerate(paths) if path is not None and not Path(path).exists()]
+    """Paths of files, which exist unless `split` is None: what is missing is told when it is read. Frames of a clip may
+    lie in a folder."""
+    there = os.path.exists if column.type == "video" else os.path.isfile
+    paths = [None if cell is None else _full_path(folder, cell) for cell in cells]
+    missing = [(number, path) for number, path in enumerate(paths) if path is not None and not there(path)]
     if missing and split is not None:
         number, path = missing[0]
         raise ValueError(
-            f"the {split} table names {len(missing)} files in column {column!r} that do not exist, the first in row "
-            f"{number + 1}: {path}."
+            f"the {split} table names {len(missing)} files in column {column.columns[0]!r} that do not exist, the "
+            f"first in row {number + 1}: {path}."
         )
     return paths
 

@@ -1,5 +1,8 @@
 """Reading audio: files, audio tracks of videos, arrays and decoders to waveforms and log-spectrograms."""
 
+import os
+import re
+
 import numpy as np
 
 from .media_lfm import (
@@ -27,6 +30,7 @@ MAX_CHANNELS = 64  # of an audio track
 MAX_RATE = 10_000_000  # Hz
 MAX_ARRAY_CHANNELS = 16  # the longer axis of an array holds the samples, if it is longer than this
 HEADLESS = "{} cannot be read as audio: its beginning is missing; replace the file."
+BEGINNINGS = {"mp3": rb"\0*(ID3|\xff[\xe0-\xff])", "aac": rb"ID3|\xff[\xf0-\xff]", "flac": rb"ID3|fLaC"}
 MAX_AMPLITUDE = 1e6  # full scale is 1; PCM that was not scaled has 32,768
 
 
@@ -80,7 +84,7 @@ def load_audio(value, given_rate=None, seconds=None):
 def _read_sound(source, name, seconds):
     """`(channels, samples)` float32 and sampling rate of a file, by libsndfile."""
     with soundfile.SoundFile(source) as file:
-        if file.format == "MP3" and not _starts_as_mp3(source):  # libsndfile takes the middle of other files for one
+        if not _has_beginning(source, file.format.lower()):  # libsndfile takes the middle of other files for mp3
             raise ValueError(HEADLESS.format(name))
         limit = round(file.samplerate * (MAX_SECONDS if seconds is None else seconds))
         if seconds is None and file.frames > limit:
@@ -90,17 +94,30 @@ def _read_sound(source, name, seconds):
     slack = max(MISSING[0] * file.samplerate, MISSING[1] * wanted) if file.format == "MP3" else 0
     if wanted - wave.shape[1] > slack:
         raise ValueError(f"{name} is cut short: {wave.shape[1]} of {wanted} samples can be read; replace the file.")
+    if file.frames <= limit and file.format in ("WAV", "WAVEX"):  # of which libsndfile reads what is there
+        _check_riff(source, name)
     return wave, file.samplerate
 
 
-def _starts_as_mp3(source):
+def _read_head(source):
+    """The first bytes of a file (`bytes`), and its size."""
     if hasattr(source, "getvalue"):
-        head = source.getvalue()[:4096]
-    else:
-        with open(source, "rb") as file:
-            head = file.read(4096)
-    head = head.lstrip(b"\0")[:3]
-    return head == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
+        return source.getvalue()[:4096], len(source.getvalue())
+    with open(source, "rb") as file:
+        return file.read(4096), os.fstat(file.fileno()).st_size
+
+
+def _check_riff(source, name):
+    """Raise a `ValueError` where a wav file is shorter than its head tells; a stream (from 2^31 on) does not know."""
+    head, size = _read_head(source)
+    claimed = int.from_bytes(head[4:8], "little") + 8
+    if head[:4] == b"RIFF" and size + 1 < claimed < 0x7FFF0000:
+        raise ValueError(f"{name} is cut short: {size} of {claimed} bytes are there; replace the file.")
+
+
+def _has_beginning(source, kind):
+    """Whether a file starts as its `kind` (`str`) does, of those that decoders also read from the middle on."""
+    return kind not in BEGINNINGS or re.match(BEGINNINGS[kind], _read_head(source)[0]) is not None
 
 
 def _read_track(value, name, seconds, error):
@@ -160,7 +177,7 @@ def audio_track(source, name, seconds=None):
         ValueError: no audio track, damaged, cut short, or too long. ImportError: PyAV is missing.
     """
     with open_container(source, name) as container:
-        if container.format.name == "mp3" and not _starts_as_mp3(source):
+        if not _has_beginning(source, container.format.name):
             raise ValueError(HEADLESS.format(name))
         if not container.streams.audio:
             raise ValueError(f"{name} holds no audio track; leave the sample out, or give a file with sound.")

@@ -213,6 +213,9 @@ def _check_modality(name, spec):
         known = ("tower", "name", "pretrained", "frozen", *kind.keys)
         for key in set(spec) - set(known):
             raise ValueError(f"unknown key {key!r} of the tower {spec['tower']!r}; {suggest(key, known)}")
+        for key in ("pretrained", "frozen"):
+            if spec.get(key) not in (None, True, False):
+                raise ValueError(f"{key}={spec[key]!r} must be true or false")
         kind.check(spec)
         if kind.nested and isinstance(spec.get("config"), dict):
             check_nested(spec["config"])

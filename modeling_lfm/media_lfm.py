@@ -1,6 +1,7 @@
 """Reading media: what people have (paths, bytes, arrays, tensors, PIL images, containers of PyAV) to pixels."""
 
 import base64
+import errno
 import io
 import os
 import warnings
@@ -55,6 +56,8 @@ def open_media(value):
     Raises:
         FileNotFoundError: the path does not exist. ValueError: none of these was given.
     """
+    if isinstance(value, dict) and not {"bytes", "path"} & set(value):
+        raise ValueError(f"a mapping with 'bytes' or 'path' is expected, got one with {str(list(value))[:80]}.")
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, (bytes, bytearray)):
@@ -157,6 +160,8 @@ def prepare_codec(stream, name):
 
 def reason(error):
     """What FFmpeg says of an error, without the file's name."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return "it claims a size that no memory holds"
     return getattr(error, "strerror", None) or str(error)
 
 

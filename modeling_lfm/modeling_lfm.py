@@ -280,7 +280,11 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         model.pretrained_towers = {}
         for name, spec in config.modalities.items():
             if spec.get("pretrained") or spec.get("checkpoint"):
-                model.lfm.towers[name].load_pretrained(spec)
+                try:
+                    model.lfm.towers[name].load_pretrained(spec)
+                except (OSError, ValueError) as error:
+                    kind = next(k for k in (FileNotFoundError, OSError, ValueError) if isinstance(error, k))
+                    raise kind(f"modality {name!r} ({spec.get('name')}): {error}") from error
                 model.pretrained_towers[name] = {key: spec.get(key) for key in ("tower", "name", "checkpoint")}
         config.forget_sources()
         return model.eval()

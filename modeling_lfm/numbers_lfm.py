@@ -16,6 +16,7 @@ except ImportError:  # only mat files need it
     loadmat = None
 
 MAX_NUMBERS = 50_000_000  # of one sample
+LARGEST = 1e30  # beyond, float32 or a square of it overflows; what is meant there is a mark of something missing
 FILES = (".npy", ".npz", ".csv", ".tsv", ".txt", ".mat")
 
 
@@ -39,7 +40,11 @@ def read_numbers(value, key=None):
         raise ValueError(f"{name}: numbers are expected, got {array.dtype} of shape {array.shape}")
     if array.size > MAX_NUMBERS:
         raise ValueError(f"{name} is refused: {array.size:,} numbers, the limit is {MAX_NUMBERS:,}")
-    return array.astype(np.float64)
+    array = array.astype(np.float64)
+    largest = np.max(np.abs(array), initial=0, where=np.isfinite(array))
+    if largest > LARGEST:
+        raise ValueError(f"{name} holds numbers up to {largest:.3g}; mend or rescale them")
+    return array
 
 
 def _read_file(value, name, key):
@@ -65,7 +70,7 @@ def _read_file(value, name, key):
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is none of {', '.join(FILES)}, or a text that is not UTF-8") from error
     except Exception as error:  # whatever a damaged file leads these readers to
-        raise ValueError(f"{name} cannot be read as numbers: {error}") from error
+        raise ValueError(f"{name} cannot be read as numbers: {str(error)[:300]}") from error
 
 
 def _choose(names, key, name):

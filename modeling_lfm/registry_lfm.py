@@ -94,7 +94,7 @@ class Registry(dict):
         Raises:
             ValueError: there is none; the message names the nearest.
         """
-        if name not in self:
+        if not isinstance(name, str) or name not in self:
             raise ValueError(
                 f"unknown {self.kind} {name!r}; {suggest(name, self)} If it is your own, import its file first "
                 "(--plugin FILE), or, where this package is not installed, load with trust_remote_code=True."

@@ -10,7 +10,7 @@ import torch
 
 from .inputs_lfm import KINDS, InputKind, stack_rows
 from .media_lfm import describe
-from .numbers_lfm import Moments, check_statistics, read_numbers, standardizer
+from .numbers_lfm import LARGEST, Moments, check_statistics, read_numbers, standardizer
 
 MAX_CATEGORIES = 10_000  # of a column; more are identities, not categories
 
@@ -215,11 +215,11 @@ def to_number(cell, column):
     """
     try:
         number = float(cell)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"column {column!r} holds {cell!r}, which is no number; name the column categorical"
         ) from error
-    if math.isinf(number):
+    if abs(number) > LARGEST:
         raise ValueError(f"column {column!r} holds {cell!r}; mend the row")
     return number
 

@@ -46,7 +46,7 @@ def sketch(make):
         if total > MAX_PARAMETERS:
             raise ValueError(
                 f"the configuration describes a model of more than {MAX_PARAMETERS:,} parameters (beyond them: "
-                f"{name} of {type(module).__name__}, {tuple(parameter.shape)}); make its sizes smaller."
+                f"{name} of {type(module).__name__}, {tuple(parameter.shape)}); make hidden_size or the towers smaller."
             )
 
     hook = nn.modules.module.register_module_parameter_registration_hook(count)
@@ -325,6 +325,8 @@ def make_tower(config, modality):
         tower = kind(spec, nested)
     except TypeError as error:  # an argument that the architecture does not have, or of a wrong type
         raise ValueError(f"modality {modality!r} ({spec.get('name')}): {error}; mend its model_args.") from error
+    except ValueError as error:
+        raise ValueError(f"modality {modality!r}: {error}") from error
     if spec.get("frozen"):
         tower.requires_grad_(False)
     return tower

@@ -94,9 +94,7 @@ def _list_frames(value, name, value_range):
         files = [entry.path for entry in os.scandir(path) if entry.name.lower().endswith(PICTURES)]
         if not files:
             raise ValueError(f"the folder {path} holds no pictures ({', '.join(PICTURES)}).")
-        return sorted(
-            files, key=lambda file: [(len(p), p) if p.isdigit() else (0, p) for p in re.split(r"(\d+)", file)]
-        )
+        return sorted(files, key=_natural_order)
     if is_array(value):
         wide = value_range is not None and isinstance(value, (list, tuple))  # no type tells that numbers are small
         value = to_array(value).astype(np.float64) if wide else to_array(value)

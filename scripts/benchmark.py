@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from modeling_lfm.scripts.common.console import run
+from modeling_lfm.scripts.common.console import check_writable, run
 
 # The title of a measurement, and where its function lies: it takes a `Setup` and yields `Row`s (scripts/speed/rows.py).
 MEASUREMENTS = {
@@ -103,6 +103,9 @@ def format_report(report):
 
 def main(argv=None):
     args = parse(argv)
+    for key in ("json", "markdown"):
+        check_writable(key, getattr(args, key))
+
     import torch
 
     from modeling_lfm.scripts.speed.rows import Setup, format_table

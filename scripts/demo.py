@@ -55,17 +55,19 @@ class DemoArguments:
 def serve(args):
     """Serve the page until the program is stopped."""
     from modeling_lfm import MultimodalClassificationPipeline
-    from modeling_lfm.scripts.page import page
 
+    try:
+        place = socket.create_server((args.host, args.port))
+    except (OSError, UnicodeError) as error:
+        raise OSError(f"nothing can be served at host={args.host!r}, port={args.port} ({error}).") from error
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder of uploads goes then too
-    with (
-        socket.create_server((args.host, args.port)) as place,
-        tempfile.TemporaryDirectory(prefix="lfm-demo-") as uploads,
-    ):
+    with place, tempfile.TemporaryDirectory(prefix="lfm-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        blocks = page.build_page(
-            MultimodalClassificationPipeline(*runs.load_run(args.checkpoint)), args.title, args.examples
-        )
+        classifier = MultimodalClassificationPipeline(*runs.load_run(args.checkpoint))
+
+        from modeling_lfm.scripts.page import page  # which takes seconds
+
+        blocks = page.build_page(classifier, args.title, args.examples)
         say(f"{args.checkpoint} on http://{args.host}:{args.port}/ (stop: Ctrl-C)")
         page.make_server(page.make_app(blocks, args.host)).run(sockets=[place])
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from transformers.hf_argparser import HfArg
 
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common.console import run, write_json
+from modeling_lfm.scripts.common.console import check_writable, run, write_json
 from modeling_lfm.scripts.common.settings import read_arguments
 
 
@@ -75,6 +75,7 @@ def evaluate(args):
 
 def main(argv=None):
     args = read_arguments(argv, __doc__, EvalArguments)
+    check_writable("output", args.output)
     write_json(evaluate(args), args.output)
 
 

@@ -31,7 +31,7 @@ from transformers.hf_argparser import HfArg
 
 from modeling_lfm.registry_lfm import suggest
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common.console import run, say, write_json
+from modeling_lfm.scripts.common.console import check_writable, run, say, write_json
 from modeling_lfm.scripts.common.settings import check_positive, parse_value, read_arguments
 
 CLIPS = ("video", "flow")  # types of input of which a part can be given
@@ -56,8 +56,7 @@ class PredictArguments:
 
 def parse_arguments(argv):
     """[`PredictArguments`] of a command line; what they lack, `--rgb a.avi`, is an input, `--input rgb=a.avi`."""
-    rest = {}
-    args = read_arguments(argv, __doc__, PredictArguments, rest=rest)
+    args = read_arguments(argv, __doc__, PredictArguments, rest=(rest := {}))
     for name, values in rest.items():
         if len(values) != 1:
             raise ValueError(f"--{name} should have one value, the input of the modality {name!r}; quote a text.")
@@ -137,8 +136,10 @@ def predict(args):
 
 def main(argv=None):
     args = parse_arguments(argv)
+    check_writable("output", args.output)
     if args.input_file is None:
         return write_json(predict(args), args.output)
+
     from modeling_lfm.scripts.common.own_data import predict_file
 
     counts = predict_file(args)

@@ -49,6 +49,23 @@ def write_json(result, path=None):
     say(text.rstrip())
 
 
+def check_writable(key, path):
+    """Raise an `OSError` that names the setting `key` if its file `path` (`str`, or None) cannot be written; early, or
+    the work for it would be lost."""
+    if path is None:
+        return
+    file = Path(path)
+    try:
+        if (there := file.exists()) and not (file.is_file() or file.is_dir()):  # such as a pipe
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("ab").close()
+        if not there:
+            file.unlink()
+    except OSError as error:
+        raise OSError(f"{key}={path} cannot be written ({error.strerror}); name another file.") from error
+
+
 def require(extra, *packages):
     """Raise an `ImportError` that says how to install those of `packages` that are missing, by modeling-lfm[extra]."""
     missing = " ".join(name for name in packages if importlib.util.find_spec(name) is None)
@@ -88,6 +105,7 @@ def explain(error):
     if isinstance(error, FloatingPointError):
         return f"{text} Training diverged, or a number of the data is none: lower learning_rate, or check the data."
     plain = isinstance(error, (ValueError, OSError, ImportError)) and not isinstance(error, UnicodeError)
+    plain |= text.startswith("Symlink loop")  # a RuntimeError of pathlib
     if plain and text:
         return text
     return f"{type(error).__name__}{': ' * bool(text)}{text} (LFM_DEBUG=1 shows where)"

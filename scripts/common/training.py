@@ -59,7 +59,7 @@ def find_checkpoint(training_args):
         return refuse_earlier_run(folder)
     if str(wanted).lower() != "true":
         if not Path(wanted).is_dir():
-            raise FileNotFoundError(f"no checkpoint to resume from at {wanted}.")
+            raise FileNotFoundError(f"resume_from_checkpoint: there is no checkpoint at {wanted}.")
         return wanted
     last, passed = find_last_whole(folder, training_args.resume_changed)
     if last is None and passed:

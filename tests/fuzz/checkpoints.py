@@ -7,13 +7,19 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
-from modeling_lfm import MultimodalClassificationPipeline
+from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor, MultimodalClassificationPipeline
 from modeling_lfm.scripts import eval as evaluation
 from modeling_lfm.scripts import predict, train
 from modeling_lfm.scripts.common import runs
 
+from ..modeling.towers import BERT, TOWERS
 from .media import DAMAGE, WRONG
+from .odd import ODD, make_odd
 from .outcomes import Case, program
 
 MODEL = ("config.json", "processor_config.json", "model.safetensors", "lfm_run.json")
@@ -76,13 +82,10 @@ def change_weights(rng, file):
 def damage(rng, file):
     """Change a file; what was done (`str`), and whether right content may be left."""
     how = rng.random()
-    if how < 0.1:
-        file.unlink()
-        return "missing"
-    if how < 0.15:
-        file.unlink()
-        file.mkdir()
-        return "a folder"
+    if how < 0.2:
+        what = str(rng.choice(ODD))
+        make_odd(file, what)
+        return what
     if file.suffix == ".json" and how < 0.8:
         return change_json(rng, file)
     if file.suffix == ".safetensors" and how < 0.7:
@@ -90,6 +93,20 @@ def damage(rng, file):
     change = DAMAGE[int(rng.integers(len(DAMAGE)))]
     file.write_bytes(change(rng, file.read_bytes(), ""))
     return change.__name__
+
+
+def make_text_model(folder):
+    """A model of a picture and a text that nobody trained, in several files of weights, with its tokenizer."""
+    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "good", "bad"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    text = {"tower": "transformers", "config": {**BERT, "vocab_size": 4}}
+    config = LfmConfig({"image": TOWERS["vit"], "text": text}, hidden_size=8, num_labels=3)
+    LfmForMultimodalClassification(config).save_pretrained(folder, max_shard_size="20kB")
+    kinds = {"image": {"type": "image", "size": [32, 32]}, "text": {"type": "text", "max_length": 8}}
+    LfmProcessor(kinds, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
 
 
 def check_report(report):
@@ -121,11 +138,12 @@ class Checkpoints:
         self.checkpoint = sorted(run.glob("checkpoint-*"))[0].name
         self.whole = None
         self.loaded = runs.load_run(str(run))
+        self.text_model = make_text_model(folder / "text")
 
-    def copy(self):
+    def copy(self, source=None):
         self.number += 1
         target = self.folder / f"run{self.number}"
-        shutil.copytree(self.run, target)
+        shutil.copytree(source or self.run, target)
         return target
 
     def predict(self, run):
@@ -143,6 +161,16 @@ class Checkpoints:
             argv = ("--checkpoint", run, "--max_samples", 6, "--use_cpu")
             call = lambda: program(evaluation.main, *argv)  # noqa: E731
         return Case(f"{file.name}: {what}"[:120], call, (file.name, str(run), *words), check_report)
+
+    def text_case(self):
+        run = self.copy(self.text_model)
+        files = sorted(file for file in run.iterdir() if file.suffix in (".json", ".safetensors"))
+        file = files[int(self.rng.integers(len(files)))]
+        what = damage(self.rng, file)
+        words = ("--checkpoint", run, "--image", self.image, "--text", "a good [MASK] <s> picture")
+        call = lambda: program(predict.main, *words)  # noqa: E731
+        keys = what.split(" = ")[0].split(".")
+        return Case(f"text, {file.name}: {what}"[:120], call, (file.name, str(run), *keys), check_report)
 
     def resume_case(self):
         run = self.copy()
@@ -183,7 +211,7 @@ class Checkpoints:
         return Case(f"pipeline {sample!r:.90}".replace("\n", " "), lambda: classify(sample), words, judge)
 
     def __iter__(self):
-        kinds = [self.model_case, self.model_case, self.pipeline_case, self.model_case]
+        kinds = [self.model_case, self.text_case, self.pipeline_case, self.model_case]
         if (self.run / self.checkpoint / "manifest.json").is_file():  # damage can be seen
             kinds.append(self.resume_case)
         while True:

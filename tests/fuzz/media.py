@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from modeling_lfm import LfmProcessor
 
 from ..data.media import tone, write_video
+from .odd import ODD, make_odd
 from .outcomes import Case
 
 SIZE, FRAMES = [24, 24], 30
@@ -150,6 +151,7 @@ def decode_video(content, file):
     frames = []
     with av.open(io.BytesIO(content), metadata_errors="replace") as container:
         stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # what stands for damaged parts of a picture depends on it
         for packet in container.demux(stream):
             try:
                 frames += [frame.to_image() for frame in packet.decode()]
@@ -207,6 +209,10 @@ def media_cases(rng, folder):
                 kind = str(rng.choice(list(ENDINGS))) if rng.random() < 0.15 else ending  # what is in it
                 content = damage(rng, originals[kind], kind)
                 file, number = folder / f"damaged{number}.{ending}", number + 1
+                if rng.random() < 0.05:
+                    make_odd(file, what := str(rng.choice(ODD)))
+                    yield Case(f"{modality}, {what}", lambda m=modality, f=file: process(m, f), (file.name,))
+                    continue
                 file.write_bytes(content)
                 mappings = {"bytes": content, "path": file.name}, {"bytes": None, "path": str(file)}
                 forms = (file, str(file), *mappings, content)

@@ -10,6 +10,7 @@ from modeling_lfm.scripts import eval as evaluation
 from ..data.media import make_mvsa
 from .checkpoints import change_json, check_report
 from .media import DAMAGE
+from .odd import ODD, make_odd
 from .outcomes import Case, program
 
 
@@ -17,9 +18,9 @@ def change_shard(rng, folder):
     """Damage a shard, or put another in its place; its name and what was done."""
     shards = sorted((folder / "data").glob("test-*.parquet"))
     shard = shards[int(rng.integers(len(shards)))]
-    how = ("damage", "missing", "rows", "labels", "train", "other", "pointer")[int(rng.integers(7))]
-    if how == "missing":
-        shard.unlink()
+    how = ("damage", "odd", "rows", "labels", "train", "other", "pointer")[int(rng.integers(7))]
+    if how == "odd":
+        make_odd(shard, how := str(rng.choice(ODD)))
     elif how in ("rows", "labels"):
         table = pq.read_table(shard)
         if how == "rows":
@@ -57,9 +58,9 @@ def change_lines(rng, file):
         lines.insert(int(rng.integers(1, len(lines))), line)
         file.write_bytes("\n".join(lines).encode("latin-1"))
         return f"line {line[:30]!r}"
-    if how < 0.7:
-        file.unlink()
-        return "missing"
+    if how < 0.75:
+        make_odd(file, what := str(rng.choice(ODD)))
+        return what
     change = DAMAGE[int(rng.integers(len(DAMAGE)))]
     file.write_bytes(change(rng, file.read_bytes(), ""))
     return change.__name__
@@ -85,7 +86,9 @@ def prepared_cases(rng, folder, run, prepared):
             else:
                 name = "preparation.json"
                 file = copy / name
-                if rng.random() < 0.7:
+                if rng.random() < 0.1:
+                    make_odd(file, what := str(rng.choice(ODD)))
+                elif rng.random() < 0.7:
                     what = change_json(rng, file)
                 else:
                     change = DAMAGE[int(rng.integers(len(DAMAGE)))]

@@ -5,9 +5,10 @@ from dataclasses import fields
 import yaml
 
 from modeling_lfm.scripts.common.settings import DataArguments, ModelArguments
-from modeling_lfm.scripts.common.training import parse_arguments, set_up
+from modeling_lfm.scripts.common.training import find_checkpoint, parse_arguments, set_up
 from modeling_lfm.trainer import LfmTrainingArguments
 
+from .odd import ODD, make_odd
 from .outcomes import Case, program
 
 LEFT_OUT = ("hub", "push", "fsdp", "deepspeed", "accelerator", "parallelism", "compile", "dynamo", "local_rank", "ddp")
@@ -41,7 +42,7 @@ REFUSED = (
     *(({key: 0}, key) for key in ("max_train_samples", "max_eval_samples", "hidden_size")),
     *(({"hidden_size": value}, "hidden_size") for value in (10**9, True, None, 1.5)),
     *(({"modality_dropout": value}, "modality_dropout") for value in (-0.1, 1.5, "a", None)),
-    *(({"holdout": value}, "holdout") for value in (-1, 5, "x", float("nan"))),
+    *(({"holdout": value}, "holdout") for value in (-1, 5000, "x", float("nan"))),
     *(({"benchmark": value}, "benchmark") for value in ("nothing", None, 3, [], "", "a/b", "dem")),
     *(({"method": value}, "method") for value in ("lmf", 3, [], "", {"nam": "lfm"}, {"name": "ogm", "alpha": "x"})),
     *(({"method": {"name": "ogm", "alpha": value}}, "alpha") for value in (-5, float("nan"), [1])),
@@ -96,7 +97,9 @@ def settings_cases(rng, folder, tiny):
 
     def start(argv):
         def main(words):
-            return set_up(*parse_arguments(words))
+            settings = parse_arguments(words)
+            find_checkpoint(settings[2])
+            return set_up(*settings)
 
         return program(main, *argv, "--output_dir", folder / "run")
 
@@ -128,6 +131,10 @@ def settings_cases(rng, folder, tiny):
                 argv, name, key = (any_setting, nested)[make - 1]()
                 yield Case(name[:120], lambda a=argv: start(a) or 1, (*key.split(".")[-2:], *map(str, argv)), right)
             else:
+                if rng.random() < 0.2:
+                    file = make_odd(write(""), what := str(rng.choice(ODD)))
+                    yield Case(f"YAML {what}", lambda f=file: start([f]) or 1, (file.name,))
+                    continue
                 text = TEXTS[int(rng.integers(len(TEXTS)))]
                 content = rng.bytes(200) if rng.random() < 0.1 else text.encode()
                 file = write(content)

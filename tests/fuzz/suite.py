@@ -16,12 +16,14 @@ from ..scripts.conftest import ROOT, TINY
 from .arguments import argument_cases
 from .checkpoints import Checkpoints
 from .media import array_cases, media_cases
+from .numbers import number_cases
 from .outcomes import observe
 from .prepared import prepared_cases
 from .settings import settings_cases
 
 GIGABYTES = 3  # that a case may take beyond what the libraries have
-SHARES = {"media": 0.3, "arrays": 0.12, "settings": 0.2, "checkpoints": 0.18, "prepared": 0.08, "arguments": 0.12}
+SHARES = {"media": 0.22, "arrays": 0.1, "numbers": 0.16, "settings": 0.16, "checkpoints": 0.18, "prepared": 0.06}
+SHARES["arguments"] = 0.12
 
 
 def make_run(folder):
@@ -50,6 +52,7 @@ def make_areas(seed, folder):
     return {
         "media": media_cases(rngs["media"], places["media"]),
         "arrays": array_cases(rngs["arrays"], places["media"]),
+        "numbers": number_cases(rngs["numbers"], places["numbers"]),
         "settings": settings_cases(rngs["settings"], places["settings"], tiny),
         "checkpoints": iter(Checkpoints(rngs["checkpoints"], places["checkpoints"], run, tiny)),
         "prepared": prepared_cases(rngs["prepared"], places["prepared"], run, prepared),
@@ -69,7 +72,7 @@ def main(folder, number, seed, only=""):
             if only not in area:
                 continue
             for case in islice(cases, round(int(number) * SHARES[area])):
-                start = {"area": area, "case": case.name, "outcome": "crash", "text": ""}
+                start = {"number": counts.total(), "area": area, "case": case.name, "outcome": "crash", "text": ""}
                 print(json.dumps(start), file=log, flush=True)
                 began = time.monotonic()
                 outcome, text = observe(case)

@@ -15,7 +15,7 @@ from ..scripts.conftest import ROOT
 from .outcomes import Outcome
 from .suite import SHARES
 
-CASES, SEED = os.environ.get("LFM_FUZZ_CASES", "100"), os.environ.get("LFM_FUZZ_SEED", "0")
+CASES, SEED = os.environ.get("LFM_FUZZ_CASES", "50"), os.environ.get("LFM_FUZZ_SEED", "0")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,9 @@ def outcomes(tmp_path_factory):
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     # Before each case stands a line that says `crash`; it counts where the process did not come to the end of the case.
     return [
-        line for line, after in zip(lines, [*lines[1:], {"case": None}], strict=True) if line["case"] != after["case"]
+        line
+        for line, after in zip(lines, [*lines[1:], {"number": None}], strict=True)
+        if line["number"] != after["number"]
     ]
 
 

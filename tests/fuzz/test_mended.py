@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import soundfile
 import yaml
 
 from modeling_lfm.data import load_benchmark
+from modeling_lfm.data.table import load_table
 from modeling_lfm.scripts.common.settings import read_config
 from modeling_lfm.scripts.common.training import parse_arguments
 from modeling_lfm.trainer import LfmTrainingArguments
@@ -12,6 +14,9 @@ from modeling_lfm.trainer import LfmTrainingArguments
 from ..data.media import write_video
 from ..scripts.conftest import ROOT
 from .media import process
+from .numbers import EDITS, HEAD, LINES
+from .numbers import process as process_numbers
+from .odd import make_odd
 
 
 @pytest.mark.parametrize(
@@ -71,3 +76,45 @@ def test_the_frames_of_a_cut_are_whole_numbers(tmp_path, first, last):
     path = write_video(tmp_path / "a.avi", frames=8, sound=None)
     with pytest.raises(ValueError, match=r"a\.avi.*first_frame"):
         process("video", {"bytes": None, "path": str(path), "first_frame": first, "last_frame": last})
+
+
+@pytest.mark.parametrize(
+    "name", ["a column twice", "the label twice", "all rows longer", "a pipe", "a folder for a file"]
+)
+def test_a_table_that_would_be_read_otherwise_than_it_is_meant(name, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(b"")
+    make_odd(tmp_path / "pipe.png", "pipe")
+    (tmp_path / "a.png").mkdir()
+    head, lines = EDITS[name][0](HEAD, LINES)
+    (tmp_path / "a.csv").write_text("\n".join([head, *lines]))
+    with pytest.raises(ValueError, match=r"a\.csv.*(label|age)|a\.csv.*[Ll]ength|'photo'.*png"):
+        load_table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("modality", "value"),
+    [("vector", [1e308] * 60), ("row", {"age": 1e308, "fare": 1, "sex": "f"}), ("sequence", [[1e308] * 3])],
+)
+def test_numbers_that_the_model_cannot_hold(modality, value):
+    with pytest.raises(ValueError, match=r"1e\+308"):
+        process_numbers(modality, value)
+
+
+def test_flac_whose_beginning_is_missing(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).normal(size=32000) / 9, 8000)
+    content = (tmp_path / "a.flac").read_bytes()
+    for cut in range(500, 6000, 500):
+        (tmp_path / "a.flac").write_bytes(content[cut:])
+        with pytest.raises(ValueError, match=r"a\.flac"):
+            process("audio", str(tmp_path / "a.flac"))
+
+
+def test_a_wav_file_that_was_cut(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(size=16000) / 9, 8000)
+    content = (tmp_path / "a.wav").read_bytes()
+    process("audio", content[:4] + b"\xff\xff\xff\xff" + content[8:])  # as programs write it that do not know the end
+    (tmp_path / "a.wav").write_bytes(content[:6000])
+    with pytest.raises(ValueError, match=r"a\.wav is cut short"):
+        process("audio", str(tmp_path / "a.wav"))

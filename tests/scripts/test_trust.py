@@ -6,13 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.scripts import eval as eval_program
+from modeling_lfm.scripts import predict as predict_program
 from modeling_lfm.scripts import train as train_program
+from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import run, write_json
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.checkpoints import naming_full_disk
@@ -80,6 +83,21 @@ def test_weights_that_are_no_numbers_are_named(trained, tmp_path, capsys, value)
 def test_what_does_not_fit_is_told_before_the_first_step(tiny_config, tmp_path, capsys, words, named):
     line = fails(train_program.main, [tiny_config, "--output_dir", tmp_path / "run", *words], capsys)
     assert all(part in line for part in named.split(".*"))
+
+
+def test_sound_that_is_too_loud_for_its_numbers_is_named(trained, tmp_path, capsys):
+    soundfile.write(tmp_path / "loud.wav", np.array([3e38, -3e38] * 4000, np.float32), 8000, subtype="FLOAT")
+    assert "loud.wav" in fails(
+        predict_program.main, ["--checkpoint", trained, "--audio", tmp_path / "loud.wav"], capsys
+    )
+
+
+@pytest.mark.parametrize("main", [eval_program.main, predict_program.main])
+def test_where_a_result_cannot_be_written_is_told_first(main, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "load_run", lambda *args: pytest.fail("a model is read"))
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path, tmp_path / "file" / "below.json"):
+        assert f"output={output}" in fails(main, ["--checkpoint", trained, "--output", output], capsys)
 
 
 def test_errors_of_any_kind_are_a_sentence(capsys, monkeypatch):
