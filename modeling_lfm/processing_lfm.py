@@ -50,7 +50,7 @@ class LfmProcessor(ProcessorMixin):
             )
         if tokenizer is not None and not texts:
             raise ValueError("a tokenizer was given, but no modality has the type 'text'; leave it out.")
-        if texts and tokenizer.pad_token is None:
+        if texts and getattr(tokenizer, "pad_token", "") is None:
             raise ValueError(f"the tokenizer of {texts[0]!r} has no padding token: set tokenizer.pad_token.")
         self.tokenizer = None
         if tokenizer is None:
