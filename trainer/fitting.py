@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from transformers import enable_full_determinism, set_seed
 
-from modeling_lfm.modeling_lfm import LfmForMultimodalClassification
+from modeling_lfm.modeling_lfm import LfmForMultimodalClassification, LfmOutput
 
 from .callbacks import LfmProgressCallback
+from .collator import SampleIdDataset
 from .holdout import read_labels
 from .methods import Method
+from .objectives import classification_loss
 from .training_args import NEED_METRICS
 
 POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
@@ -206,6 +208,33 @@ def loss_options(args, config, dataset):
         if args.logit_adjustment:
             options["shift"] = args.logit_adjustment * (counts / total).log()
     return {key: value for key, value in options.items() if isinstance(value, torch.Tensor) or value}
+
+
+class LossChooser:
+    """The part of [`LfmTrainer`] that says what stands for the classification loss of every method."""
+
+    def _labelled(self):
+        """The training set as it was given."""
+        return self.train_dataset.dataset if isinstance(self.train_dataset, SampleIdDataset) else self.train_dataset
+
+    def _set_loss(self):
+        dataset = self._labelled()
+        options = {} if dataset is None else loss_options(self.args, self.model.config, dataset)
+        problem_type = self.model.config.problem_type
+        self.special_loss = partial(classification_loss, problem_type=problem_type, **options) if options else None
+        if self.loss_func is not None:
+            self.special_loss = self._call_loss_func
+        if self.special_loss is not None and self.method.spec.own_loss:
+            given = ", ".join(options) or "compute_loss_func"
+            raise ValueError(f"method {self.method.spec.name} has losses of its own, without a place for {given}.")
+
+    def _call_loss_func(self, logits, labels):
+        return self.loss_func(LfmOutput(logits=logits), labels, num_items_in_batch=None)
+
+    def classification_loss(self, logits, labels):
+        """L_CLS (scalar) of logits (B, K): what settings or `compute_loss_func` say, else (binary) cross-entropy."""
+        loss = self.special_loss or partial(classification_loss, problem_type=self.model.config.problem_type)
+        return loss(logits, labels)
 
 
 # -- another model -----------------------------------------------------------------------------------------------

@@ -1,11 +1,21 @@
 """Metrics of multimodal classification: `evaluate.Metric` classes that need no network, and the trainer's report."""
 
+import warnings
+
 import datasets
 import evaluate
 import numpy as np
 from scipy.special import expit, softmax
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    roc_auc_score,
+)
 from transformers.utils import logging
+
+from modeling_lfm.registry_lfm import Registry
 
 from .methods.base import read_reference
 from .methods.lfm import Lfm
@@ -114,7 +124,50 @@ class ModalityGap(_InMemoryMetric):
         return {"gap": max(accuracies) - min(accuracies), "accuracies": accuracies}
 
 
-def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single_label_classification", absent=()):
+METRICS = Registry("metric")
+"""Further metrics, those of `args.metrics`: from probabilities (N, K), predictions and labels (both (N,), or 0/1 (N, K)
+if multi-label) to a number. One of your own is a function with `@METRICS.register(name)`."""
+
+
+@METRICS.register("balanced_accuracy")
+def balanced_accuracy(probabilities, predicted, labels):
+    """Recall of each class, averaged; multi-label: of yes and no, averaged over labels."""
+    pairs = [(labels, predicted)] if labels.ndim == 1 else zip(labels.T, predicted.T, strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a class that is predicted, and has no sample
+        return float(np.mean([balanced_accuracy_score(*pair) for pair in pairs]))
+
+
+@METRICS.register("auroc")
+def auroc(probabilities, predicted, labels):
+    """Area under the ROC curve of each class against the rest, averaged over those with samples on both sides."""
+    labels = np.eye(probabilities.shape[1], dtype=int)[labels] if labels.ndim == 1 else labels
+    both = labels.any(0) & ~labels.all(0)
+    return (
+        float(roc_auc_score(labels[:, both], probabilities[:, both], average="macro")) if both.any() else float("nan")
+    )
+
+
+@METRICS.register("calibration_error")
+def calibration_error(probabilities, predicted, labels, bins=15):
+    """Expected calibration error: mean distance of confidence and accuracy over equal `bins` of confidence (Guo et al.,
+    ICML 2017); multi-label: of the probability and the share of positive labels."""
+    single = labels.ndim == 1
+    sure = probabilities.max(1) if single else probabilities.ravel()
+    right = (predicted == labels) if single else labels.ravel()
+    places = np.minimum((sure * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(places, sure - right, bins)).sum() / len(sure))
+
+
+@METRICS.register("micro_f1")
+def micro_f1(probabilities, predicted, labels):
+    """F1 over all samples and labels at once; the `f1` that is always there is the macro one."""
+    return float(f1_score(labels, predicted, average="micro", zero_division=0))
+
+
+def compute_multimodal_metrics(
+    eval_prediction, modalities, problem_type="single_label_classification", absent=(), further=()
+):
     """Metrics of the fused prediction, of each modality alone, and the gap between modalities.
 
     Args:
@@ -126,6 +179,7 @@ def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single
             one-vs-rest) or `multi_label_classification` (labels are predicted from a probability of 0.5 on; subset
             accuracy; mean average precision over sigmoid probabilities).
         absent (`Sequence[str]`): those of `modalities` that were left out and have no metrics.
+        further (`Sequence[str]`): names in `METRICS`, which are computed likewise.
 
     Returns:
         `dict[str, float]`: `accuracy`, `map`, `f1`, `gap`, and for each modality `{name}_accuracy`, `{name}_map`,
@@ -154,6 +208,8 @@ def compute_multimodal_metrics(eval_prediction, modalities, problem_type="single
         ):
             result = metric.score(predictions, labels)  # `compute` would write them into an Arrow table first
             metrics |= {f"{prefix}{key}": value for key, value in result.items() if isinstance(value, float)}
+        for name in further:
+            metrics[f"{prefix}{name}"] = METRICS.find(name)(probabilities, predicted[prefix], labels)
     alone = np.stack([predicted[f"{name}_"] for name in kept], axis=1)
     metrics["gap"] = ModalityGap(config_name).score(alone, labels)["gap"]
     return metrics
@@ -188,7 +244,9 @@ class ModalityMeter:
 
     def _multimodal_metrics(self, eval_prediction):
         config = self.model.config
-        return compute_multimodal_metrics(eval_prediction, config.modality_names, config.problem_type, self.absent)
+        return compute_multimodal_metrics(
+            eval_prediction, config.modality_names, config.problem_type, self.absent, self.args.metrics or ()
+        )
 
     def get_eval_dataloader(self, *args, **kwargs):
         """As in transformers, with every sample: `dataloader_drop_last` is for training."""

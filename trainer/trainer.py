@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -13,17 +12,15 @@ from transformers import PreTrainedConfig, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from modeling_lfm.modeling_lfm import LfmOutput
-
 from . import checkpoints
 from .callbacks import REPORTERS, LfmEarlyStoppingCallback, LfmProgressCallback, MethodCallback
 from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
 from .fitting import (
+    LossChooser,
     check_metrics,
     check_parallelism,
-    loss_options,
     make_model,
     name_classes,
     train_apart,
@@ -33,14 +30,13 @@ from .hub import SharingTrainer
 from .methods import Method, make_method
 from .methods.base import split_groups
 from .metrics import ModalityMeter
-from .objectives import classification_loss
 from .search import Searcher
 from .training_args import LfmTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 
-class LfmTrainer(ModalityMeter, SampleReader, Searcher, SharingTrainer):
+class LfmTrainer(LossChooser, ModalityMeter, SampleReader, Searcher, SharingTrainer):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
     Everything not named here is as in `transformers.Trainer`.
@@ -152,29 +148,6 @@ class LfmTrainer(ModalityMeter, SampleReader, Searcher, SharingTrainer):
         if self.args.train_sampling_strategy != "balanced":
             return super()._get_train_sampler(*args)
         return BalancedSampler(self._labelled(), self.args.seed if self.args.data_seed is None else self.args.data_seed)
-
-    def _labelled(self):
-        """The training set as it was given."""
-        return self.train_dataset.dataset if isinstance(self.train_dataset, SampleIdDataset) else self.train_dataset
-
-    def _set_loss(self):
-        dataset = self._labelled()
-        options = {} if dataset is None else loss_options(self.args, self.model.config, dataset)
-        problem_type = self.model.config.problem_type
-        self.special_loss = partial(classification_loss, problem_type=problem_type, **options) if options else None
-        if self.loss_func is not None:
-            self.special_loss = self._call_loss_func
-        if self.special_loss is not None and self.method.spec.own_loss:
-            given = ", ".join(options) or "compute_loss_func"
-            raise ValueError(f"method {self.method.spec.name} has losses of its own, without a place for {given}.")
-
-    def _call_loss_func(self, logits, labels):
-        return self.loss_func(LfmOutput(logits=logits), labels, num_items_in_batch=None)
-
-    def classification_loss(self, logits, labels):
-        """L_CLS (scalar) of logits (B, K): what settings or `compute_loss_func` say, else (binary) cross-entropy."""
-        loss = self.special_loss or partial(classification_loss, problem_type=self.model.config.problem_type)
-        return loss(logits, labels)
 
     # -- training ----------------------------------------------------------------------------------------------
 
@@ -383,6 +356,14 @@ class LfmTrainer(ModalityMeter, SampleReader, Searcher, SharingTrainer):
         for name, value in saved.get("losses", {}).items():
             setattr(self, name, value)
         self._loss_parts.update(saved.get("parts", {}))
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """As in transformers; in the `output_dir` of the run also its log, its record and its card, as programs and
+        readers want them."""
+        super().save_model(output_dir, _internal_call)
+        if output_dir in (None, self.args.output_dir) and not (_internal_call or self.args.push_to_hub):
+            self.save_state()
+            self.create_model_card()
 
     def _save(self, output_dir=None, state_dict=None):
         self.processing_class = self.processor

@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from .callbacks import check_report_to
 from .methods import make_method
+from .metrics import METRICS
 
 LEAST = {  # of settings whose wrong numbers would be told late, by another name, or never
     **dict.fromkeys(("learning_rate", "num_train_epochs", "weight_decay", "holdout", "seed", "data_seed"), 0),
@@ -99,6 +100,13 @@ class LfmTrainingArguments(TrainingArguments):
             "training set), predictions those of the logits (Menon et al., ICLR 2021); 1 is the paper's."
         },
     )
+    metrics: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Metrics beside accuracy, mean average precision, macro F1 and the gap: balanced_accuracy, auroc, "
+            "calibration_error, micro_f1."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop when metric_for_best_model has not improved for so many evaluations."},
@@ -154,6 +162,8 @@ class LfmTrainingArguments(TrainingArguments):
             )
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
             raise ValueError(f"class_weights={self.class_weights!r} must be a list of numbers, or balanced.")
+        for name in self.metrics or ():
+            METRICS.find(name)
         if self.label_smoothing_factor > 1:
             raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must lie in [0, 1].")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":

@@ -192,7 +192,8 @@ def set_up(model_args, data_args, training_args):
 def check_metric(training_args, modalities):
     """Raise a `ValueError` if no evaluation will give `metric_for_best_model`."""
     wanted = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
-    known = ["loss", "gap", *(f"{part}{key}" for part in ("", *(f"{n}_" for n in modalities)) for key in MEASURES)]
+    measures = (*MEASURES, *(training_args.metrics or ()))
+    known = ["loss", "gap", *(f"{part}{key}" for part in ("", *(f"{n}_" for n in modalities)) for key in measures)]
     if wanted not in known:
         raise ValueError(f"metric_for_best_model={wanted!r} is never measured; {suggest(wanted, known)}")
 
@@ -227,7 +228,7 @@ def fit(trainer, splits, data_args, checkpoint=None):
             runs.remember(folder, data_args, trainer, splits)
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
         hide_progress_bars()  # what follows is quick
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # its card is written at the end
         trainer.save_state()
         trainer.save_metrics("train", metrics)
         for name, split in (("eval", "validation"), ("test", "test")):
