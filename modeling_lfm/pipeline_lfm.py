@@ -157,7 +157,16 @@ class MultimodalClassificationPipeline(Pipeline):
 
     def _forward(self, inputs):
         """Fused logits and those of the M modalities, `logits` (B, 1 + M, K), and which are there, `present` (B, M)."""
-        output = self.model(**inputs)
+        try:
+            output = self.model(**inputs)
+        except (RuntimeError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            shapes = {key: tuple(value.shape[1:]) for key, value in inputs.items()}
+            raise ValueError(
+                f"the model cannot read inputs of the shapes {shapes} ({error}): its config.json and the processor's "
+                "processor_config.json are not of one model."
+            ) from error
         logits = [part.to(output.logits.device) for part in (output.logits, *output.modality_logits)]
         there = torch.ones(len(logits[0]), dtype=torch.bool, device=logits[0].device)
         kinds = {name: self.processor.kinds[name] for name in self.reader.names}
@@ -174,7 +183,10 @@ class MultimodalClassificationPipeline(Pipeline):
         multi_label = self.model.config.is_multi_label
         labels = self.model.config.id2label
         logits = outputs["logits"].double()
-        check_finite(logits, self.reader.names, outputs["present"])
+        try:
+            check_finite(logits, self.reader.names, outputs["present"])
+        except ValueError as error:
+            raise ValueError(f"{self.model.name_or_path or 'the model'}: {error}") from error
         scores = logits.sigmoid() if multi_label else logits.softmax(-1)
         scores, order = (part.tolist() for part in scores.sort(dim=-1, descending=True, stable=True))
 

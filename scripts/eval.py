@@ -51,6 +51,7 @@ def evaluate(args):
     args = runs.complete(args)
 
     from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+    from modeling_lfm.trainer.fitting import check_inputs
 
     with tempfile.TemporaryDirectory() as scratch:
         training_args = LfmTrainingArguments(
@@ -63,6 +64,7 @@ def evaluate(args):
         trainer.check_absent(args.drop)
         with training_args.main_process_first(desc="preparing the data"):
             dataset = runs.load_split(args, model.config, processor)
+        check_inputs(trainer, [dataset[0]])
         if args.drop:
             metrics = trainer.predict_without(args.drop, dataset, metric_key_prefix="eval").metrics
         else:

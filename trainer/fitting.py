@@ -42,7 +42,7 @@ def check_parts(trainer):
     _check_classes(model.config, read_labels(getattr(dataset, "dataset", dataset)))
     with unchanged_random_state(trainer.args.device):
         samples = [dataset[index] for index in range(min(2, len(dataset)))]
-        _check_inputs(model, _collate(trainer, samples))
+        check_inputs(trainer, samples)
         size, rest = trainer.args.train_batch_size, len(dataset) % trainer.args.train_batch_size
         if rest == 1 and trainer.args.world_size == 1 and not trainer.args.dataloader_drop_last:
             _check_single(model, _collate(trainer, samples[:1]), len(dataset), size)
@@ -85,8 +85,10 @@ def _check_classes(config, labels):
         raise ValueError(f"labels are {found}, but the model has {number} classes ({config.problem_type}).")
 
 
-def _check_inputs(model, batch):
-    """Run each tower in evaluation mode."""
+@torch.no_grad()
+def check_inputs(trainer, samples):
+    """Raise a `ValueError` that names the modality if a tower cannot read its part of the samples (`list[dict]`)."""
+    model, batch = trainer.model, _collate(trainer, samples)
     training = model.training
     model.eval()
     for name, tower in model.lfm.towers.items():

@@ -246,7 +246,9 @@ def check_labels(config, dataset, what):
     names = read_class_names(dataset)
     known = [config.id2label[i] for i in range(config.num_labels)]
     if names != known:
-        raise ValueError(f"the classes of {what} are {names}, but the model knows {known}.")
+        raise ValueError(
+            f"the classes of {what} are {names}, but the model knows {known} (id2label in its config.json)."
+        )
 
 
 def load_runs(folders):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -83,6 +84,19 @@ def test_weights_that_are_no_numbers_are_named(trained, tmp_path, capsys, value)
 def test_what_does_not_fit_is_told_before_the_first_step(tiny_config, tmp_path, capsys, words, named):
     line = fails(train_program.main, [tiny_config, "--output_dir", tmp_path / "run", *words], capsys)
     assert all(part in line for part in named.split(".*"))
+
+
+@pytest.mark.parametrize("main", [eval_program.main, predict_program.main])
+def test_a_processor_of_another_model_is_told(main, trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    settings = json.loads((folder / "processor_config.json").read_text())
+    del settings["modalities"]["image"]["num_channels"]
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    Image.new("L", (32, 32)).save(tmp_path / "a.png")
+    words = ["--image", tmp_path / "a.png"] if main is predict_program.main else ["--max_samples", "4", "--use_cpu"]
+    line = fails(main, ["--checkpoint", folder, *words], capsys)
+    assert "image" in line
+    assert "processor" in line
 
 
 def test_sound_that_is_too_loud_for_its_numbers_is_named(trained, tmp_path, capsys):
