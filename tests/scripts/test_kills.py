@@ -13,7 +13,7 @@ from .conftest import ROOT
 # LFM_KILLS=40 kills so many runs, over all four methods; a machine that does nothing else takes five minutes.
 KILLS = int(os.environ.get("LFM_KILLS", 0))
 EACH = KILLS // 4
-METHODS = {"lfm": EACH, "mla": EACH, "agm": EACH, "mslr": EACH} if KILLS else {"lfm": 3, "mla": 2}
+METHODS = {"lfm": EACH, "mla": EACH, "agm": EACH, "mslr": EACH} if KILLS else {"lfm": 2}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of one process")
