@@ -13,38 +13,40 @@ PROGRAMS = sorted(f.stem for f in (ROOT / "scripts").glob("*.py") if "\ndef main
 SLOW = ("torch", "datasets", "timm", "sklearn", "scipy", "matplotlib", "accelerate")
 IMPORT = re.compile(r"^\s*(?:from|import) [^\n]*", re.MULTILINE)
 WATCH = """
-import runpy, sys
-path, module = sys.argv[1:]
-sys.path[0] = path.rpartition("/")[0]  # as Python itself does
-for start, what in ((runpy.run_path, path), (runpy.run_module, module)):
-    sys.argv = [what, "--help"]
-    try:
-        start(what, run_name="__main__")
-    except SystemExit as end:
-        assert not end.code, end.code
+import json, runpy, sys
+folder, *names = sys.argv[1:]
+sys.path[0] = folder  # as Python itself does
+for name in names:
+    for start, what in ((runpy.run_path, f"{folder}/{name}.py"), (runpy.run_module, f"modeling_lfm.scripts.{name}")):
+        sys.argv = [what, "--help"]
+        try:
+            start(what, run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, end.code
+        print("=====")
+    print(json.dumps(sorted({module.partition(".")[0] for module in sys.modules})))
     print("=====")
 """
-IMPORTED = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
 
 
-def imported(code, *words):
-    """Top-level names that Python has imported after running `code`, and what that printed."""
-    command = [sys.executable, "-c", f"{code}\n{IMPORTED}", *words]
+@pytest.fixture(scope="module")
+def helps():
+    """What each program prints for `--help`, started either way, and what is imported by then, all in one process."""
+    command = [sys.executable, "-c", WATCH, str(ROOT / "scripts"), *PROGRAMS]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    printed, _, names = done.stdout.rstrip().rpartition("\n")
-    return set(json.loads(names)), printed
+    parts = done.stdout.split("=====\n")
+    return {name: parts[3 * number : 3 * number + 3] for number, name in enumerate(PROGRAMS)}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_help_imports_nothing_slow_and_tells_how(name):
+def test_help_imports_nothing_slow_and_tells_how(name, helps):
     """Started either way: `python scripts/NAME.py` and `python -m modeling_lfm.scripts.NAME`."""
-    names, printed = imported(WATCH, str(ROOT / "scripts" / f"{name}.py"), f"modeling_lfm.scripts.{name}")
-    first, second, _ = printed.split("=====")
+    first, second, imported = helps[name]
     assert "usage:" in first
     assert f"{name}.py" in first
     assert first.strip() == second.strip()
-    assert not names & set(SLOW)
+    assert not set(json.loads(imported)) & set(SLOW)
 
 
 def test_all_programs_are_seen():

@@ -1,5 +1,7 @@
 """All that is tested in two processes, one after the other under one `accelerate launch`: each start takes seconds."""
 
+import contextlib
+import io
 import os
 import sys
 import traceback
@@ -9,6 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate.state import DistributedType, PartialState
 
+from modeling_lfm.scripts import train as train_program
 from modeling_lfm.trainer.methods import list_methods
 from modeling_lfm.trainer.objectives import info_nce
 from tests.trainer.toy import SMOOTH, method_settings, method_towers, toy_trainer
@@ -67,6 +70,13 @@ def run_sharded(folder, settings, size=80):
     return {"sharded": all(sharded), **read_log(trainer)}
 
 
+def run_program(folder, config):
+    """What train.py prints in this process (`str`)."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        train_program.main([config, "--output_dir", str(folder), "--num_train_epochs", "1"])
+    return printed.getvalue()
+
+
 def draw(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -113,7 +123,7 @@ def shard_from_now_on():
     PartialState.__init__ = wrapped
 
 
-def main(folder):
+def main(folder, config):
     folder, results = Path(folder), {}
 
     def note(key, function, *args):
@@ -128,6 +138,7 @@ def main(folder):
         note(("alpha", *case), run_alpha, folder / case[0], *case, 2)
     for sizes in SIZES:
         note(("gather", *sizes), gather, sizes)
+    note("program", run_program, folder / "program", config)
     shard_from_now_on()
     for name, method in SHARDED.items():
         note(("sharded", name), run_sharded, folder / "sharded" / name, {"method": method})
@@ -137,4 +148,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,15 +1,18 @@
 """Two processes compute what one does: every method, a moving alpha, gathered features, and parameters in shards."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from modeling_lfm import LfmForMultimodalClassification
 from modeling_lfm.trainer.objectives import info_nce
 
+from ..scripts.conftest import TINY
 from .process_runs import ALPHAS, METHODS, REFUSED, SHARDED, SIZES, draw_features, run, run_alpha, run_method
 from .toy import SMOOTH
 
@@ -27,7 +30,9 @@ def launched(folder):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process=1"]
     # accelerate's --cpu starts one process only, whatever --num_processes says, unless MPI is set up.
     command += ["--multi_gpu", "--main_process_port=0", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
-    command += ["-m", "tests.trainer.process_runs", str(folder)]
+    tiny = yaml.safe_load((ROOT / "scripts" / "configs" / "demo.yaml").read_text()) | TINY
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny | {"per_device_train_batch_size": 8}))
+    command += ["-m", "tests.trainer.process_runs", str(folder), str(folder / "tiny.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -75,6 +80,15 @@ def test_gathered_info_nce_equals_the_big_batch(sizes, launched):
     for part, mine in zip(parts, (slice(sizes[0]), slice(sizes[0], None)), strict=True):
         torch.testing.assert_close(part["alone"], info_nce(features(mine), 0.5).detach())
         assert part["calls"] == (1 if sizes[0] == sizes[1] else 2), "where sizes may differ, they are asked for"
+
+
+def test_the_program_trains_and_prints_once(launched, folder):
+    printed = "".join(results["program"] for results in launched)
+    assert printed.count("model, metrics and plots:") == 1
+    assert printed.count("28,218 parameters") == 1
+    # 96 samples less the held-out tenth, in steps of 2 x 8.
+    assert json.loads((folder / "program" / "trainer_state.json").read_text())["global_step"] == 6
+    assert (folder / "program" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", SHARDED)
