@@ -19,7 +19,6 @@ from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.scripts import push_to_hub
 from modeling_lfm.scripts.common.console import run
 
-from .conftest import program
 from .hub_stub import READ_TOKEN, TOKEN, serving_hub
 from .servers import CUT
 
@@ -101,8 +100,8 @@ for repo in sys.argv[1:]:
 """
 
 
-def test_a_run_is_sent_in_one_commit_and_loads_from_the_hub(checkpoint, tmp_path, hub):
-    """As a user does it, in a process of its own; and an older checkpoint, which has no code and no card."""
+def test_a_run_is_sent_in_one_commit_and_loads_from_the_hub(checkpoint, tmp_path, hub, capfd):
+    """Where nothing is installed; and so does an older checkpoint, which has no code and no card."""
     old = tmp_path / "old"
     shutil.copytree(checkpoint, old)
     for file in (*old.glob("*.py"), *old.glob("*.png"), old / "README.md"):
@@ -113,9 +112,9 @@ def test_a_run_is_sent_in_one_commit_and_loads_from_the_hub(checkpoint, tmp_path
         (old / name).write_text(json.dumps(settings))
     environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    words = ("--checkpoint", checkpoint, "--repo_id", "me/tiny", "--private", "--license", "mit")
-    result = program("push_to_hub", *words, cwd=tmp_path, **environment)
-    assert (result.returncode, result.stderr) == (0, "")
+    push(checkpoint, "--private", "--license", "mit")
+    told = capfd.readouterr()
+    assert told.err == ""
     push(old, repo="lab/old")
     loaded = subprocess.run(
         [sys.executable, "-c", LOAD, "me/tiny", "lab/old"],
@@ -147,10 +146,10 @@ def test_a_run_is_sent_in_one_commit_and_loads_from_the_hub(checkpoint, tmp_path
     assert str(tmp_path).encode() not in b"".join(hub.files("me/tiny").values())
     state = json.loads(hub.files("me/tiny")["trainer_state.json"])
     assert state["log_history"] == json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
-    assert f"sent {len(wanted)} files" in result.stdout
+    assert f"sent {len(wanted)} files" in told.out
     commit = hub.refs["me/tiny", "main"]
-    assert f"{hub.url}/me/tiny/commit/{commit}" in result.stdout
-    assert 'model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True)' in result.stdout
+    assert f"{hub.url}/me/tiny/commit/{commit}" in told.out
+    assert 'model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True)' in told.out
 
 
 def test_a_dry_run_shows_what_would_be_sent_and_asks_nobody(checkpoint, hub, capsys, monkeypatch):

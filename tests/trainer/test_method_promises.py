@@ -31,7 +31,7 @@ def batch_of(trainer, samples):
 def test_resumed_run_equals_uninterrupted_one(name, tmp_path):
     """Bit for bit, from an epoch's end and from the middle of the next; what is saved is what was trained."""
     settings = {"save_strategy": "steps", "save_steps": 2, "size": 40, "holdout": 8, "num_train_epochs": 3}
-    settings |= {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "cosine"}
+    settings |= {"eval_strategy": "steps", "eval_steps": 4, "lr_scheduler_type": "cosine"}
     whole = make_trainer(tmp_path / "whole", name, **settings)
     whole.train()
     steps = whole.state.global_step // 3
@@ -60,7 +60,8 @@ def test_resumed_run_equals_uninterrupted_one(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_accumulated_small_batches_equal_a_big_one(name, tmp_path):
     """Different samples where the loss is a mean over samples; else equal batches, whose statistics are the same."""
-    settings = {"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.02, "holdout": 32, "size": 64}
+    settings = {"num_train_epochs": 2, "learning_rate": 0.01, "holdout": 32, "size": 64}
+    settings |= {"optim": "sgd", "optim_args": "momentum=0.9"}
     settings["in_order"] = METHODS[name].spec.batch_statistics
     big = make_trainer(tmp_path, name, normalised=False, per_device_train_batch_size=32, **settings)
     small = make_trainer(
@@ -99,24 +100,11 @@ class Repeated(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_optimizer_steps_what_a_method_trains(name, tmp_path):
+def test_bf16_autocast_with_an_optimizer_that_keeps_its_own_scale(name, tmp_path):
     """Also where a parameter has its first gradient later than another, as in methods that train a part at a time."""
-    rates = {"sgd": 0.02, "adamw_torch": 1e-3, "adafactor": 1e-3}
-    for optim, rate in rates.items():
-        settings = {"optim": optim, "learning_rate": rate, "num_train_epochs": 2, "size": 24, "holdout": 8}
-        if optim == "sgd":
-            settings["optim_args"] = "momentum=0.9"
-        trainer = make_trainer(tmp_path, name, **settings)
-        before = {key: value.clone() for key, value in trainer.model.named_parameters()}
-        trainer.train()
-        after = dict(trainer.model.named_parameters())
-        assert all(value.isfinite().all() for value in after.values()), optim
-        assert any(not value.equal(before[key]) for key, value in after.items()), optim
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_bf16_autocast(name, tmp_path):
-    trainer = make_trainer(tmp_path, name, size=40, holdout=8, bf16=True, num_train_epochs=2)
+    settings = {"size": 40, "holdout": 8, "num_train_epochs": 2, "bf16": True}
+    trainer = make_trainer(tmp_path, name, optim="adafactor", learning_rate=1e-3, **settings)
+    before = {key: value.clone() for key, value in trainer.model.named_parameters()}
     seen = []
     towers = trainer.model.lfm.projections
     hook = next(iter(towers.values())).register_forward_hook(lambda m, a, output: seen.append(output.dtype))
@@ -126,12 +114,13 @@ def test_bf16_autocast(name, tmp_path):
     losses = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses.isfinite().all()
     assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert any(not value.equal(before[key]) for key, value in trainer.model.named_parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_falls_and_each_modality_is_measured(name, tmp_path):
     """On a problem that can be learned; and every trainable weight moves."""
-    trainer = make_trainer(tmp_path, name, size=72, holdout=8, num_train_epochs=6, learning_rate=4e-3)
+    trainer = make_trainer(tmp_path, name, size=72, holdout=8, num_train_epochs=4, learning_rate=6e-3)
     before = {key: value.clone() for key, value in trainer.model.named_parameters() if value.requires_grad}
     untrained = trainer.evaluate(trainer.train_dataset)
     trainer.train()

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from modeling_lfm.scripts import demo as demo_program
+from modeling_lfm.scripts.common.console import run
 
 from ..browser import browsing, free_port
-from ..conftest import ROOT
 from .conftest import Served, direct
 from .test_server import check_nothing_is_read, check_other_sites_get_nothing
 
@@ -61,15 +61,14 @@ def test_wrong_examples_are_told(media, tmp_path):
         find_examples(tmp_path, names)
 
 
-def test_without_gradio_the_program_ends_with_a_sentence(checkpoint):
-    code = (
-        "import sys; sys.modules['gradio'] = None; import runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    )
-    command = [sys.executable, "-c", code, str(ROOT / "scripts" / "demo.py"), "--checkpoint", str(checkpoint)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert 'pip install "modeling-lfm[demo]"' in result.stderr
-    assert result.stderr.count("\n") == 1
+def test_without_gradio_the_program_ends_with_a_sentence(checkpoint, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: demo_program.main(["--checkpoint", str(checkpoint)]))
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert 'pip install "modeling-lfm[demo]"' in told
+    assert told.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
