@@ -25,9 +25,9 @@ torch.set_num_threads(1)
 # The files that take longest, first: where several processes run the tests, each takes a file at a time, and none
 # shall be left with a long one when the others have nothing more to do.
 LONGEST = (
-    *("method_promises", "programs", "speed", "processes", "reproduce", "prepare_data", "export"),
-    *("push_to_hub", "demo", "analyze", "model_card", "remote_code", "compile", "readme", "pipeline"),
-    *("six_benchmarks", "memory", "fuzz"),
+    *("method_promises", "kills", "processes", "programs", "reproduce", "prepare_data", "export", "push_to_hub"),
+    *("program", "analyze", "model_card", "remote_code", "compile", "readme", "pipeline", "six_benchmarks"),
+    *("memory", "fuzz", "speed"),
 )
 
 

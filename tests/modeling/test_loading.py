@@ -98,8 +98,7 @@ def test_shards(saved, tmp_path):
         assert all(torch.equal(*pair) for pair in zip(outputs(loaded, inputs), expected, strict=True))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(("fusion", "dropout"), [*((name, 0.0) for name in FUSIONS), ("concat", 0.5), ("film", 0.5)])
 def test_every_fusion_works_offloaded(tmp_path, fusion, dropout):
     """Weights that are offloaded are there only while their module is called."""
     towers = {"audio": resnet(1), "image": resnet(3)}
