@@ -86,7 +86,7 @@ class Browser:
         return {entry["request"]["url"] for entry in sent if entry.get("documentURL", "").startswith("http")}
 
     @staticmethod
-    def wait(condition, seconds=30):
+    def wait(condition, seconds=300):
         """What `condition()` returns as soon as it is true."""
         end = time.monotonic() + seconds
         while not (found := condition()):
@@ -100,7 +100,7 @@ def send(method, address, body=None):
     data = json.dumps(body or {}).encode() if method == "POST" else None
     request = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=300) as answer:
             return json.load(answer)["value"]
     except urllib.error.HTTPError as error:
         raise RuntimeError(json.load(error)["value"]["message"]) from error

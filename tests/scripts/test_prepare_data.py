@@ -158,7 +158,7 @@ def test_samples_are_those_of_the_processor(prepared, files, tmp_path):
     assert batch["video_values"].is_shared()
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=600):
     stop = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < stop, "waited too long"
@@ -176,9 +176,9 @@ def kill_program(words, output):
     program = psutil.Popen([*command, "--num_proc", "2"], cwd=ROOT, stdout=subprocess.DEVNULL)
     children = wait_for_workers(program, output)
     program.kill()
-    program.wait(60)
+    program.wait(300)
     assert len(children) == 2
-    assert psutil.wait_procs(children, timeout=30)[1] == [], "no process outlives the program"
+    assert psutil.wait_procs(children, timeout=300)[1] == [], "no process outlives the program"
 
 
 def kill_worker(words, output, capsys):

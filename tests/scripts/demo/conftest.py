@@ -104,7 +104,7 @@ class Served:
         place, port = self.address.removeprefix("http://").rstrip("/").split(":")
         headers = {"Host": f"{place}:{port}", "Connection": "close", **headers}
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        with socket.create_connection((place, int(port)), timeout=20) as connection:
+        with socket.create_connection((place, int(port)), timeout=300) as connection:
             connection.sendall(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode())
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -114,7 +114,7 @@ class Served:
         """Status and content (`bytes`)."""
         request = urllib.request.Request(self.address + path, data, {"Content-Type": content_type, **headers})
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=300) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()

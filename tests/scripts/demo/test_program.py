@@ -167,5 +167,5 @@ def test_a_space_keeps_its_machine_to_itself_and_cleans_up(served_space, pipelin
     check_nothing_is_read(served_space, outside)
     check_other_sites_get_nothing(served_space)
     served_space.process.send_signal(signal.SIGTERM)
-    served_space.process.wait(timeout=60)
+    served_space.process.wait(timeout=300)
     assert not served_space.uploads.exists(), "uploads go when the program ends"
