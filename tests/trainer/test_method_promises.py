@@ -134,39 +134,31 @@ def test_loss_falls_and_each_modality_is_measured(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_three_modalities(name, tmp_path):
-    if name not in MULTI:
+def test_three_modalities_and_modality_dropout(name, tmp_path):
+    """At once where a method has both; what it has not is refused."""
+    settings = {"size": 40, "holdout": 8, "num_train_epochs": 2}
+    spec, number = METHODS[name].spec, 3 if name in MULTI else 2
+    if spec.max_modalities == 2:
+        with pytest.raises(ValueError, match=rf"{name}.* 2 .*3"):
+            make_trainer(tmp_path, name, number=3)
+    elif number == 2:
         method = make_method(method_settings(name))
-        if METHODS[name].spec.max_modalities == 2:
-            with pytest.raises(ValueError, match=rf"{name}.* 2 .*3"):
-                make_trainer(tmp_path, name, number=3)
-        else:
-            assert len(method.config_settings(method_towers(name, True, 3))["modalities"]) == 1
-        return
-    trainer = make_trainer(tmp_path, name, number=3, size=40, holdout=8, num_train_epochs=2)
+        assert len(method.config_settings(method_towers(name, True, 3))["modalities"]) == 1
+    if not spec.modality_dropout:
+        with pytest.raises(ValueError, match=r"modality_dropout=0\.4 has no place in it"):
+            make_trainer(tmp_path, name, modality_dropout=0.4, **settings)
+    dropout = 0.4 if spec.modality_dropout else 0.0
+    trainer = make_trainer(tmp_path, name, number=number, modality_dropout=dropout, **settings)
     trainer.train()
-    assert len(trainer.model.config.modalities) == 3
+    names = trainer.model.config.modality_names
+    assert len(names) == (3 if name in MULTI else 1 if spec.max_modalities != 2 else 2)
     losses = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses.isfinite().all()
-    metrics = trainer.evaluate()
-    assert all(f"eval_{modality}_accuracy" in metrics for modality in trainer.model.config.modality_names)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_modality_dropout_trains_or_is_refused(name, tmp_path):
-    settings = {"size": 40, "holdout": 8, "num_train_epochs": 2, "modality_dropout": 0.4}
-    if not METHODS[name].spec.modality_dropout:
-        with pytest.raises(ValueError, match=r"modality_dropout=0\.4 has no place in it"):
-            make_trainer(tmp_path, name, **settings)
-        return
-    trainer = make_trainer(tmp_path, name, **settings)
-    trainer.train()
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
     absence = trainer.model.fusion.absence
-    assert (absence is not None) == (trainer.model.fusion.joint and len(trainer.model.config.modalities) > 1)
+    assert (absence is not None) == (dropout > 0 and trainer.model.fusion.joint and len(names) > 1)
     assert absence is None or absence.abs().sum() > 0
-    found = trainer.measure_absence(trainer.eval_dataset)
-    names = trainer.model.config.modality_names
-    assert set(found) == {
-        f"test_without_{m}_{key}" for m in names for key in ("accuracy", "map", "f1") if len(names) > 1
-    }
+    metrics = trainer.evaluate() | trainer.measure_absence(trainer.eval_dataset)
+    assert all(f"eval_{modality}_accuracy" in metrics for modality in names)
+    without = {f"test_without_{m}_{key}" for m in names for key in ("accuracy", "map", "f1") if len(names) > 1}
+    assert {key for key in metrics if key.startswith("test_")} == without
