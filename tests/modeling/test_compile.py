@@ -47,7 +47,7 @@ def test_fusions_are_one_graph():
 
 
 @pytest.mark.parametrize(
-    ("names", "fusion"), [(("vit", "text"), "concat"), (("picture", "caption"), "concat"), (("audio", "flow"), "mmtm")]
+    ("names", "fusion"), [(("vit", "text", "picture", "caption"), "concat"), (("audio", "flow"), "mmtm")]
 )
 def test_models_are_one_graph(names, fusion):
     """Vision and text transformers, CLIP, and ResNets that exchange what they see; the first is absent somewhere."""
