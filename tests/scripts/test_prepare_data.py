@@ -344,7 +344,9 @@ def test_it_is_sent_to_the_hub(words, prepared, tmp_path, monkeypatch, capsys):
     push = ["--output", str(prepared), "--push_to_hub", "me/data"]
     with serving_hub(monkeypatch, tmp_path) as hub:
         hub.fault = lambda method, path: failure(401, "Invalid username or password.")
-        assert "me/data on the Hub: the token is not valid" in fails(capsys, words, *push)
+        told = fails(capsys, words, *push)
+        assert "me/data on the Hub" in told
+        assert "token" in told
         hub.fault = lambda method, path: None
         earlier = {"data/train-00000-of-00099.parquet": b"of an earlier preparation"}
         hub.commit("datasets/me/data", START | earlier, "main")
