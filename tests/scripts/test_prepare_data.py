@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import LfmDataCollator, load_benchmark, load_prepared
 from modeling_lfm.data.prepared import read_footer
+from modeling_lfm.data.shards import check_output
 from modeling_lfm.data.sources import SOURCES
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import prepare_data
