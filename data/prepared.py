@@ -63,7 +63,7 @@ def complete_options(benchmark, options):
 
 
 def digest_samples(dataset, data_dir):
-    """A hash (`str`) of a raw split: texts, labels, cuts, and names and sizes of media; of media in memory, the bytes.
+    """A hash (`str`) of a raw split: cells, labels, cuts, and names and sizes of media; of media in memory, the bytes.
 
     Args:
         dataset (`datasets.Dataset`), data_dir (`str`, *optional*)
@@ -71,13 +71,20 @@ def digest_samples(dataset, data_dir):
     digest = hashlib.sha256()
     for sample in dataset:
         for column, value in sample.items():
-            if isinstance(value, dict):
+            if isinstance(value, str) and data_dir and value.startswith(f"{data_dir}/"):  # a file that a table names
+                value = {"path": value, "bytes": None}
+            if isinstance(value, dict) and "path" in value:
                 value = {**value, "path": str(value.get("path")).replace(f"{data_dir}/", "")}
                 content = value.pop("bytes", None)
-                size = os.stat(sample[column]["path"]).st_size if content is None else None
+                size = _size(sample[column]) if content is None else None
                 value["content"] = size if content is None else hashlib.sha256(content).hexdigest()
             digest.update(json.dumps([column, value], sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def _size(cell):
+    path = cell["path"] if isinstance(cell, dict) else cell
+    return os.stat(path).st_size if os.path.exists(path) else None
 
 
 def _digest(value):

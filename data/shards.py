@@ -103,7 +103,9 @@ class Preparation:
                 )
         self.folder, self.raw, self.processor, self.columns = Path(folder), raw, processor, columns
         self.data_dir = None if data_dir is None else str(Path(data_dir).expanduser().resolve())
-        label = datasets.ClassLabel(names=next(iter(raw.values())).features["label"].names)
+        label = next(iter(raw.values())).features["label"]
+        if not isinstance(label, datasets.ClassLabel):
+            raise ValueError(f"{benchmark} has several labels a sample, which shards do not hold: train on its files.")
         self.features = datasets.Features({**stored_features(processor, columns), "labels": label})
         self.sample_bytes = sample_bytes(processor, columns)
         size = shard_size or max(1, min(SHARD_SAMPLES, SHARD_BYTES // self.sample_bytes))
@@ -243,8 +245,10 @@ class Preparation:
     def name(self, sample, index):
         """What a raw sample is called (`str`): the path of its first media file."""
         for column in self.columns.values():
-            if isinstance(sample[column], dict) and sample[column].get("path"):
-                return self._relative(sample[column]["path"])
+            value = sample[column]
+            path = value.get("path") if isinstance(value, dict) else value
+            if isinstance(path, str) and Path(path).is_absolute():
+                return self._relative(path)
         return f"sample {index}"
 
     def _relative(self, text):

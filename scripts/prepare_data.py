@@ -91,6 +91,7 @@ def prepare(args):
     from modeling_lfm.data import check_benchmark
     from modeling_lfm.data.download import download
     from modeling_lfm.data.shards import check_output
+    from modeling_lfm.scripts.common.own_data import complete_arguments
     from modeling_lfm.trainer.checkpoints import only_run
     from modeling_lfm.trainer.hub import open_repository, push_dataset
 
@@ -104,6 +105,8 @@ def prepare(args):
     if args.strict:
         report.require_complete(args.missing_shown)
     with only_run(output):
+        if args.benchmark == "table":
+            complete_arguments(args)
         write(output, args, report)
     if args.push_to_hub is not None:
         say(f"sent to {push_dataset(args.push_to_hub, output)}")
@@ -111,13 +114,14 @@ def prepare(args):
 
 def write(output, args, report):
     """Everything of the prepared folder `output` (`Path`) that is not there yet; `report` learns of broken samples."""
-    from modeling_lfm.data import load_benchmark
+    from modeling_lfm.data import fit_processor, load_benchmark
     from modeling_lfm.data.shards import Preparation
     from modeling_lfm.scripts.common.training import make_processor
 
     processor = make_processor([name for name in args.modalities if name in args.processor], args, args)
     columns = runs.pick_columns(processor.modalities, args.columns)
     raw = load_benchmark(args.benchmark, args.data_dir, missing_shown=None, **args.benchmark_options)
+    fit_processor(processor, raw["train"], columns)
     source = (args.benchmark, args.benchmark_options, raw, args.data_dir)
     task = Preparation(output, *source, processor, columns, args.samples_per_shard)
     task.begin(args.verify)

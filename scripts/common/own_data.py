@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,11 @@ from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import say
 
 SMALL_RESNET = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [16, 32, 64, 64], "stem_width": 16}}
-SMALL_BERT = {"model_type": "bert", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+VOCABULARY = 8000  # word pieces at most of a tokenizer that is made of the training texts
+SMALL_BERT = {
+    **{"model_type": "bert", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"intermediate_size": 256, "vocab_size": VOCABULARY},
+}
 LITE = {"tower": "timm", "name": "efficientnet_lite0.ra_in1k", "pretrained": True}
 MINILM = {"tower": "transformers", "name": "sentence-transformers/all-MiniLM-L6-v2", "pretrained": True}
 SMALL = {  # how each type of input is read without anything to download: its processor and its tower
@@ -46,7 +51,6 @@ PRESETS = {
     "fast": (SMALL, {"num_train_epochs": 20, "early_stopping_patience": 5, "learning_rate": 1e-3, "hidden_size": 128}),
     "best": (PRETRAINED, {"num_train_epochs": 10, "early_stopping_patience": 3, "learning_rate": 1e-4}),
 }
-VOCABULARY = 8000  # word pieces of a tokenizer that is made of the training texts
 LONGEST = 10.0  # seconds of sound that are read where nothing else is said
 
 
@@ -69,11 +73,11 @@ def complete(given):
     preset = given.get("preset", "fast")
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
+    kinds, training = PRESETS[preset]
     if is_prepared(given.get("data_dir")):
-        return given
+        return {**TRAINING, **training, "metric_for_best_model": "accuracy", **_as_prepared(given, kinds)}
     options = given.get("benchmark_options") or {}
     splits, plan = make_builder(find_benchmark("table"), given.get("data_dir"), None, None, options).read
-    kinds, training = PRESETS[preset]
     # Told in full, so that what is read later is read in the same way.
     columns = {name: {"type": part.type, "columns": part.columns, **part.settings} for name, part in plan.items()}
     proposal = {"modalities": {}, "processor": {}, "benchmark_options": {**options, "table_columns": columns}}
@@ -85,12 +89,45 @@ def complete(given):
         proposal["modalities"][name] = own if "tower" in own else {**tower, **own}
         if part.type == "text" and not {"name", "config"} & set(proposal["modalities"][name]):
             given.setdefault("tokenizer", str(_make_tokenizer(splits["train"][name], given["output_dir"])))
-            proposal["modalities"][name]["config"] = {**SMALL_BERT, "vocab_size": VOCABULARY, "intermediate_size": 256}
+            proposal["modalities"][name]["config"] = SMALL_BERT
     several = isinstance(splits["train"][0]["label"], list)
     metric = {"metric_for_best_model": "map" if several else "accuracy"}
+    return {**TRAINING, **metric, **_drop_last(given, len(splits["train"])), **training, **given, **proposal}
+
+
+def _drop_last(given, samples):
+    """Batch normalisation takes no batch of one."""
     batch = given.get("per_device_train_batch_size", TRAINING["per_device_train_batch_size"])
-    last = {"dataloader_drop_last": len(splits["train"]) > batch}  # batch normalisation takes no batch of one
-    return {**TRAINING, **metric, **last, **training, **given, **proposal}
+    return {"dataloader_drop_last": samples > batch}
+
+
+def complete_arguments(args):
+    """Fill in what the arguments of `prepare_data.py` do not say of how a table is read, see [`complete`]."""
+    told = {key: value for key, value in vars(args).items() if value is not None}
+    for key, value in complete({**told, "output_dir": args.output}).items():
+        if hasattr(args, key):
+            setattr(args, key, value)
+
+
+def _as_prepared(given, kinds):
+    """Settings that fit what `prepare_data.py` wrote: its processor, with the statistics that it found."""
+    from modeling_lfm import LfmProcessor
+    from modeling_lfm.data.prepared import PROCESSOR, read_manifest
+
+    folder = Path(given["data_dir"]).expanduser()
+    manifest, processor = read_manifest(folder), LfmProcessor.from_pretrained(folder / PROCESSOR)
+    told, towers = given.get("modalities") or {}, {}
+    entries = {name: processor.modalities[name] for name in manifest["columns"]}  # in the order of the table
+    for name, kind in entries.items():
+        own = dict(told.get(name) or {})
+        towers[name] = own if "tower" in own else {**kinds[kind["type"]][1], **own}
+        if kind["type"] == "text" and not {"name", "config"} & set(towers[name]):
+            towers[name]["config"] = SMALL_BERT
+    options = manifest["benchmark_options"] | (given.get("benchmark_options") or {})
+    proposal = {"modalities": towers, "processor": entries, "benchmark_options": options}
+    if processor.tokenizer is not None:
+        proposal["tokenizer"] = str(folder / PROCESSOR)
+    return {**_drop_last(given, manifest["samples"]["train"]), **given, **proposal}
 
 
 def _look_at(kind, cells):
@@ -110,15 +147,26 @@ def _look_at(kind, cells):
 
 
 def _make_tokenizer(texts, output_dir):
-    """A folder with a tokenizer of word pieces, made of the training texts: the same from the same texts."""
-    from tokenizers import BertWordPieceTokenizer
+    """A folder with a tokenizer of the most frequent words of the training texts, and of letters for the others.
+
+    The same from the same texts, which the trainers of `tokenizers` do not promise.
+    """
+    from tokenizers.implementations import BertWordPieceTokenizer
     from transformers import PreTrainedTokenizerFast
 
-    maker = BertWordPieceTokenizer()
-    maker.train_from_iterator((text for text in texts if text), vocab_size=VOCABULARY, show_progress=False)
-    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=maker._tokenizer, mask_token="[MASK]", **special)
-    folder = Path(output_dir) / "tokenizer"
+    splitter = BertWordPieceTokenizer()
+    counts = Counter()
+    for text in texts:
+        clean = splitter.normalizer.normalize_str(text or "")
+        counts.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(clean))
+    letters = sorted(set("".join(counts)))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    pieces = [*special.values(), *letters, *(f"##{letter}" for letter in letters)]
+    pieces += sorted(counts, key=lambda word: (-counts[word], word))
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces[:VOCABULARY]))}
+    words = BertWordPieceTokenizer(vocabulary)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, **special)
+    folder = Path(output_dir) / "_tokenizer"
     tokenizer.save_pretrained(folder)
     return folder
 
