@@ -64,6 +64,8 @@ def split_holdout(dataset, size, seed, group=None):
                 f"holdout_group={group!r}: all training samples are of one group, so none can be held out."
             )
         classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+        if np.unique(classes, return_counts=True)[1].max() < folds:  # no class has a sample for each fold
+            classes = np.zeros(len(labels), np.int64)
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes with few samples

@@ -151,21 +151,21 @@ def _make_tokenizer(texts, output_dir):
 
     The same from the same texts, which the trainers of `tokenizers` do not promise.
     """
-    from tokenizers.implementations import BertWordPieceTokenizer
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    splitter = BertWordPieceTokenizer()
-    counts = Counter()
+    clean, split, counts = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), Counter()
     for text in texts:
-        clean = splitter.normalizer.normalize_str(text or "")
-        counts.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(clean))
+        counts.update(word for word, _ in split.pre_tokenize_str(clean.normalize_str(text or "")))
     letters = sorted(set("".join(counts)))
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     pieces = [*special.values(), *letters, *(f"##{letter}" for letter in letters)]
     pieces += sorted(counts, key=lambda word: (-counts[word], word))
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces[:VOCABULARY]))}
-    words = BertWordPieceTokenizer(vocabulary)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, **special)
+    maker = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    maker.normalizer, maker.pre_tokenizer = clean, split
+    maker.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=maker, **special)
     folder = Path(output_dir) / "_tokenizer"
     tokenizer.save_pretrained(folder)
     return folder

@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import ROOT
 
-PROGRAMS = sorted(f.stem for f in (ROOT / "scripts").glob("*.py") if "\ndef main(" in f.read_text(encoding="utf-8"))
+PROGRAMS = sorted(f.stem for f in (ROOT / "scripts").glob("*.py") if not f.stem.startswith("_"))
 SLOW = ("torch", "datasets", "timm", "sklearn", "scipy", "matplotlib", "accelerate")
 IMPORT = re.compile(r"^\s*(?:from|import) [^\n]*", re.MULTILINE)
 WATCH = """
