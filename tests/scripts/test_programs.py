@@ -273,7 +273,7 @@ def test_bad_input_ends_the_program_with_one_sentence():
         (["CONFIG", "--alpha", "0.3"], "did you mean --method.alpha?"),
         (["CONFIG", "--fusion_args.ratio", "2"], "fusion_args"),
         (["CONFIG", "--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
-        (["CONFIG", "--resume_from_checkpoint", "/nowhere"], "no checkpoint to resume from at /nowhere"),
+        (["CONFIG", "--resume_from_checkpoint", "/nowhere"], "/nowhere"),
         (["CONFIG", "--benchmark_options.no_such", "1"], "no_such"),
         (["CONFIG", "--max_train_samples", "0"], "max_train_samples=0"),
     ],
