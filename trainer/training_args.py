@@ -26,7 +26,7 @@ REFUSED = {
     "parallelism_config": ((None,), "methods need the whole batch and the whole model"),
 }
 """Settings of transformers that would do nothing here, or harm: the values that will do, and why no others."""
-UNFIT_OPTIMIZERS = ("lomo", "adalomo", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise")
+UNFIT_OPTIMIZERS: tuple[str, ...] = ("lomo", "adalomo", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise")
 UNFIT_OPTIMIZERS += ("galore_adafactor_layerwise", "apollo_adamw_layerwise")
 SPECIAL = {
     "model": "also an `LfmConfig`, of which the model is made: weights by `args.seed`, classes by the data set",
