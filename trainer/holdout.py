@@ -6,6 +6,7 @@ from itertools import islice
 
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from torch.utils.data import DataLoader, Sampler, Subset
@@ -53,7 +54,7 @@ def split_holdout(dataset, size, seed, group=None):
     if not 0 < kept < len(labels):
         raise ValueError(f"holdout={size} keeps {kept} of {len(labels)} training samples; change it.")
     groups = find_same(dataset) if group is None else read_column(dataset, group)
-    groups = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    groups = None if groups is None else pd.factorize(np.asarray(groups))[0]  # numbered as they come
     number = len(labels) if groups is None else groups.max() + 1
     if number == len(labels):
         rest, held = stratified_split(labels, kept, seed)
@@ -90,8 +91,8 @@ def find_same(dataset):
     table = dataset.with_format("arrow")
     if table[:1].nbytes * len(dataset) > 2**28:
         return None
-    rows = (batch.slice(row, 1) for batch in table.iter(100) for row in range(len(batch)))
-    return [sha256(row.combine_chunks().to_batches()[0].serialize()).hexdigest() for row in rows]
+    rows = (row for batch in table.iter(100) for row in batch.to_pylist())
+    return [sha256(repr(sorted(row.items())).encode()).hexdigest() for row in rows]
 
 
 def read_labels(dataset):
