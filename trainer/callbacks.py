@@ -76,6 +76,20 @@ class LfmEarlyStoppingCallback(EarlyStoppingCallback):
         self.early_stopping_patience_counter = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
 
 
+class TimeLimitCallback(TrainerCallback):
+    """Stops training so many `seconds` after its beginning, with an evaluation and a checkpoint."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.end = time.monotonic() + self.seconds
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if time.monotonic() > self.end:
+            control.should_evaluate = control.should_save = control.should_training_stop = True
+
+
 # -- progress --------------------------------------------------------------------------------------------------
 
 SHOWN_FIRST = ("loss", "loss_cls", "loss_mm", "alpha", "hypergradient_cosine")

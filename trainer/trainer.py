@@ -17,14 +17,7 @@ from .callbacks import REPORTERS, LfmEarlyStoppingCallback, LfmProgressCallback,
 from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
-from .fitting import (
-    LossChooser,
-    check_metrics,
-    check_parallelism,
-    make_model,
-    name_classes,
-    train_apart,
-)
+from .fitting import LossChooser, check_metrics, check_parallelism, make_model, name_classes, train_apart
 from .holdout import BalancedSampler, SampleReader, choose_holdout, is_stream
 from .hub import SharingTrainer
 from .methods import Method, make_method

@@ -1,7 +1,6 @@
 """Tables of one's own: settings that fit their columns, `fit` in three lines, and predictions for every row."""
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -187,7 +186,8 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
     Args:
         train, validation, test: a `pandas.DataFrame`, a `datasets.Dataset`, or a file (csv, tsv, jsonl, Parquet); what
             is not given is drawn from `train`, see [`load_table`][modeling_lfm.data.table.load_table]. Columns hold
-            paths of pictures, sounds or clips, texts, numbers, categories, lists of numbers; any cell may be empty.
+            paths of pictures, sounds or clips, texts, numbers, categories, lists of numbers. Numbers and categories may
+            be missing; rows that lack another modality are left out of training, with a warning.
         label (`str`): column of the labels.
         time_limit (`float`, *optional*): seconds after which training stops.
         output_dir (`str`): a new folder for the model, the tables and `fit.yaml`, the settings that `train.py` takes.
@@ -201,6 +201,7 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
         ValueError, FileNotFoundError: a table, a column or a setting that is wrong; the message names it.
     """
     from modeling_lfm.scripts.common import training
+    from modeling_lfm.trainer.callbacks import TimeLimitCallback
     from modeling_lfm.trainer.checkpoints import only_run
 
     folder = Path(output_dir)
@@ -217,13 +218,13 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
         say("\n".join(f"{name}: {entry['type']}" for name, entry in told["processor"].items()))
         (folder / "fit.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
         say(f"the same again: python scripts/train.py {folder / 'fit.yaml'} --output_dir DIR")
-        model_args, data_args, training_args = training.read_run(told)
+        model_args, data_args, training_args = training.fill_run(told)
         trainer, splits = training.set_up(model_args, data_args, training_args)
         if time_limit is not None:
-            trainer.add_callback(_until(time.monotonic() + time_limit))
+            trainer.add_callback(TimeLimitCallback(time_limit))
         metrics = training.fit(trainer, splits, data_args)
     say(f"validation accuracy {100 * metrics['eval_accuracy']:.1f} %; model: {folder}")
-    return Predictor(trainer.model, trainer.processor, options_columns(folder), trainer, metrics)
+    return Predictor(trainer.model, trainer.processor, recall_columns(folder), trainer, metrics)
 
 
 def _store(table, file):
@@ -235,20 +236,7 @@ def _store(table, file):
     return file.name
 
 
-def _until(end):
-    from transformers import TrainerCallback
-
-    class StopAt(TrainerCallback):
-        """Stops training when its time is over, with an evaluation and a checkpoint."""
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if time.monotonic() > end:
-                control.should_evaluate = control.should_save = control.should_training_stop = True
-
-    return StopAt()
-
-
-def options_columns(checkpoint):
+def recall_columns(checkpoint):
     """The modalities of a table that a model was trained on (`dict`), see [`load_table`]; None for other models."""
     return runs.recall(checkpoint)["benchmark_options"].get("table_columns")
 
@@ -274,7 +262,7 @@ class Predictor:
     @classmethod
     def load(cls, folder):
         """The predictor of a model that `fit` or `train.py` wrote into `folder` (`str`)."""
-        return cls(*runs.load_run(folder), options_columns(folder))
+        return cls(*runs.load_run(folder), recall_columns(folder))
 
     def answers(self, table, start=0, **settings):
         """What the pipeline answers for each row of a table (iterator of `dict`), from the row `start` on.
@@ -313,7 +301,7 @@ def predict_file(args):
         `dict`: `rows`, and of these `broken`.
 
     Raises:
-        ValueError: the output exists, or is of more rows; a table that cannot be read.
+        ValueError: the output exists, or is none of this function; a table that cannot be read.
     """
     output = Path(args.output)
     done = _whole_lines(output, args.resume)
@@ -330,7 +318,7 @@ def predict_file(args):
 
 
 def _whole_lines(output, resume):
-    """How many whole lines the file `output` (`Path`) holds; half a line behind them is cut off."""
+    """How many whole lines the output (`Path`) of an earlier call holds; half a line behind them is cut off."""
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         return 0
@@ -338,9 +326,11 @@ def _whole_lines(output, resume):
         raise ValueError(f"{output} exists: go on behind its rows with --resume true, or choose another --output.")
     content = output.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.splitlines()):
+        if not line.startswith(b'{"row": %d, ' % number):
+            raise ValueError(f"{output} is no output of predict.py (line {number + 1}); choose another --output.")
+    if not whole and content and not b'{"row": 0, '.startswith(content[:11]):
+        raise ValueError(f"{output} is no output of predict.py; choose another --output.")
     with output.open("r+b") as file:
         file.truncate(len(whole))
-    for number, line in enumerate(whole.splitlines()):
-        if json.loads(line)["row"] != number:
-            raise ValueError(f"{output} is no output of predict.py (line {number + 1}); choose another --output.")
     return whole.count(b"\n")

@@ -33,13 +33,17 @@ def parse_arguments(argv):
 
 
 def read_run(given):
-    """[`ModelArguments`], [`DataArguments`] and `LfmTrainingArguments` of the settings `given` (`dict`) of a run."""
+    """[`ModelArguments`], [`DataArguments`] and `LfmTrainingArguments` of the settings `given` (`dict`) of a run, with
+    those of a table that its columns propose."""
+    from modeling_lfm.scripts.common.own_data import complete
+
+    return fill_run(complete(given) if given.get("benchmark") == "table" else given)
+
+
+def fill_run(given):
+    """As [`read_run`], of settings that are complete."""
     from modeling_lfm.trainer import LfmTrainingArguments
 
-    if given.get("benchmark") == "table":
-        from modeling_lfm.scripts.common.own_data import complete
-
-        given = complete(given)
     classes = settings.ModelArguments, settings.DataArguments, LfmTrainingArguments
     return settings.SettingsParser(classes).parse_dict(given)
 

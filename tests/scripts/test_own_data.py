@@ -61,6 +61,10 @@ def test_a_fitted_model_is_known_to_the_programs(fitted, frame, tmp_path):
     ]
     with pytest.raises(ValueError, match=r"y\.jsonl"):
         predict.main(line)
+    (tmp_path / "notes.txt").write_text("mine\nwithout an end")
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        predict.main([*line[:-1], str(tmp_path / "notes.txt"), "--resume"])
+    assert (tmp_path / "notes.txt").read_text() == "mine\nwithout an end"  # as it was
     cut = "".join(whole.splitlines(keepends=True)[:5]) + '{"row": 5, "lab'
     (tmp_path / "y.jsonl").write_text(cut)
     predict.main([*line, "--top_k", "1", "--batch_size", "7", "--resume"])
