@@ -1,6 +1,7 @@
 """Configuration of LFM models: which modalities there are, which tower reads each, and how they are fused."""
 
 import inspect
+import os
 import re
 from copy import deepcopy
 
@@ -207,7 +208,7 @@ def _check_modality(name, spec):
     if hasattr(dict, str(name)) or name in ("labels", "fused"):
         raise ValueError(f"modality name {name!r} is reserved; choose another.")
     if not isinstance(spec, dict) or "tower" not in spec:
-        raise ValueError(f"modality {name!r} needs a mapping with the key 'tower', got {spec!r}.")
+        raise ValueError(f"modality {name!r} of modalities needs a mapping with the key 'tower', got {spec!r}.")
     try:
         kind = TOWERS.find(spec["tower"])
         known = ("tower", "name", "pretrained", "frozen", *kind.keys)
@@ -216,6 +217,8 @@ def _check_modality(name, spec):
         for key in ("pretrained", "frozen"):
             if spec.get(key) not in (None, True, False):
                 raise ValueError(f"{key}={spec[key]!r} must be true or false")
+        if not isinstance(spec.get("name", ""), (str, os.PathLike)):
+            raise ValueError(f"name={spec['name']!r} must be a word")
         kind.check(spec)
         if kind.nested and isinstance(spec.get("config"), dict):
             check_nested(spec["config"])

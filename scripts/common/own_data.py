@@ -131,14 +131,14 @@ def _as_prepared(given, kinds):
 
 def _look_at(kind, cells):
     """Settings of the processor that the training samples tell."""
-    from modeling_lfm.audio_lfm import read_waveform
+    from modeling_lfm.audio_lfm import load_audio
 
     if kind != "spectrogram":
         return {}
     lengths = []
     for cell in [cell for cell in cells[:200] if cell is not None][:20]:
         try:
-            samples, rate = read_waveform(cell)
+            samples, rate = load_audio(cell)
             lengths.append(len(samples) / rate)
         except (ValueError, OSError):
             continue  # told where it is prepared

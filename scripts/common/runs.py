@@ -146,6 +146,9 @@ def check_files(folder):
     """Raise a `ValueError` that names a damaged file of a model's folder, if one is: cut weights, JSON that is none."""
     from safetensors import SafetensorError, safe_open
 
+    for file in sorted(folder.iterdir()):
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe would be waited for
+            raise ValueError(f"{file} is no file, but a pipe or a device: remove it.")
     for file in sorted(folder.glob("*.json")):
         read_json(file)
     for file in sorted(folder.glob("*.safetensors")):
@@ -286,11 +289,13 @@ def name_folders(given):
     """Folders by short names: `[NAME=]DIR` (`list[str]`) to a `dict`, without NAME that of the folder.
 
     Raises:
-        ValueError: two of one name.
+        ValueError: two of one name, or none.
     """
     named = {}
     for text in dict.fromkeys(given):
         name, equals, folder = text.partition("=")
+        if equals and not folder:
+            raise ValueError(f"--checkpoints {text} names no folder; give NAME=DIR.")
         if not equals or "/" in name or Path(text).exists():
             name, folder = Path(text).resolve().name, text
         if name in named:

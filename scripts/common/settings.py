@@ -24,10 +24,10 @@ MAX_BYTES, MAX_VALUES = 2**20, 10_000  # of a YAML file, and of what its aliases
 class Mapping(dict):
     """The type of a setting that is a mapping; on the command line it is YAML, such as `{a: 1}`."""
 
-    def __new__(cls, text):
+    def __new__(cls, text, name="a setting"):
         value = parse_value(text)
         if not isinstance(value, dict):
-            raise ValueError(f"{text!r} is not a mapping")
+            raise ValueError(f"{name}: {text!r} is not a mapping")
         return value
 
 
@@ -320,7 +320,7 @@ class SettingsParser(HfArgumentParser):
             kinds = self.kinds[key]
             takes_mapping = any(issubclass(kind, dict) for kind in kinds)
             if takes_mapping and isinstance(value, str) and value.startswith("{"):
-                value = Mapping(value)
+                value = Mapping(value, key)
             if key in self.optional and value in ("null", "none", "None"):
                 value = None
             bare = value is True and {str, list} & {*kinds} and bool not in kinds and key != "resume_from_checkpoint"

@@ -16,7 +16,10 @@ from tests.data.test_table import make_frame
 TINY = {
     "num_train_epochs": 1,
     "hidden_size": 16,
-    "modalities": {"photo": {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4}}},
+    "modalities": {
+        name: {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4}, **chans}
+        for name, chans in {"photo": {}, "voice": {"in_chans": 1}}.items()
+    },
     "processor": {"photo": {"size": [8, 8]}},
 }
 
@@ -25,7 +28,8 @@ TINY = {
 def frame(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mine")
     frame = make_frame(folder, rows=60).drop(columns="voice")
-    return frame.assign(photo=[str(folder / name) for name in frame.photo])
+    media = {"photo": [str(folder / name) for name in frame.photo]}
+    return frame.assign(**media, voice=[name.replace(".png", ".wav") for name in media["photo"]])
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +41,10 @@ def test_every_column_is_read_and_predicted(fitted, frame):
     assert {name: kind["type"] for name, kind in fitted.processor.modalities.items()} == {
         "photo": "image",
         "title": "text",
+        "voice": "spectrogram",
         "table": "tabular",
     }
+    assert 0 < fitted.processor.modalities["voice"]["duration"] < 3  # that of the recordings
     assert fitted.model.config.modalities["photo"]["model_args"] == {"channels": [4] * 4}  # as it was given
     assert set(fitted.predict(frame)) <= {"yes", "no"}
     scores = fitted.predict_proba(frame)
@@ -91,7 +97,7 @@ def test_the_settings_that_fit_tells_do_the_same(fitted, tmp_path):
 
 def test_train_alone_proposes_and_several_labels_are_several(frame, tmp_path):
     several = frame.assign(label=["a|b" if number % 2 else "b" if number % 3 else "c" for number in range(60)])
-    several.drop(columns=["title", "photo"]).to_csv(tmp_path / "all.csv", index=False)
+    several.drop(columns=["title", "photo", "voice"]).to_csv(tmp_path / "all.csv", index=False)
     options = ["--benchmark_options.train_file", "all.csv", "--benchmark_options.label_separator", "|"]
     where = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "run"), "--use_cpu"]
     train.main(["table", *options, *where, "--num_train_epochs", "1"])
