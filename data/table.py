@@ -20,7 +20,7 @@ import pandas as pd
 from modeling_lfm.numbers_lfm import FILES as SERIES_FILES
 from modeling_lfm.tables_lfm import all_numbers, category, is_empty
 
-from .benchmark import SPLITS, stratified_split
+from .splits import split_frames
 
 ENDINGS = {
     "image": (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
@@ -61,6 +61,8 @@ def load_table(
     columns=None,
     label_separator=None,
     seed=0,
+    folds=None,
+    fold=0,
 ):
     """Read a table and split it, where it is not.
 
@@ -76,6 +78,8 @@ def load_table(
             `column` or `columns`, `type` and settings of the type. Only these are read then; see [`infer_columns`].
         label_separator (`str`, *optional*): between several labels in a cell, such as `"|"`.
         seed (`int`): of what is drawn.
+        folds, fold (`int`, *optional*): draw so many folds of `train`, which then is all there is: `fold`, from 0, is
+            the test split, the next one (after the last, the first) the validation split.
 
     Returns:
         `datasets.DatasetDict` with a column a modality (a path, a text, a mapping of cells, a list of numbers; None
@@ -92,9 +96,9 @@ def load_table(
             if name is not None and name not in frame:
                 raise ValueError(f"the {split} table has no column {name!r}; it has {', '.join(map(str, frame))}.")
         _check_labels(frame, label, split)
-    frames = _split(frames, label, group, seed)
+    whole, frames = frames["train"], split_frames(frames, label, group, seed, folds, fold)
     apart = {label, group, "split"}
-    first = frames["train"]
+    first = frames["train"] if folds is None else whole  # all folds have the same modalities
     plan = infer_columns(first, apart) if columns is None else _name_columns(first, columns, apart)
     parts = {split: _to_dataset(frame, plan, label, label_separator, split) for split, frame in frames.items()}
     return datasets.DatasetDict(parts), plan
@@ -213,48 +217,6 @@ def _check_labels(frame, label, split):
         raise ValueError(
             f"the {split} table has no {label!r} in {len(rows)} rows, the first of them row {rows[0] + 1}; drop them."
         )
-
-
-# -- splitting -----------------------------------------------------------------------------------------------------
-
-
-def _split(frames, label, group, seed):
-    if len(frames) == 1 and "split" in frames["train"]:
-        return _split_as_told(frames["train"])
-    if "test" not in frames and "validation" not in frames:
-        frames["train"], frames["test"] = _draw(frames["train"], 0.1, label, group, seed)
-    if "validation" not in frames:
-        frames["train"], frames["validation"] = _draw(frames["train"], 0.1, label, group, seed + 1)
-    return {split: frames[split] for split in SPLITS if split in frames}
-
-
-def _split_as_told(frame):
-    names = {"val": "validation", "valid": "validation", "dev": "validation"}
-    told = frame["split"].map(lambda cell: names.get(str(cell).strip().lower(), str(cell).strip().lower()))
-    unknown = sorted(set(told) - set(SPLITS))
-    if unknown or "train" not in set(told):
-        raise ValueError(f"the column 'split' holds {sorted(set(told))}; it should hold {', '.join(SPLITS)}.")
-    return {split: frame[told == split].reset_index(drop=True) for split in SPLITS if (told == split).any()}
-
-
-def _draw(frame, share, label, group, seed):
-    """The rest and the part of a table that is drawn, by group where there are groups, else stratified by label."""
-    count = max(1, round(share * len(frame)))
-    if len(frame) < 3:
-        raise ValueError(f"the table {frame.attrs['name']} has {len(frame)} rows, too few to draw splits from.")
-    if group is None:
-        labels = [cell if np.ndim(cell) == 0 else str(sorted(cell)) for cell in frame[label]]
-        _, numbers = np.unique(np.array(labels, dtype=str), return_inverse=True)
-        rest, part = stratified_split(numbers, count, seed)
-    else:
-        from sklearn.model_selection import GroupShuffleSplit
-
-        if frame[group].nunique() < 3:
-            raise ValueError(f"the column {group!r} has {frame[group].nunique()} groups, too few to draw splits from.")
-        draw = GroupShuffleSplit(1, test_size=share, random_state=seed)
-        rest, part = next(draw.split(frame, groups=frame[group].astype(str)))
-    rest, part = frame.iloc[np.sort(rest)], frame.iloc[np.sort(part)]
-    return rest.reset_index(drop=True), part.reset_index(drop=True)
 
 
 # -- columns -------------------------------------------------------------------------------------------------------

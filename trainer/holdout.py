@@ -1,6 +1,5 @@
 """What a method reads beside the batches of training: held-out samples, draws of the training set, labels."""
 
-import warnings
 from hashlib import sha256
 from itertools import islice
 
@@ -8,11 +7,11 @@ import datasets
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 from torch.utils.data import DataLoader, Sampler, Subset
 from transformers.utils import logging
 
 from modeling_lfm.data.benchmark import stratified_split
+from modeling_lfm.data.splits import draw_folds
 
 logger = logging.get_logger(__name__)
 
@@ -64,13 +63,8 @@ def split_holdout(dataset, size, seed, group=None):
             raise ValueError(
                 f"holdout_group={group!r}: all training samples are of one group, so none can be held out."
             )
-        classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
-        if np.unique(classes, return_counts=True)[1].max() < folds:  # no class has a sample for each fold
-            classes = np.zeros(len(labels), np.int64)
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes with few samples
-            rest, held = next(splitter.split(classes, classes, groups))
+        fold = draw_folds(labels, folds, seed, groups)
+        rest, held = np.flatnonzero(fold), np.flatnonzero(fold == 0)
     together = "" if number == len(labels) else f", samples of {number} {group or 'different ones'} staying together"
     logger.info(f"{len(held)} of {len(labels)} training samples are held out for the method, by seed {seed}{together}.")
     if hasattr(dataset, "select"):

@@ -19,6 +19,8 @@ class TableConfig(BenchmarkConfig):
     label_column: str = field(default="label", metadata={"help": "Column of the labels."})
     label_separator: str | None = field(default=None, metadata={"help": "Between several labels in a cell."})
     group_column: str | None = field(default=None, metadata={"help": "No value of it is in two drawn splits."})
+    folds: int | None = field(default=None, metadata={"help": "Draw so many folds of train_file, and no tenths."})
+    fold: int = field(default=0, metadata={"help": "That of the folds to test on; the next is that to validate on."})
     table_columns: dict | None = field(default=None, metadata={"help": "Modality to columns; inferred if not given."})
 
 
@@ -45,6 +47,8 @@ class Table(Benchmark):
             columns=options.table_columns,
             label_separator=options.label_separator,
             seed=options.seed,
+            folds=options.folds,
+            fold=options.fold,
         )
         return splits, plan
 

@@ -94,6 +94,45 @@ def test_splits_are_stratified_seeded_or_told(tmp_path):
     assert {split: len(part) for split, part in splits.items()} == {"train": 60, "validation": 40}
 
 
+@pytest.mark.parametrize("group", [None, "person"])
+def test_each_row_is_tested_in_one_fold_and_validated_in_another(tmp_path, group):
+    frame = make_frame(tmp_path, 60).assign(label=["yes" if n % 3 else "no" for n in range(60)])
+    frame = frame[["fare", "person", "label"]].assign(place=[float(n) for n in range(60)])
+    columns = {"place": {"column": "place", "type": "tabular"}}
+    seen = {"validation": [], "test": []}
+    for fold in range(5):
+        splits, _ = load_table(frame, group=group, columns=columns, folds=5, fold=fold, seed=2)
+        rows = {split: {int(cell["place"]) for cell in part["place"]} for split, part in splits.items()}
+        assert sorted(set.union(*rows.values())) == list(range(60))
+        assert sum(map(len, rows.values())) == 60
+        if group is None:
+            assert [sum(place % 3 > 0 for place in rows[split]) for split in rows] == [24, 8, 8]
+        else:
+            people = [set(frame.person[list(places)]) for places in rows.values()]
+            assert sum(map(len, people)) == len(set.union(*people)) == 10
+        for split, found in seen.items():
+            found.append(rows[split])
+    assert sorted(place for part in seen["test"] for place in part) == list(range(60))
+    assert seen["validation"] == seen["test"][1:] + seen["test"][:1]
+    other, _ = load_table(frame, group=group, columns=columns, folds=5, seed=3)
+    assert {int(cell["place"]) for cell in other["test"]["place"]} != seen["test"][0]
+
+
+def test_folds_that_cannot_be_are_named():
+    frame = pd.DataFrame({"a": np.arange(6.0), "who": list("uuuvvv"), "label": list("xyxyxy")})
+    for change, message in (
+        ({"folds": 2}, "folds=2 must be 3"),
+        ({"folds": 3, "fold": 3}, "fold=3"),
+        ({"folds": 7}, "number of samples, 6"),
+        ({"folds": 3, "group": "who"}, "number of groups, 2"),
+        ({"folds": 3, "test": frame}, "one table"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_table(frame, **change)
+    with pytest.raises(ValueError, match="'split'"):
+        load_table(frame.assign(split="train"), folds=3)
+
+
 def test_columns_are_named_by_the_user():
     frame = pd.DataFrame({**{f"a{n}": np.arange(5.0) for n in range(3)}, "t": list("vwxyz"), "label": [0, 1, 0, 1, 0]})
     columns = {"acoustic": {"columns": ["a*"], "type": "vector"}, "words": {"column": "t", "type": "text"}}
