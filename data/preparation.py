@@ -68,10 +68,14 @@ def prepare_dataset(
     if broken not in ("raise", "skip"):
         raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
     class_names = label_names(dataset, label_column) if class_names is None else list(class_names)
+    settings = (processor, columns, label_column, class_names, num_proc, batch_size, broken)
     if isinstance(dataset, dict):
         fit_processor(processor, dataset.get("train", {}), columns)
-        settings = (processor, columns, label_column, class_names, num_proc, batch_size, broken)
-        return datasets.DatasetDict({split: prepare_dataset(part, *settings) for split, part in dataset.items()})
+        return datasets.DatasetDict({split: _prepare(part, *settings) for split, part in dataset.items()})
+    return _prepare(dataset, *settings)
+
+
+def _prepare(dataset, processor, columns, label_column, class_names, num_proc, batch_size, broken):
     columns = _check_columns(columns, dataset, processor)
     for name in processor.unfitted():
         raise ValueError(f"modality {name!r} has no statistics yet: call fit_processor with the training split first.")
@@ -79,46 +83,28 @@ def prepare_dataset(
         feature = dataset.features[column]
         if isinstance(feature, (datasets.Audio, datasets.Image, datasets.Video)):  # the processor reads their bytes
             dataset = dataset.cast_column(column, type(feature)(decode=False))
-    encode_label, label_feature = label_encoder(dataset, label_column, class_names)
-    stored = stored_features(processor, columns)
-    if broken == "skip":
-        stored["error"] = datasets.Value("string")
+    skip, encode_label = broken == "skip", LabelEncoder(dataset, label_column, class_names)
+    stored = {**stored_features(processor, columns), **({"error": datasets.Value("string")} if skip else {})}
     batch_size = batch_size or max(1, min(64, BATCH_BYTES // sample_bytes(processor, columns)))
     raw = dataset.select_columns(list(dict.fromkeys([*columns.values(), label_column])))
-    identity = (
-        FORMAT,
-        dataset._fingerprint,
-        digest_files(dataset, [column for name, column in columns.items() if processor.shape(name) is not None]),
-        identify(processor),
-        sorted(columns.items()),
-        label_column,
-        class_names,
-        broken,
-    )
-    fingerprint = Hasher.hash(identity)  # the processor's own hash differs from process to process
+    files = digest_files(dataset, [column for name, column in columns.items() if processor.shape(name) is not None])
+    # The processor's own hash differs from process to process.
+    identity = (FORMAT, dataset._fingerprint, files, identify(processor), sorted(columns.items()))
+    fingerprint = Hasher.hash((*identity, label_column, class_names, broken))
     prepared = raw.map(
-        functools.partial(
-            _encode,
-            processor=processor,
-            columns=columns,
-            label_column=label_column,
-            encode_label=encode_label,
-            skip=broken == "skip",
-        ),
+        functools.partial(_encode, processor, columns, label_column, encode_label, skip),
         batched=True,
         with_indices=True,
         batch_size=batch_size,
         writer_batch_size=batch_size,
         num_proc=num_proc and min(num_proc, os.cpu_count() or 1),
         remove_columns=raw.column_names,
-        features=datasets.Features({**stored, "labels": label_feature}),
+        features=datasets.Features({**stored, "labels": encode_label.feature}),
         new_fingerprint=fingerprint,
         cache_file_name=_cache_file(raw, fingerprint),
         desc="preparing",
     )
-    if broken == "skip":
-        prepared = _leave_out(prepared)
-    return read_prepared(prepared, processor, columns)
+    return read_prepared(_leave_out(prepared) if skip else prepared, processor, columns)
 
 
 def fit_processor(processor, train, columns=None):
@@ -250,21 +236,20 @@ def identify(processor):
     return json.dumps([modalities, text], sort_keys=True)
 
 
-def _encode(batch, indices, processor, columns, label_column, encode_label, skip):
-    rows, errors = [], []
+def _encode(processor, columns, label_column, encode_label, skip, batch, indices):
+    rows = []
     for number, index in enumerate(indices):
-        label = encode_label(batch[label_column][number], index)
-        row, problem = dict.fromkeys(stored_features(processor, columns)), None
+        row = {**dict.fromkeys(stored_features(processor, columns)), **({"error": None} if skip else {})}
+        row["labels"] = encode_label(batch[label_column][number], index)
         try:
-            row = encode_sample(processor, columns, {column: batch[column][number] for column in columns.values()})
+            row |= encode_sample(processor, columns, {column: batch[column][number] for column in columns.values()})
         except ValueError as error:
             problem = f"sample {index}, {error}"
             if not skip:
                 raise ValueError(problem) from error
-        rows.append({**row, "labels": label})
-        errors.append(problem)
-    output = {key: [row[key] for row in rows] for key in rows[0]}
-    return {**output, "error": errors} if skip else output
+            row["error"] = problem
+        rows.append(row)
+    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 class _Decoder:
@@ -275,14 +260,12 @@ class _Decoder:
         self.layouts = {f"{name}_values": (processor.kinds[name].dtype, processor.shape(name)) for name in arrays}
 
     def __call__(self, batch):
-        return {
-            key: [self._decode(value, *self.layouts[key]) for value in values] if key in self.layouts else values
-            for key, values in batch.items()
+        arrays = {
+            key: [torch.from_numpy(np.frombuffer(value, dtype).reshape(shape)) for value in batch[key]]
+            for key, (dtype, shape) in self.layouts.items()
+            if key in batch
         }
-
-    @staticmethod
-    def _decode(content, dtype, shape):
-        return torch.from_numpy(np.frombuffer(content, dtype=dtype).reshape(shape))
+        return {**batch, **arrays}
 
 
 # -- labels, one a sample or several
@@ -342,49 +325,49 @@ def is_vectors(rows, column):
     return len(sizes) == 1 and min(sizes) > 1 and all(value in (0, 1) for row in rows for value in row)
 
 
-def label_encoder(dataset, column, names):
-    """What turns a raw label into the stored one.
+class LabelEncoder:
+    """Turns a raw label and the index of its sample into the stored label.
 
     Args:
-        dataset (`datasets.Dataset`), column (`str`)
+        dataset (`datasets.Dataset`), column (`str`): its raw labels.
         names (`list[str]`): the classes, in their order.
 
-    Returns:
-        A function of (raw label, index of the sample), and the `datasets` feature of what it returns: a `ClassLabel`,
-        or for multi-label problems a float32 vector. It raises a `ValueError` for a label that is not one of `names`.
+    Attributes:
+        feature: of what it returns, a `ClassLabel`, or for multi-label problems a float32 vector, a number a class.
+
+    Raises:
+        ValueError: a call's label is not one of `names`; the message names the sample.
     """
-    feature = dataset.features[column]
-    inner = getattr(feature, "feature", feature)
-    known = {name: number for number, name in enumerate(names)}
-    own_names = inner.names if isinstance(inner, datasets.ClassLabel) else None
-    to_number = functools.partial(_to_number, known=known, own_names=own_names)
-    if inner is feature:
-        return to_number, datasets.ClassLabel(names=list(names))
-    vector = datasets.List(datasets.Value("float32"), length=len(names))
-    if own_names is None and is_vectors(list(dataset[column]), column):
-        return functools.partial(_check_vector, width=len(names)), vector
-    return functools.partial(_to_vector, to_number=to_number, width=len(names)), vector
 
+    def __init__(self, dataset, column, names):
+        feature = dataset.features[column]
+        inner = getattr(feature, "feature", feature)
+        self.numbers = {name: number for number, name in enumerate(names)}
+        self.own_names = inner.names if isinstance(inner, datasets.ClassLabel) else []
+        self.several = inner is not feature
+        self.are_vectors = self.several and not self.own_names and is_vectors(list(dataset[column]), column)
+        vector = datasets.List(datasets.Value("float32"), length=len(names))
+        self.feature = vector if self.several else datasets.ClassLabel(names=list(names))
 
-def _to_number(label, index, known, own_names):
-    if own_names is not None and label in range(len(own_names)):
-        label = own_names[label]
-    number = known.get(label, label) if isinstance(label, str) else label
-    if not isinstance(number, int) or not 0 <= number < len(known):
-        raise ValueError(f"sample {index}: the label {label!r} is not one of the {len(known)} classes {list(known)}.")
-    return number
+    def __call__(self, label, index):
+        if not self.several:
+            return self._number(label, index)
+        if label is None:
+            raise ValueError(f"sample {index} has no labels; give an empty list, or drop the sample.")
+        if not self.are_vectors:
+            applying = {self._number(part, index) for part in label}
+            return [float(number in applying) for number in self.numbers.values()]
+        if len(label) != len(self.numbers) or not all(0 <= value <= 1 for value in label):
+            raise ValueError(f"sample {index}: labels must be {len(self.numbers)} numbers from 0 to 1, got {label}.")
+        return [float(value) for value in label]
 
-
-def _to_vector(labels, index, to_number, width):
-    if labels is None:
-        raise ValueError(f"sample {index} has no labels; give an empty list, or drop the sample.")
-    vector = [0.0] * width
-    for label in labels:
-        vector[to_number(label, index)] = 1.0
-    return vector
-
-
-def _check_vector(labels, index, width):
-    if len(labels) != width or not all(0 <= value <= 1 for value in labels):
-        raise ValueError(f"sample {index}: labels must be {width} numbers from 0 to 1, got {labels}.")
-    return [float(value) for value in labels]
+    def _number(self, label, index):
+        if label in range(len(self.own_names)):
+            label = self.own_names[label]
+        number = self.numbers.get(label) if isinstance(label, str) else label
+        if not isinstance(number, int) or not 0 <= number < len(self.numbers):
+            raise ValueError(
+                f"sample {index}: the label {label!r} is not one of the {len(self.numbers)} classes "
+                f"{list(self.numbers)}."
+            )
+        return number

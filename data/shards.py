@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from . import prepared
-from .preparation import BATCH_BYTES, encode_sample, label_encoder, sample_bytes, stored_features
+from .preparation import BATCH_BYTES, LabelEncoder, encode_sample, sample_bytes, stored_features
 from .sources import find_source
 
 SHARD_BYTES = 2**28  # of samples, before compression; a kill costs each process so much work at most
@@ -221,7 +221,7 @@ class Preparation:
         """
         shard = self.todo[number]
         raw, left_out, rows = self.raw[shard.split], [], []
-        encode_label, _ = label_encoder(raw, "label", self.features["labels"].names)
+        encode_label = LabelEncoder(raw, "label", self.features["labels"].names)
         schema, group = self.features.arrow_schema, max(1, BATCH_BYTES // self.sample_bytes)
         # Dictionaries and statistics are for values that repeat or are compared; these are arrays.
         options = {"compression": "zstd", "compression_level": 1, "use_dictionary": False, "write_statistics": False}

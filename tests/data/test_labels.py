@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from modeling_lfm.data import label_names
-from modeling_lfm.data.preparation import label_encoder
+from modeling_lfm.data.preparation import LabelEncoder
 
 CLASSES = datasets.ClassLabel(names=["dog", "cat"])
 
@@ -15,8 +15,8 @@ def make(values, feature=None):
 
 
 def encode(dataset, names):
-    function, feature = label_encoder(dataset, "label", names)
-    return [function(row, index) for index, row in enumerate(dataset["label"])], feature
+    encoder = LabelEncoder(dataset, "label", names)
+    return [encoder(row, index) for index, row in enumerate(dataset["label"])], encoder.feature
 
 
 @pytest.mark.parametrize(
