@@ -1,6 +1,5 @@
 """What all benchmarks share: a builder that plans its splits from annotations, then reads one sample at a time."""
 
-import functools
 import hashlib
 import logging
 import math
@@ -13,15 +12,16 @@ from typing import ClassVar, get_type_hints
 
 import datasets
 import numpy as np
-import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 
 from ..registry_lfm import check_type
+from . import find_benchmark
+from .files import fingerprint, list_files
 from .partial import MISSING_SHOWN, DownloadReport, SplitCount
 
 MEDIA = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 CUT = {"first_frame": datasets.Value("int32"), "last_frame": datasets.Value("int32")}
-FEATURES = {"audio": MEDIA, "image": MEDIA, "video": MEDIA, "clip": MEDIA | CUT}  # text is a string
+FEATURES = {"audio": MEDIA, "image": MEDIA, "video": MEDIA, "clip": MEDIA | CUT, "text": datasets.Value("string")}
 SPLITS = ("train", "validation", "test")
 REPORT = "download_report.json"  # beside the Arrow files
 MAX_FILE, MAX_TEXT = 2**28, 2**20  # bytes of a picture, recording or annotation file, and of the text of one sample
@@ -56,8 +56,6 @@ class Benchmark(datasets.GeneratorBasedBuilder):
     summary: ClassVar[str] = ""
     benchmark: ClassVar[str] = ""  # the name under which it was registered
     report: DownloadReport | None = None
-    strict: bool = False
-    missing_shown: int = MISSING_SHOWN
 
     def __init_subclass__(cls):
         cls.benchmark = cls.__module__.rpartition(".")[2]
@@ -122,29 +120,21 @@ class Benchmark(datasets.GeneratorBasedBuilder):
         return content
 
     def _info(self):
-        columns = {
-            name: datasets.Value("string") if kind == "text" else dict(FEATURES[kind])
-            for name, kind in self.modalities.items()
-        }
+        columns = {name: FEATURES[kind] for name, kind in self.modalities.items()}
         label = datasets.ClassLabel(names=list(self.class_names))
         return datasets.DatasetInfo(description=self.summary, features=datasets.Features({**columns, "label": label}))
 
     def _split_generators(self, dl_manager):
         wanted = self.config.only_split
         plan = {name: entries for name, entries in self.plan().items() if entries}
-        if self.strict and self.report is not None:
-            self.report.require_complete(self.missing_shown)
         if wanted is not None and wanted not in plan:
             raise ValueError(
                 f"{self.name} has no samples for the split {wanted!r}; it has {', '.join(plan) or 'none'}."
             )
         if not plan:
             raise ValueError(f"{self.name} found no samples at all in {self.config.data_dir}.")
-        return [
-            datasets.SplitGenerator(name=name, gen_kwargs={"entries": plan[name]})
-            for name in plan
-            if wanted in (None, name)
-        ]
+        wanted = plan if wanted is None else [wanted]
+        return [datasets.SplitGenerator(name=name, gen_kwargs={"entries": plan[name]}) for name in wanted]
 
     def _generate_examples(self, entries):
         for number, entry in enumerate(entries):
@@ -170,13 +160,7 @@ def check_options(cls, options):
 
 
 def make_builder(cls, data_dir, split, cache_dir, options):
-    """The builder of a benchmark, which has not read its files yet.
-
-    Args:
-        cls: a [`Benchmark`].
-        data_dir (`str`, *optional*), split (`str`, *optional*), cache_dir (`str`, *optional*)
-        options (`dict`): fields of its configuration.
-    """
+    """The builder of a benchmark's class, which has not read its files yet; arguments as in [`load_benchmark`]."""
     name, options = cls.__name__, check_options(cls, options)
     if split is not None and split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
@@ -198,19 +182,33 @@ def make_builder(cls, data_dir, split, cache_dir, options):
     return builder
 
 
-def build(cls, data_dir, split, cache_dir, options, strict=False, missing_shown=MISSING_SHOWN):
-    """Build a benchmark, or read it from the cache when options and files are as they were.
+def load_benchmark(
+    name, data_dir=None, split=None, cache_dir=None, strict=False, missing_shown=MISSING_SHOWN, **options
+):
+    """Build a benchmark from its files, or read it from the cache.
+
+    Of the paper's six, a part of the files is enough: what is there is built, and what is missing is reported as a
+    warning.
 
     Args:
-        cls, data_dir, split, cache_dir, options: see [`make_builder`].
-        strict (`bool`): whether missing media are an error; otherwise they are left out, and reported as a warning.
-        missing_shown (`int`, *optional*): names of missing samples in that warning; None: no warning.
+        name (`str`): one of `list_benchmarks()`.
+        data_dir (`str`): folder of its files; `demo` needs none.
+        split (`str`, *optional*): build only this one.
+        cache_dir (`str`, *optional*): of the Arrow files; that of `datasets` if not given.
+        strict (`bool`): make missing media an error, for the paper's six too.
+        missing_shown (`int`, *optional*): names of missing samples that the warning shows; None: no warning.
+        options: of the benchmark, see its configuration class.
 
     Returns:
-        `datasets.DatasetDict`, or the `datasets.Dataset` of `split`.
+        `datasets.DatasetDict` with raw media as `{"bytes", "path"}` (a cut of a video: `first_frame` and `last_frame`
+        too) or text, and a `ClassLabel` column `label`; or one `datasets.Dataset` where `split` is given. The paper's
+        six refer to their media by absolute paths, with `bytes` None.
+
+    Raises:
+        ValueError: an unknown benchmark, option or split, a damaged file, a wrong label, a split without samples.
+        FileNotFoundError: a missing file or folder; with `strict`, an incomplete download.
     """
-    builder = make_builder(cls, data_dir, split, cache_dir, options)
-    builder.strict, builder.missing_shown = strict, missing_shown
+    builder = make_builder(find_benchmark(name), data_dir, split, cache_dir, options)
     try:
         builder.download_and_prepare()
     except DatasetGenerationError as error:
@@ -220,121 +218,32 @@ def build(cls, data_dir, split, cache_dir, options, strict=False, missing_shown=
         builder.report.save(saved)
     elif saved.is_file():
         builder.report = DownloadReport.load(saved)
-    if builder.report is not None and strict:
-        builder.report.require_complete(missing_shown or 0)
-    if builder.report is not None and missing_shown is not None:
-        logger.log(logging.INFO if builder.report.complete else logging.WARNING, builder.report.text(missing_shown))
+    if builder.report is not None:
+        if strict:
+            builder.report.require_complete(missing_shown or 0)
+        if missing_shown is not None:
+            level = logging.INFO if builder.report.complete else logging.WARNING
+            logger.log(level, builder.report.text(missing_shown))
     return builder.as_dataset(split)
 
 
-def check(cls, data_dir, options):
-    """What is there of a benchmark's files, without building it.
+def check_benchmark(name, data_dir=None, **options):
+    """What is there of a benchmark's files and what is missing, without building it.
 
     Args:
-        cls, data_dir, options: see [`make_builder`].
+        name (`str`), data_dir (`str`), options: see [`load_benchmark`].
 
     Returns:
-        [`DownloadReport`]. Of a benchmark that accepts nothing but whole sources, it counts what was found.
-    """
-    builder = make_builder(cls, data_dir, None, None, options)
-    plan = builder.plan()
-    if builder.report is None:
-        counts = {name: SplitCount(len(entries), len(entries)) for name, entries in plan.items()}
-        return DownloadReport(cls.benchmark, str(data_dir or ""), counts)
-    return builder.report
-
-
-def list_files(folder, links=False):
-    """All files below a folder in one pass; hidden ones are left out.
-
-    Args:
-        folder (`str` or `Path`)
-        links (`bool`): follow symbolic links that lead out of it too.
-
-    Returns:
-        `dict[str, tuple[int, int]]`: from a path relative to it, with slashes, to size in bytes and time of the last
-        change in ns; sorted by path.
+        [`DownloadReport`][modeling_lfm.data.partial.DownloadReport]. Of a benchmark that accepts nothing but whole
+        sources, it counts what was found.
 
     Raises:
-        ValueError: a link leads out of the folder; the message names it. A set of files from somebody else could make
-        samples of any file of this machine by it.
+        ValueError, FileNotFoundError: as [`load_benchmark`].
     """
-    root = os.path.realpath(folder)
-    found, seen, waiting = {}, set(), [("", os.fspath(folder))]
-    while waiting:
-        prefix, path = waiting.pop()
-        state = os.stat(path)
-        if (state.st_dev, state.st_ino) in seen:  # a link to a folder above it
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if not links and entry.is_symlink() and os.path.exists(entry.path):
-                    target = os.path.realpath(entry.path)
-                    if os.path.commonpath([root, target]) != root:
-                        raise ValueError(
-                            f"{entry.path} is a symbolic link out of {folder}; put the file itself there or, if you "
-                            "trust the links of this folder, set the benchmark's option links (to true)."
-                        )
-                if entry.is_dir():
-                    waiting.append((f"{prefix}{entry.name}/", entry.path))
-                elif entry.is_file():
-                    state = entry.stat()
-                    found[prefix + entry.name] = (state.st_size, state.st_mtime_ns)
-    return dict(sorted(found.items()))
-
-
-def fingerprint(files):
-    """A hash (`str`) of names, sizes and times of `files`, as [`list_files`] gives them; empty for none."""
-    if not files:
-        return ""
-    digest = hashlib.sha256()
-    for path, (size, time) in files.items():
-        digest.update(f"{path}\0{size}\0{time}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
-
-
-def digest_files(dataset, columns):
-    """A hash (`str`) of the size and the time of change of each file that samples name instead of holding it.
-
-    A data set knows the paths of its files; what is prepared of them must not outlive a file that is replaced.
-
-    Args:
-        dataset (`datasets.Dataset`), columns (`list[str]`): of media.
-    """
-    digest, state = hashlib.sha256(), functools.lru_cache(maxsize=None)(_file_state)
-    if not columns:  # text alone; datasets cannot read samples without columns where some were selected
-        return digest.hexdigest()
-    for table in dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow").iter(256):
-        for column in table.columns:
-            for path in _named_files(column.combine_chunks()):
-                digest.update(f"{path} {state(path)}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _named_files(values):
-    """Paths (`list[str]`) in an Arrow array of texts, of `{"bytes", "path"}`, or of lists of these."""
-    if pa.types.is_struct(values.type):
-        names = [values.type.field(number).name for number in range(values.type.num_fields)]
-        if "path" not in names:
-            return []
-        path = values.field("path")
-        return _named_files(path if "bytes" not in names else path.filter(values.field("bytes").is_null()))
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        return _named_files(values.flatten())
-    is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-    return [path for path in values.to_pylist() if path and len(path) < 4096] if is_text else []
-
-
-def _file_state(path):
-    """Absolute path, sizes and times of a file or of those in a folder; None of an address, or where there is none."""
-    try:
-        files = [path, *(entry.path for entry in os.scandir(path))] if os.path.isdir(path) else [path]
-        return os.path.abspath(path), sorted((os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files)
-    except (OSError, ValueError):
-        return None
+    builder = make_builder(find_benchmark(name), data_dir, None, None, options)
+    plan = builder.plan()
+    counts = {split: SplitCount(len(entries), len(entries)) for split, entries in plan.items()}
+    return builder.report or DownloadReport(name, str(data_dir or ""), counts)
 
 
 def hash_code(cls):

@@ -6,7 +6,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from . import find_benchmark
-from .benchmark import list_files, make_builder
+from .benchmark import make_builder
+from .files import list_files
 from .listed import MediaIndex, is_pointer
 from .sources import find_source
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from datasets.fingerprint import Hasher
 
-from .benchmark import digest_files
+from .files import digest_files
 
 FORMAT = 5  # of what is stored; a change makes older caches stale
 BATCH_BYTES = 2**25  # of samples that are written at a time, so that memory does not grow with what a sample holds

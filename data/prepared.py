@@ -20,17 +20,10 @@ MAX_FOOTER, MAX_ROW_GROUP = 2**26, 2**31  # bytes; of a shard of ours 64 kB and 
 
 
 def describe_preparation(benchmark, options, raw, data_dir, processor, columns, features, shard_size):
-    """What decides the bytes of a prepared folder, but for `shards`, which tells of each that is written.
+    """What decides the bytes of a prepared folder (`dict` of JSON values); `shards` tells of each that is written.
 
-    Args:
-        benchmark (`str`), options (`dict`): name of the data set, and its options that differ from the defaults.
-        raw (`datasets.DatasetDict`), data_dir (`str`, *optional*)
-        processor ([`LfmProcessor`]), columns (`dict[str, str]`): from a modality to its column.
-        features (`datasets.Features`): of the prepared samples.
-        shard_size (`int`): samples of a shard.
-
-    Returns:
-        `dict` of JSON values. The same on every machine: paths are relative, and it holds no time.
+    It is the same on every machine: paths are relative, and it holds no time. Arguments as in
+    [`Preparation`][modeling_lfm.data.shards.Preparation]; `features` are those of the prepared samples.
     """
     return {
         "format": FORMAT,
@@ -63,27 +56,22 @@ def complete_options(benchmark, options):
 
 
 def digest_samples(dataset, data_dir):
-    """A hash (`str`) of a raw split: cells, labels, cuts, and names and sizes of media; of media in memory, the bytes.
-
-    Args:
-        dataset (`datasets.Dataset`), data_dir (`str`, *optional*)
-    """
+    """A hash (`str`) of a raw split: cells, labels, cuts, names and sizes of media; of media in memory, the bytes."""
     digest = hashlib.sha256()
     for sample in dataset:
         for column, value in sample.items():
             if isinstance(value, str) and data_dir and value.startswith(f"{data_dir}/"):  # a file that a table names
                 value = {"path": value, "bytes": None}
             if isinstance(value, dict) and "path" in value:
-                value = {**value, "path": str(value.get("path")).replace(f"{data_dir}/", "")}
-                content = value.pop("bytes", None)
-                size = _size(sample[column]) if content is None else None
-                value["content"] = size if content is None else hashlib.sha256(content).hexdigest()
+                path, content = str(value["path"]), value.get("bytes")
+                held = hashlib.sha256(content).hexdigest() if content is not None else _size(path)
+                value = {**value, "path": path.replace(f"{data_dir}/", ""), "content": held}
+                value.pop("bytes", None)
             digest.update(json.dumps([column, value], sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
-def _size(cell):
-    path = cell["path"] if isinstance(cell, dict) else cell
+def _size(path):
     return os.stat(path).st_size if os.path.exists(path) else None
 
 
@@ -204,9 +192,8 @@ def load_prepared(
             f"{folder} is not finished: {len(missing)} of {len(shards)} shards are missing, such as {missing[0]}; run "
             "prepare_data.py with the same settings to go on."
         )
-    files = {}
-    for shard in shards:
-        files.setdefault(shard.split, []).append(str(folder / shard.path))
+    names = dict.fromkeys(shard.split for shard in shards)
+    files = {name: [str(folder / shard.path) for shard in shards if shard.split == name] for name in names}
     builder = datasets.load_dataset_builder("parquet", data_files=files, cache_dir=cache_dir)
     verify = verify or not Path(builder.cache_dir).is_dir()  # whose name tells the times of the files
     for shard in shards:
@@ -248,11 +235,9 @@ def read_footer(path, largest=MAX_ROW_GROUP):
 
 
 def check_shard(folder, path, manifest, checksum=False):
-    """Raise a `ValueError` that names a shard unless it is as the manifest tells; an `OSError` if it cannot be read.
+    """Raise a `ValueError` that names a shard (`path`, in `folder`) unless it is as the `manifest` tells.
 
-    Args:
-        folder (`Path`), path (`str`): relative to it. manifest (`dict`): of the folder.
-        checksum (`bool`): compare that too, and not only number and types of its samples.
+    Number and types of its samples are compared, and with `checksum` (`bool`) all bytes.
     """
     file, told = folder / path, manifest["shards"][path]
     footer = read_footer(file)
@@ -278,12 +263,10 @@ def _check_manifest(folder, manifest, processor, columns, benchmark, options):
         )
     if here["tokenizer"] is None:
         del here["tokenizer"]
-    if columns is not None:
-        here["columns"] = dict(columns)
-    if benchmark is not None:
-        here["benchmark"] = benchmark
+    told = {"columns": columns and dict(columns), "benchmark": benchmark}
     if benchmark is not None and options is not None:
-        here["benchmark_options"] = complete_options(benchmark, options)
+        told["benchmark_options"] = complete_options(benchmark, options)
+    here |= {key: value for key, value in told.items() if value is not None}
     there = {key: manifest.get(key) for key in here}
     for key in {"processor", "columns"} & set(here):  # some of its modalities are enough
         there[key] = {name: manifest[key].get(name) for name in here[key]}

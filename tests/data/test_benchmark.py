@@ -15,7 +15,7 @@ from modeling_lfm.data import (
     load_benchmark,
     load_prepared,
 )
-from modeling_lfm.data.benchmark import fingerprint, list_files
+from modeling_lfm.data.files import fingerprint, list_files
 from modeling_lfm.data.sources import SOURCES, how
 from modeling_lfm.scripts import prepare_data
 

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from modeling_lfm.data import check_benchmark, load_benchmark
-from modeling_lfm.data.benchmark import list_files, stratified_split
+from modeling_lfm.data.benchmark import stratified_split
+from modeling_lfm.data.files import list_files
 from modeling_lfm.data.listed import MediaIndex, check_path, read_csv, read_lines, split_path
 from modeling_lfm.data.partial import DownloadReport, MissingSample, SplitCount
 

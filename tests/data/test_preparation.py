@@ -16,7 +16,7 @@ from transformers import BertTokenizer
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import LfmDataCollator, prepare_dataset, read_prepared
-from modeling_lfm.data.benchmark import digest_files
+from modeling_lfm.data.files import digest_files
 from modeling_lfm.data.preparation import encode_sample, sample_bytes, stored_features
 
 from .media import image_bytes, read_number, tone, wav_bytes, write_video
