@@ -242,18 +242,17 @@ class LossChooser:
 # -- another model -----------------------------------------------------------------------------------------------
 
 
-def train_apart(trainer, model, method, num_train_epochs=None):
+def train_apart(make_trainer, trainer, model, method, num_train_epochs=None):
     """Train another model on the same training set with the same settings, before or between epochs.
 
     The random state is as before afterwards.
 
     Args:
+        make_trainer: the class [`LfmTrainer`]. trainer ([`LfmTrainer`]): whose data and settings they are.
         model ([`LfmForMultimodalClassification`]): trained in place; may lack some of the modalities.
         method ([`Method`])
         num_train_epochs (`float`, *optional*): those of `args` if not given.
     """
-    from .trainer import LfmTrainer
-
     args = copy.copy(trainer.args)
     args.save_strategy = args.eval_strategy = args.logging_strategy = "no"
     args.load_best_model_at_end, args.disable_tqdm, args.early_stopping_patience = False, True, None
@@ -266,7 +265,7 @@ def train_apart(trainer, model, method, num_train_epochs=None):
     dataset = copy.copy(dataset)  # where samples change from epoch to epoch, its epochs are its own
     collator = partial(collate_inputs, collator, {*model.lfm.input_names, "labels"})
     with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
-        apart = LfmTrainer(
+        apart = make_trainer(
             model, args, dataset, data_collator=collator, method=method, compute_loss_func=trainer.loss_func
         )
         apart.pop_callback(LfmProgressCallback)

@@ -7,6 +7,7 @@ is chosen in `staging.py`; what must not be in it, in `privacy.py`.
 import os
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, errors
@@ -17,6 +18,7 @@ from transformers.utils import PushInProgress, logging
 from .cards.card import CARD, MARKER, as_list, save_card
 from .cards.facts import gather_from_trainer
 from .cards.record import describe_run, write_record
+from .checkpoints import write_state
 from .privacy import check_contents
 from .staging import WEIGHT_NAMES, list_other_files, list_weights
 
@@ -187,11 +189,10 @@ class SharingTrainer(Trainer):
 
     def save_state(self):
         """As in transformers; of the best checkpoint `trainer_state.json` holds the name, without its folder."""
-        checkpoint = self.state.best_model_checkpoint
-        if checkpoint is not None:
-            self.state.best_model_checkpoint = os.path.basename(checkpoint)
-        super().save_state()
-        self.state.best_model_checkpoint = checkpoint
+        if self.is_world_process_zero():
+            best = self.state.best_model_checkpoint
+            told = replace(self.state, best_model_checkpoint=best and os.path.basename(best))
+            write_state(told, self.args.output_dir)
 
     def push_to_hub(
         self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **kwargs

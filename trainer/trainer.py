@@ -251,7 +251,9 @@ class LfmTrainer(LossChooser, ModalityMeter, SampleReader, Searcher, SharingTrai
 
     # -- for methods -------------------------------------------------------------------------------------------
 
-    train_apart = train_apart
+    def train_apart(self, model, method, num_train_epochs=None):
+        """Train another model on the same data with the same settings, see `fitting.train_apart`."""
+        return train_apart(LfmTrainer, self, model, method, num_train_epochs)
 
     def step_optimizer(self):
         """An optimizer step in the middle of a batch, for methods that take several; gradients are zero afterwards."""
@@ -368,10 +370,6 @@ class LfmTrainer(LossChooser, ModalityMeter, SampleReader, Searcher, SharingTrai
             shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
             super()._save(staging, state_dict)
             checkpoints.install_model(staging, folder)
-
-    def save_state(self):
-        if self.is_world_process_zero():
-            checkpoints.write_state(self.state, self.args.output_dir)
 
     def save_metrics(self, split, metrics, combined=True):
         super().save_metrics(split, json.loads(to_json(metrics)), combined)

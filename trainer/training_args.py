@@ -1,9 +1,10 @@
 """Settings of LFM training, on top of those of `transformers.TrainingArguments`."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import TrainingArguments
+from transformers.hf_argparser import HfArg
 
 from .callbacks import check_report_to
 from .methods import make_method
@@ -28,26 +29,6 @@ REFUSED = {
 """Settings of transformers that would do nothing here, or harm: the values that will do, and why no others."""
 UNFIT_OPTIMIZERS: tuple[str, ...] = ("lomo", "adalomo", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise")
 UNFIT_OPTIMIZERS += ("galore_adafactor_layerwise", "apollo_adamw_layerwise")
-SPECIAL = {
-    "model": "also an `LfmConfig`, of which the model is made: weights by `args.seed`, classes by the data set",
-    "data_collator": "made of `processing_class` if not given",
-    "train_dataset": "a stream, too; a method with a hold-out then needs `holdout_dataset`, LFM also `alpha_every`",
-    "compute_loss_func": "the classification loss of every method, and of evaluation; returns the mean of a batch; "
-    "not for `etmc`, `domfn` and `reconboost`",
-    "compute_metrics": "its `predictions` are the pair `(logits, modality_logits)`",
-    "preprocess_logits_for_metrics": "needs `compute_metrics`",
-    "batch_eval_metrics": "needs `compute_metrics`",
-    "eval_do_concat_batches": "needs `compute_metrics` where it is False",
-    "optimizers": "not for `mslr`, which sets learning rates",
-    "optim": "not those that step within the backward pass (LOMO, `*_layerwise`)",
-    "label_smoothing_factor": "for single-label problems; evaluation is without",
-    "train_sampling_strategy": "`balanced`, too",
-    "gradient_checkpointing": "not for `agm`",
-    "fp16": "not for methods that compute gradients themselves",
-    "fsdp": "not for methods that change gradients; a learned alpha needs version 2",
-    "deepspeed": "not for methods that change gradients; a learned alpha excludes ZeRO-3",
-}
-"""Arguments of transformers that do more or less than there."""
 NEED_METRICS = {"batch_eval_metrics": False, "eval_do_concat_batches": True}
 """Settings that fit no metrics but those of the user's own `compute_metrics`, and the values that do."""
 
@@ -61,85 +42,62 @@ class LfmTrainingArguments(TrainingArguments):
     and `report_to` is `"none"`.
     """
 
-    method: dict | str | None = field(
+    method: dict | str | None = HfArg(
         default="lfm",
-        metadata={
-            "help": "How the model is trained: the name of a method (--list_methods shows all), or a mapping with its "
-            "name and settings. On the command line: --method ogm --method.alpha 0.8."
-        },
+        help="How the model is trained: the name of a method (--list_methods shows all), or a mapping with its "
+        "name and settings. On the command line: --method ogm --method.alpha 0.8.",
     )
-    holdout: float = field(
+    holdout: float = HfArg(
         default=0.1,
-        metadata={
-            "help": "Part of the training set that is kept from training for a method that watches held-out samples "
-            "(LFM's learned alpha and others), stratified by label: a fraction below 1, or a number of samples; 0 "
-            "takes the evaluation set instead."
-        },
+        help="Part of the training set that is kept from training for a method that watches held-out samples "
+        "(LFM's learned alpha and others), stratified by label: a fraction below 1, or a number of samples; 0 "
+        "takes the evaluation set instead.",
     )
-    holdout_group: str | None = field(
+    holdout_group: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "A column of the data set: samples of one value, such as a speaker, are never on both sides."
-        },
+        help="A column of the data set: samples of one value, such as a speaker, are never on both sides.",
     )
-    class_weights: list[float] | str | None = field(
+    class_weights: list[float] | str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Factor of each class in the classification losses of every method: a list, or balanced, inversely "
-            "to the number of training samples. Of a multi-label problem the factor of positive labels."
-        },
+        help="Factor of each class in the classification losses of every method: a list, or balanced, inversely "
+        "to the number of training samples. Of a multi-label problem the factor of positive labels.",
     )
-    focal_gamma: float = field(
+    focal_gamma: float = HfArg(
+        default=0.0, help="Classification losses times (1 - p)^gamma, p the probability of what is true (focal loss)."
+    )
+    logit_adjustment: float = HfArg(
         default=0.0,
-        metadata={"help": "Classification losses times (1 - p)^gamma, p the probability of what is true (focal loss)."},
+        help="tau: classification losses are those of the logits plus tau log(share of the class in the "
+        "training set), predictions those of the logits (Menon et al., ICLR 2021); 1 is the paper's.",
     )
-    logit_adjustment: float = field(
-        default=0.0,
-        metadata={
-            "help": "tau: classification losses are those of the logits plus tau log(share of the class in the "
-            "training set), predictions those of the logits (Menon et al., ICLR 2021); 1 is the paper's."
-        },
-    )
-    metrics: list[str] | None = field(
+    metrics: list[str] | None = HfArg(
         default=None,
-        metadata={
-            "help": "Metrics beside accuracy, mean average precision, macro F1 and the gap: balanced_accuracy, auroc, "
-            "calibration_error, micro_f1."
-        },
+        help="Metrics beside accuracy, mean average precision, macro F1 and the gap: balanced_accuracy, auroc, "
+        "calibration_error, micro_f1.",
     )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={"help": "Stop when metric_for_best_model has not improved for so many evaluations."},
+    early_stopping_patience: int | None = HfArg(
+        default=None, help="Stop when metric_for_best_model has not improved for so many evaluations."
     )
-    channels_last: bool = field(
+    channels_last: bool = HfArg(
         default=False,
-        metadata={
-            "help": "Keep the weights of convolutions as (out, height, width, in) in memory: the same numbers but for "
-            "rounding, the same checkpoints. Faster or slower by the towers and their inputs: try it, with bf16 "
-            "above all (scripts/benchmark.py --only throughput)."
-        },
+        help="Keep the weights of convolutions as (out, height, width, in) in memory: the same numbers but for "
+        "rounding, the same checkpoints. Faster or slower by the towers and their inputs: try it, with bf16 "
+        "above all (scripts/benchmark.py --only throughput).",
     )
-    resume_changed: bool = field(
+    resume_changed: bool = HfArg(
         default=False,
-        metadata={
-            "help": "Resume although settings differ from those of the checkpoint, and go on with the new ones, or "
-            "from a checkpoint that holds too little to check: the run is then not the one that was begun."
-        },
+        help="Resume although settings differ from those of the checkpoint, and go on with the new ones, or "
+        "from a checkpoint that holds too little to check: the run is then not the one that was begun.",
     )
 
-    train_sampling_strategy: str = field(
-        default="random",
-        metadata={"help": "random, sequential, or balanced: drawn so that all classes are equally frequent."},
+    train_sampling_strategy: str = HfArg(
+        default="random", help="random, sequential, or balanced: drawn so that all classes are equally frequent."
     )
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: inputs are named after modalities."}
-    )
-    report_to: list[str] | str | None = field(
+    logging_strategy: str = HfArg(default="epoch", help="When to log: no, steps or epoch.")
+    remove_unused_columns: bool = HfArg(default=False, help="Must stay False: inputs are named after modalities.")
+    report_to: list[str] | str | None = HfArg(
         default="none",
-        metadata={
-            "help": "Where to send logs: tensorboard, trackio (both stay on this machine) or others; none by default."
-        },
+        help="Where to send logs: tensorboard, trackio (both stay on this machine) or others; none by default.",
     )
 
     def __post_init__(self):

@@ -88,3 +88,14 @@ def test_a_model_and_a_processor_send_themselves_alone(tmp_path, hub):
     assert {name.rpartition(".")[2] for name in names} == {"safetensors", "json", "py", "md"}
     assert str(tmp_path).encode() not in b"".join(hub.files("me/toy").values())
     assert json.loads(hub.files("me/toy")["config.json"])["auto_map"]["AutoConfig"] == "configuration_lfm.LfmConfig"
+
+
+def test_the_state_of_a_run_that_chose_its_best_epoch_can_be_sent(tmp_path, hub):
+    """The checkpoint that was best is named without its folder, a path of this machine."""
+    trainer = make_trainer(tmp_path / "toy", eval_strategy="epoch", load_best_model_at_end=True, save_total_limit=1)
+    trainer.train()
+    trainer.save_state()
+    trainer.push_to_hub()
+    best = trainer.state.best_model_checkpoint
+    assert best.startswith(str(tmp_path))
+    assert json.loads(hub.files("me/toy")["trainer_state.json"])["best_model_checkpoint"] == best.rpartition("/")[2]

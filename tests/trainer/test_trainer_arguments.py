@@ -11,7 +11,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-from modeling_lfm.trainer.training_args import REFUSED, SPECIAL, UNFIT_OPTIMIZERS
+from modeling_lfm.trainer.training_args import REFUSED, UNFIT_OPTIMIZERS
 
 from .toy import SMOOTH, only, toy_data, toy_model, toy_trainer
 
@@ -25,6 +25,26 @@ WRONG = {
     "include_num_input_tokens_seen": True,
     "include_for_metrics": ["inputs"],
     "parallelism_config": object(),
+}
+# Arguments of transformers that do more or less than there.
+SPECIAL = {
+    "model": "also an `LfmConfig`, of which the model is made: weights by `args.seed`, classes by the data set",
+    "data_collator": "made of `processing_class` if not given",
+    "train_dataset": "a stream, too; a method with a hold-out then needs `holdout_dataset`, LFM also `alpha_every`",
+    "compute_loss_func": "the classification loss of every method, and of evaluation; returns the mean of a batch; "
+    "not for `etmc`, `domfn` and `reconboost`",
+    "compute_metrics": "its `predictions` are the pair `(logits, modality_logits)`",
+    "preprocess_logits_for_metrics": "needs `compute_metrics`",
+    "batch_eval_metrics": "needs `compute_metrics`",
+    "eval_do_concat_batches": "needs `compute_metrics` where it is False",
+    "optimizers": "not for `mslr`, which sets learning rates",
+    "optim": "not those that step within the backward pass (LOMO, `*_layerwise`)",
+    "label_smoothing_factor": "for single-label problems; evaluation is without",
+    "train_sampling_strategy": "`balanced`, too",
+    "gradient_checkpointing": "not for `agm`",
+    "fp16": "not for methods that compute gradients themselves",
+    "fsdp": "not for methods that change gradients; a learned alpha needs version 2",
+    "deepspeed": "not for methods that change gradients; a learned alpha excludes ZeRO-3",
 }
 
 
