@@ -217,7 +217,7 @@ def _check_modality(name, spec):
         for key in ("pretrained", "frozen"):
             if spec.get(key) not in (None, True, False):
                 raise ValueError(f"{key}={spec[key]!r} must be true or false")
-        if not isinstance(spec.get("name", ""), (str, os.PathLike)):
+        if not isinstance(spec.get("name") or "", (str, os.PathLike)):
             raise ValueError(f"name={spec['name']!r} must be a word")
         kind.check(spec)
         if kind.nested and isinstance(spec.get("config"), dict):
