@@ -31,38 +31,22 @@ def clip_names(youtube_id, start, end):
 class ClipBenchmark(ListedBenchmark):
     """A benchmark whose samples hold `id`, `start` and `end` of a YouTube clip."""
 
+    place = "{}.mp4"
+    prefer = REPLACEMENTS
+
     @cached_property
     def clips_of_id(self):
         """How many clips of each video are listed (`Counter`)."""
         return Counter(sample["id"] for samples in self.listed.values() for sample in samples)
 
-    def _distinct(self, listed):
-        self.listed = super()._distinct(listed)
-        return self.listed
+    def stems(self, sample):
+        names = clip_names(sample["id"], sample["start"], sample["end"])
+        return [*names, sample["id"]] if self.clips_of_id[sample["id"]] == 1 else names
 
     def plan(self):
-        self.bare = 0
         plan = super().plan()
-        if self.bare:
-            self.notes.append(
-                f"Files named by the YouTube id alone, taken to be cut to the clip already: {self.bare:,}."
-            )
+        videos = [entry["video"] for entries in plan.values() for entry in entries]
+        bare = sum(split_path(video)[1] in self.clips_of_id for video in videos)
+        if bare:
+            self.notes.append(f"Files named by the YouTube id alone, taken to be cut to the clip already: {bare:,}.")
         return plan
-
-    def locate(self, sample):
-        names = clip_names(sample["id"], sample["start"], sample["end"])
-        bare = sample["id"] if self.clips_of_id[sample["id"]] == 1 else None
-        video = self._first("video", names, bare)
-        if video is None:
-            reasons = [self.media.reason("video", name, f"{name}.mp4") for name in [*names, bare or names[0]]]
-            # A file that is there but cannot be used tells more than one that is not.
-            return next((reason for reason in reasons if not reason.startswith("no file")), reasons[0])
-        self.bare += split_path(video)[1] == sample["id"]
-        return {"audio": self._first("audio", names, bare) or video, "video": video}
-
-    def _first(self, kind, names, bare):
-        for name in (*names, bare):
-            path = self.media.find(kind, name, prefer=REPLACEMENTS) if name else None
-            if path is not None:
-                return path
-        return None

@@ -1,8 +1,10 @@
 """Benchmarks whose samples are lines of annotation files, and whose media may be there in part."""
 
 import csv
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 from .benchmark import SPLITS, Benchmark, BenchmarkConfig, check_share, stratified_split
@@ -74,28 +76,24 @@ def read_csv(path, width):
         yield number, [cell.strip() for cell in cells]
 
 
-def check_path(value, path, number, name_only=True):
-    """`value` (`str`) of an annotation file, if it stays below `data_dir`: a file's name, or a relative path.
-
-    Args:
-        value (`str`), path (`Path`), number (`int`): what it is, and where it stands.
-        name_only (`bool`): refuse slashes too.
-
-    Returns:
-        `str`: without `./` and doubled slashes.
+def check_path(value, name_only=True):
+    """`value` (`str`) of an annotation file, without `./` and doubled slashes, if it stays below `data_dir` (`str`).
 
     Raises:
-        ValueError: empty, too long, absolute, or with `..`; the message names file and line.
+        ValueError: empty, too long, absolute, or with `..`; with `name_only` (`bool`) also one with slashes.
     """
     parts = value.split("/")
     clean = "/".join(part for part in parts if part not in ("", "."))
     bad = not clean or len(value) > 255 or ".." in parts or any(character in value for character in "\0\\:")
     if bad or value.startswith("/") or (name_only and len(parts) > 1):
-        raise ValueError(
-            f"{path}, line {number}: {value[:80]!r} is not "
-            f"{'a file name' if name_only else 'a path below data_dir'}; remove the line."
-        )
+        what = "a file name" if name_only else "a path below data_dir"
+        raise ValueError(f"{value[:80]!r} is not {what}; remove the line.")
     return clean
+
+
+def read_classes(name):
+    """Names of the classes (`list[str]`) of the benchmark `name`, which stand in a text file beside it."""
+    return (Path(__file__).parent / "benchmarks" / f"{name}_classes.txt").read_text(encoding="utf-8").splitlines()
 
 
 def split_path(path):
@@ -183,25 +181,99 @@ class HeldOutConfig(BenchmarkConfig):
 
 
 class ListedBenchmark(Benchmark):
-    """A data set that annotation files list. A benchmark defines `annotations` and `locate`.
+    """A data set that annotation files list; a benchmark defines `lists` and `read_line`.
 
     Media stay where they are: the samples hold `{"bytes": None, "path": absolute path}`. A listed sample without its
     media is left out and reported (see [`DownloadReport`]).
+
+    Attributes:
+        lists (`dict[str, tuple[str]]`): from a split of the source to names that its annotation file may have.
+        folders (`tuple[str]`): where annotation files may lie.
+        width (`int`, *optional*): cells of a line of comma separated values; None where [`rows`] reads other files.
+        place (`str`): where a missing file should be, with `{}` for its name.
+        prefer (`tuple[str]`): a file below a folder of such a name wins over others of the same name.
+        first_of_two (`bool`): whether of two lines that contradict each other the first one counts.
     """
 
-    folders: ClassVar[tuple[str, ...]] = ("", "annotations")  # where annotation files may lie
-    first_of_two: ClassVar[bool] = False  # whether of two lines that contradict each other the first one counts
+    BUILDER_CONFIG_CLASS = HeldOutConfig
+    lists: ClassVar[dict[str, tuple[str, ...]]] = {}
+    folders: ClassVar[tuple[str, ...]] = ("", "annotations")
+    width: ClassVar[int | None] = None
+    place: ClassVar[str] = "{}"
+    prefer: ClassVar[tuple[str, ...]] = ()
+    first_of_two: ClassVar[bool] = False
+
+    def read_line(self, line, split):
+        """The sample that a line of the annotation file of `split` (`str`) names; None of one that does not count.
+
+        Args:
+            line: as [`rows`] yields it.
+
+        Returns:
+            `dict` with `name`, `label` (a class's name), `text` where there is one, and what `stems` and `locate` need;
+            samples are the same if their `key` is, or the `name` if there is none.
+
+        Raises:
+            ValueError: a wrong line.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define read_line")
+
+    def rows(self, path):
+        """Number and cells (`list[str]`) of each line of an annotation file (`Path`)."""
+        return read_csv(path, self.width)
+
+    def stems(self, sample):
+        """Names without ending that the files of a sample may have (`list[str]`), the most telling first."""
+        return [sample["name"]]
 
     def annotations(self):
-        """Samples of each split of the source (`dict[str, list[dict]]`): all that are listed, with media or without.
+        """Samples of each split of the source (`dict[str, list[dict]]`): all that are listed, with media or without."""
+        return {split: self.read_list(split, *names) for split, names in self.lists.items()}
 
-        A sample holds `name`, `label` (a class's name), `at` (file and line), and what `locate` needs.
+    def read_list(self, split, *names):
+        """Samples (`list[dict]`) of the annotation file with one of `names`, each with the line that it is `at`.
+
+        Raises:
+            ValueError: a wrong line; the message names file and line. FileNotFoundError: no such file.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define annotations")
+        path, samples = self.data_dir / self.annotation_file(*names), []
+        for number, line in self.rows(path):
+            try:
+                sample = self.read_line(line, split)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            if sample is not None:
+                samples.append({**sample, "at": (path.name, number)})
+        return samples
 
     def locate(self, sample):
         """An entry of the plan (`dict`, column to a relative path or a text), or why there is none (`str`)."""
-        raise NotImplementedError(f"{type(self).__name__} must define locate")
+        entry, stems = {}, self.stems(sample)
+        for column, kind in self.modalities.items():
+            if kind == "text":
+                entry[column] = sample["text"]
+                continue
+            # Without a recording, the sound track of the video is read.
+            kinds = ("audio", "video") if kind == "audio" else (kind,)
+            found = (self.media.find(kind, stem, self.prefer) for kind in kinds for stem in stems)
+            entry[column] = next(filter(None, found), None)
+            if entry[column] is None:
+                reasons = [self.media.reason(kinds[-1], stem, self.place.format(stem)) for stem in stems]
+                # A file that is there but cannot be used tells more than one that is not.
+                return next((reason for reason in reasons if not reason.startswith("no file")), reasons[0])
+        return entry
+
+    @cached_property
+    def class_index(self):
+        """From a class's name to its number (`dict[str, int]`)."""
+        return {name: index for index, name in enumerate(self.class_names)}
+
+    def class_number(self, word, first=0):
+        """Name of the class (`str`) whose number, from `first` on, a line tells as `word` (`str`)."""
+        last = first + len(self.class_names) - 1
+        if not re.fullmatch(r"[0-9]{1,3}", word) or not first <= int(word) <= last:
+            raise ValueError(f"label {word[:80]!r} is not {first} to {last}.")
+        return self.class_names[int(word) - first]
 
     @property
     def source(self):
@@ -235,8 +307,7 @@ class ListedBenchmark(Benchmark):
         if self.config.data_dir is None:
             raise ValueError(f"{name} needs data_dir. {source.layout_line}")
         self.notes = []
-        listed = self._distinct(self.annotations())
-        published = source.counts
+        self.listed = listed = self._distinct(self.annotations())
         share, held_out = getattr(self.config, "validation", 0), set()
         origin = {"validation": "train"} if share and "train" in listed else {}
         report = DownloadReport(name, str(self.data_dir), {}, notes=self.notes, origin=origin)
@@ -257,26 +328,14 @@ class ListedBenchmark(Benchmark):
                 if isinstance(entry, str):
                     report.missing.append(MissingSample(split, sample["name"], entry))
                     continue
-                entry["label"] = sample["label"]
-                plan["validation" if split == "train" and index in held_out else split].append(entry)
+                target = "validation" if split == "train" and index in held_out else split
+                plan[target].append({**entry, "label": sample["label"]})
                 found += 1
-            report.counts[split] = SplitCount(found, len(samples), published.get(split))
+            report.counts[split] = SplitCount(found, len(samples), source.counts.get(split))
         self.report = report
         if not report.found:
             raise FileNotFoundError(f"{report.text(3)}\n{source.layout_line}")
         return plan
-
-    @cached_property
-    def class_index(self):
-        """From a class's name to its number (`dict[str, int]`)."""
-        return {name: index for index, name in enumerate(self.class_names)}
-
-    def check_label(self, label, path, number):
-        """`label` (`str`) if it is a class; otherwise a `ValueError` that names file and line."""
-        if label not in self.class_index:
-            shown = ", ".join(self.class_names[:30]) + (", ..." if len(self.class_names) > 30 else "")
-            raise ValueError(f"{path}, line {number}: {label[:80]!r} is not one of the classes {shown}.")
-        return label
 
     def _distinct(self, listed):
         """The samples without lines that repeat others; contradictions are errors (see `first_of_two`)."""

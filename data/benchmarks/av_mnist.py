@@ -63,8 +63,8 @@ class AvMnist(Benchmark):
     """See the module's text."""
 
     BUILDER_CONFIG_CLASS = AvMnistConfig
-    modalities = {"audio": "audio", "image": "image"}  # noqa: RUF012
-    class_names = [str(digit) for digit in range(10)]  # noqa: RUF012
+    modalities = {"audio": "audio", "image": "image"}
+    class_names = [str(digit) for digit in range(10)]
     summary = "MNIST digits paired with recordings of the Free Spoken Digit Dataset (CC BY-SA 4.0) by class."
 
     def plan(self):

@@ -28,8 +28,8 @@ class MvsaSingle(Benchmark):
     """See the module's text."""
 
     BUILDER_CONFIG_CLASS = MvsaSingleConfig
-    modalities = {"image": "image", "text": "text"}  # noqa: RUF012
-    class_names = ["negative", "neutral", "positive"]  # noqa: RUF012
+    modalities = {"image": "image", "text": "text"}
+    class_names = ["negative", "neutral", "positive"]
     summary = "MVSA-Single: tweets of a picture and a text with one sentiment label."
 
     def plan(self):

@@ -10,37 +10,11 @@ before it, so it may lie one behind the end. Of a gesture of 80 frames, the 10 t
 import re
 from dataclasses import dataclass
 
-from ..listed import HeldOutConfig, ListedBenchmark, check_path, read_lines, split_path
+from ..listed import HeldOutConfig, ListedBenchmark, check_path, read_classes, read_lines, split_path
 
 # The annotation numbers them from 1. The words are ours; the order is that of the data set's paper and of MMPose's list
 # (configs/_base_/datasets/nvgesture.py), which has 0 for the first.
-CLASS_NAMES = [
-    "hand right",
-    "hand left",
-    "hand up",
-    "hand down",
-    "two fingers right",
-    "two fingers left",
-    "two fingers up",
-    "two fingers down",
-    "click",
-    "beckon",
-    "open hand",
-    "shake hand",
-    "one",
-    "two",
-    "three",
-    "push up",
-    "push down",
-    "push out",
-    "push in",
-    "rotate counter-clockwise",
-    "rotate clockwise",
-    "two fingers forward",
-    "close hand twice",
-    "thumb up",
-    "OK",
-]
+CLASS_NAMES = read_classes("nvgesture")
 STREAM = re.compile(r"([\w-]{1,80}):([0-9]{1,7}):([0-9]{1,7})", re.ASCII)
 
 
@@ -65,34 +39,31 @@ class NvGesture(ListedBenchmark):
     """See the module's text."""
 
     BUILDER_CONFIG_CLASS = NvGestureConfig
-    modalities = {"rgb": "clip", "depth": "clip"}  # noqa: RUF012
+    modalities = {"rgb": "clip", "depth": "clip"}
     class_names = CLASS_NAMES
     summary = "NVGesture: 25 gestures of 20 people, in colour and depth."
 
-    def annotations(self):
-        return {split: list(self._read(split)) for split in ("train", "test")}
+    lists = {
+        split: tuple(f"nvgesture_{split}_correct_cvpr2016{version}.lst" for version in ("_v2", ""))
+        for split in ("train", "test")
+    }
 
-    def _read(self, split):
-        names = (f"nvgesture_{split}_correct_cvpr2016{version}.lst" for version in ("_v2", ""))
-        relative = self.annotation_file(*names)
-        path, folders = self.data_dir / relative, split_path(relative)[0]
-        for number, line in read_lines(path):
-            parts = dict(part.partition(":")[::2] for part in line.split())
-            missing = sorted({"path", "color", "depth", "label"} - set(parts))
-            if missing:
-                raise ValueError(f"{path}, line {number}: no {missing[0]}: in {line[:80]!r}.")
-            label = parts["label"]
-            if not re.fullmatch(r"[0-9]{1,3}", label) or not 1 <= int(label) <= len(CLASS_NAMES):
-                raise ValueError(f"{path}, line {number}: label {label[:80]!r} is not 1 to {len(CLASS_NAMES)}.")
-            folder = check_path(parts["path"], path, number, name_only=False)
-            yield {
-                "name": folder,
-                "rgb": _stream("color", parts, path, number),
-                "depth": _stream("depth", parts, path, number),
-                "folder": f"{folders}/{folder}" if folders else folder,
-                "label": CLASS_NAMES[int(label) - 1],
-                "at": (path.name, number),
-            }
+    def rows(self, path):
+        return read_lines(path)
+
+    def read_list(self, split, *names):
+        folder = split_path(self.annotation_file(*names))[0]
+        samples = super().read_list(split, *names)
+        return [{**sample, "folder": f"{folder}/{sample['name']}".lstrip("/")} for sample in samples]
+
+    def read_line(self, line, split):
+        parts = dict(part.partition(":")[::2] for part in line.split())
+        missing = sorted({"path", "color", "depth", "label"} - set(parts))
+        if missing:
+            raise ValueError(f"no {missing[0]}: in {line[:80]!r}.")
+        label = self.class_number(parts["label"], first=1)
+        sample = {"name": check_path(parts["path"], name_only=False), "label": label}
+        return {**sample, "rgb": _stream("color", parts["color"]), "depth": _stream("depth", parts["depth"])}
 
     def locate(self, sample):
         entry = {}
@@ -122,11 +93,9 @@ class NvGesture(ListedBenchmark):
         return {**columns, "label": entry["label"]}
 
 
-def _stream(key, parts, path, number):
+def _stream(key, text):
     """Name (`str`), first and last frame (`int`) of a stream in a line of the annotation."""
-    match = STREAM.fullmatch(parts[key])
+    match = STREAM.fullmatch(text)
     if match is None or int(match[2]) > int(match[3]):
-        raise ValueError(
-            f"{path}, line {number}: {key}:{parts[key][:80]!r} is not {key}:{{file}}:{{first frame}}:{{last frame}}."
-        )
+        raise ValueError(f"{key}:{text[:80]!r} is not {key}:{{file}}:{{first frame}}:{{last frame}}.")
     return match[1], int(match[2]), int(match[3])

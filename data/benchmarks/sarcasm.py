@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ..benchmark import BenchmarkConfig
 from ..listed import ListedBenchmark, read_lines
 
-FILES = {"train": ("train.txt", 3), "validation": ("valid2.txt", 4), "test": ("test2.txt", 4)}
 # Tweets with one of these tokens are left out by the authors (codes/loadData.py): they tell the label. Their pictures
 # were not published.
 TELLING = frozenset(
@@ -35,37 +34,26 @@ class Sarcasm(ListedBenchmark):
     """See the module's text."""
 
     BUILDER_CONFIG_CLASS = SarcasmConfig
-    modalities = {"image": "image", "text": "text"}  # noqa: RUF012
-    class_names = ["not sarcastic", "sarcastic"]  # noqa: RUF012
+    modalities = {"image": "image", "text": "text"}
+    class_names = ["not sarcastic", "sarcastic"]
     summary = "Multi-modal sarcasm detection: tweets of a picture and a text."
     folders = ("", "text", "annotations")
 
-    def annotations(self):
-        return {split: list(self._read(*FILES[split])) for split in FILES}
+    lists = {"train": ("train.txt",), "validation": ("valid2.txt",), "test": ("test2.txt",)}
+    place = "{}.jpg"
 
-    def _read(self, file, width):
-        path = self.data_dir / self.annotation_file(file)
-        for number, line in read_lines(path):
-            row = _parse(line)
-            if row is None or len(row) != width:
-                raise ValueError(
-                    f"{path}, line {number}: a list of an id, a text and {width - 2} label(s) of 0 or 1 is expected, "
-                    f"got {line[:80]!r}."
-                )
-            if self.config.filtered and TELLING & set(row[1].split()):
-                continue
-            yield {
-                "name": row[0],
-                "text": " ".join(row[1].split()),
-                "label": self.class_names[row[-1]],
-                "at": (path.name, number),
-            }
+    def rows(self, path):
+        return read_lines(path)
 
-    def locate(self, sample):
-        image = self.media.find("image", sample["name"])
-        if image is None:
-            return self.media.reason("image", sample["name"], f"{sample['name']}.jpg")
-        return {"image": image, "text": sample["text"]}
+    def read_line(self, line, split):
+        row, width = _parse(line), 3 if split == "train" else 4
+        if row is None or len(row) != width:
+            raise ValueError(
+                f"a list of an id, a text and {width - 2} label(s) of 0 or 1 is expected, got {line[:80]!r}."
+            )
+        if self.config.filtered and TELLING & set(row[1].split()):
+            return None
+        return {"name": row[0], "text": " ".join(row[1].split()), "label": self.class_names[row[-1]]}
 
 
 def _parse(line):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from ..benchmark import BenchmarkConfig
 from ..listed import ListedBenchmark, check_path, read_lines, split_path
 
-FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 TARGET = "$T$"
 WAYS = ("replace", "append", "keep")
 
@@ -37,46 +36,36 @@ class Twitter2015(ListedBenchmark):
     """See the module's text."""
 
     BUILDER_CONFIG_CLASS = Twitter2015Config
-    modalities = {"image": "image", "text": "text"}  # noqa: RUF012
-    class_names = ["negative", "neutral", "positive"]  # noqa: RUF012
+    modalities = {"image": "image", "text": "text"}
+    class_names = ["negative", "neutral", "positive"]
     summary = "Twitter2015: sentiment of tweets of a picture and a text towards a target."
     folders = ("", "twitter2015", "annotations")
 
-    def annotations(self):
-        return {split: list(self._read(file)) for split, file in FILES.items()}
+    lists = {"train": ("train.tsv",), "validation": ("dev.tsv",), "test": ("test.tsv",)}
+    place = "twitter2015_images/{}.jpg"
+    prefer = ("twitter2015_images",)
 
-    def _read(self, file):
-        path = self.data_dir / self.annotation_file(file)
+    def rows(self, path):
         lines = read_lines(path)
         _, header = next(lines, (0, ""))
         if header.split("\t")[0].strip() != "index":
             raise ValueError(f"{path}, line 1: a header that starts with index is expected, got {header[:80]!r}.")
-        for number, line in lines:
-            cells = [cell.strip() for cell in line.split("\t")]
-            if len(cells) != 5:
-                raise ValueError(f"{path}, line {number}: {len(cells)} cells, but 5 are expected: {line[:80]!r}.")
-            index, label, image, sentence, target = cells
-            if label not in ("0", "1", "2"):
-                raise ValueError(f"{path}, line {number}: label {label[:80]!r} is not 0, 1 or 2.")
-            if TARGET not in sentence:
-                raise ValueError(f"{path}, line {number}: the sentence has no {TARGET}: {sentence[:80]!r}.")
-            yield {
-                "name": f"{index} ({check_path(image, path, number)})",
-                "key": (image, sentence, target),
-                "image": image,
-                "text": self._text(sentence, target),
-                "label": self.class_names[int(label)],
-                "at": (path.name, number),
-            }
+        return lines
+
+    def read_line(self, line, split):
+        cells = [cell.strip() for cell in line.split("\t")]
+        if len(cells) != 5:
+            raise ValueError(f"{len(cells)} cells, but 5 are expected: {line[:80]!r}.")
+        index, label, image, sentence, target = cells
+        if TARGET not in sentence:
+            raise ValueError(f"the sentence has no {TARGET}: {sentence[:80]!r}.")
+        sample = {"image": image, "text": self._text(sentence, target), "label": self.class_number(label)}
+        return {"name": f"{index} ({check_path(image)})", "key": (image, sentence, target), **sample}
+
+    def stems(self, sample):
+        return [split_path(sample["image"])[1]]
 
     def _text(self, sentence, target):
         way = self.config.target
         text = sentence if way == "keep" else sentence.replace(TARGET, target)
         return " ".join(f"{text} [SEP] {target}".split() if way == "append" else text.split())
-
-    def locate(self, sample):
-        name = split_path(sample["image"])[1]
-        image = self.media.find("image", name, prefer=("twitter2015_images",))
-        if image is None:
-            return self.media.reason("image", name, f"twitter2015_images/{sample['image']}")
-        return {"image": image, "text": sample["text"]}

@@ -6,23 +6,21 @@ do for `split="test"`. The LFM paper speaks of 310 classes; these files have 309
 """
 
 import re
-from pathlib import Path
 
 from ..clips import ClipBenchmark
-from ..listed import HeldOutConfig, read_csv
+from ..listed import read_classes, read_csv
 
 SECONDS = 10  # of each clip
 FILE = re.compile(r"([\w-]{11})_(\d{6})\.mp4", re.ASCII)
 # The first column of `stat.csv` of the authors' repository, sorted (CC BY 4.0).
-CLASS_NAMES = Path(__file__).with_name("vggsound_classes.txt").read_text(encoding="utf-8").splitlines()
+CLASS_NAMES = read_classes("vggsound")
 YOUTUBE_ID = re.compile(r"[\w-]{11}", re.ASCII)
 
 
 class VggSound(ClipBenchmark):
     """See the module's text."""
 
-    BUILDER_CONFIG_CLASS = HeldOutConfig
-    modalities = {"audio": "audio", "video": "video"}  # noqa: RUF012
+    modalities = {"audio": "audio", "video": "video"}
     class_names = CLASS_NAMES
     summary = "VGGSound: about 199,000 clips of 309 sounds (annotation CC BY 4.0)."
     folders = ("", "annotations", "data")
@@ -31,41 +29,37 @@ class VggSound(ClipBenchmark):
 
     def annotations(self):
         try:
-            path = self.data_dir / self.annotation_file("vggsound.csv")
+            samples = self.read_list(None, "vggsound.csv")
         except FileNotFoundError:
             return self._from_lists()
-        listed = {"train": [], "test": []}
-        for number, (youtube_id, start, label, split) in read_csv(path, 4):
-            if not YOUTUBE_ID.fullmatch(youtube_id) or not re.fullmatch(r"[0-9]{1,6}", start):
-                raise ValueError(f"{path}, line {number}: {youtube_id[:80]!r}, {start[:80]!r} is no id and start.")
-            if split not in listed:
-                raise ValueError(f"{path}, line {number}: split {split[:80]!r} is not train or test.")
-            listed[split].append(self._sample(youtube_id, int(start), label, path, number))
-        return listed
+        return {split: [sample for sample in samples if sample["split"] == split] for split in ("train", "test")}
 
     def _from_lists(self):
         try:
-            train = list(self._read_list(self.annotation_file("train.csv")))
+            train = self.read_list("train", "train.csv")
         except FileNotFoundError:
             if self.config.only_split != "test":
                 self.annotation_file("vggsound.csv", "train.csv")  # which says that neither is there
             train = []
-        return {"train": train, "test": list(self._read_list(self.annotation_file("test.csv")))}
+        return {"train": train, "test": self.read_list("test", "test.csv")}
 
-    def _read_list(self, relative):
-        path = self.data_dir / relative
-        for number, (file, label) in read_csv(path, 2):
+    def rows(self, path):
+        return read_csv(path, 4 if path.name == "vggsound.csv" else 2)
+
+    def read_line(self, line, split):
+        if split is None:
+            youtube_id, start, label, split = line
+            if not YOUTUBE_ID.fullmatch(youtube_id) or not re.fullmatch(r"[0-9]{1,6}", start):
+                raise ValueError(f"{youtube_id[:80]!r}, {start[:80]!r} is no id and start.")
+        else:
+            file, label = line
             match = FILE.fullmatch(file)
             if match is None:
-                raise ValueError(f"{path}, line {number}: {file[:80]!r} is not {{id}}_{{start:06d}}.mp4.")
-            yield self._sample(match[1], int(match[2]), label, path, number)
-
-    def _sample(self, youtube_id, start, label, path, number):
-        return {
-            "name": f"{youtube_id}_{start:06d}",
-            "id": youtube_id,
-            "start": start,
-            "end": start + SECONDS,
-            "label": self.check_label(label, path, number),
-            "at": (path.name, number),
-        }
+                raise ValueError(f"{file[:80]!r} is not {{id}}_{{start:06d}}.mp4.")
+            youtube_id, start = match.groups()
+        if split not in ("train", "test"):
+            raise ValueError(f"split {split[:80]!r} is not train or test.")
+        if label not in self.class_index:
+            raise ValueError(f"{label[:80]!r} is not one of the classes {', '.join(self.class_names[:30])}, ....")
+        clip = {"id": youtube_id, "start": int(start), "end": int(start) + SECONDS}
+        return {"name": f"{youtube_id}_{int(start):06d}", **clip, "label": label, "split": split}

@@ -91,8 +91,8 @@ def test_replacements_of_damaged_clips(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("-00nar1nEPc_000033_000043,10,31", "class '31' is not 0 to 30"),
-        ("-00nar1nEPc_000033_000043,10,-1", "class '-1' is not 0 to 30"),
+        ("-00nar1nEPc_000033_000043,10,31", "label '31' is not 0 to 30"),
+        ("-00nar1nEPc_000033_000043,10,-1", "label '-1' is not 0 to 30"),
         ("-00nar1nEPc_000033_000043,ten,1", "'ten' is no number of seconds"),
         ("-00nar1nEPc_000033_000043,0,1", "'0' is no number of seconds"),
         ("../../nEPc/_000033_000043,10,1", r"'\.\./\.\./nEPc/_000033_000043' is not \{id\}_\{start\}"),

@@ -47,17 +47,15 @@ def test_csv(tmp_path):
         list(read_csv(path, 2))
 
 
-def test_paths_stay_below_the_folder(tmp_path):
-    path = tmp_path / "list.txt"
-    assert check_path("a-_b.jpg", path, 1) == "a-_b.jpg"
-    assert check_path("./a//b/./c", path, 1, name_only=False) == "a/b/c"
-    names = ("..", ".", "", "a/b", "../a", "/etc/passwd", "a\\b", "C:a", "a\0", "x" * 256)
-    for name in names:
-        with pytest.raises(ValueError, match=r"list\.txt, line 7: .* is not a file name"):
-            check_path(name, path, 7)
+def test_paths_stay_below_the_folder():
+    assert check_path("a-_b.jpg") == "a-_b.jpg"
+    assert check_path("./a//b/./c", name_only=False) == "a/b/c"
+    for name in ("..", ".", "", "a/b", "../a", "/etc/passwd", "a\\b", "C:a", "a\0", "x" * 256):
+        with pytest.raises(ValueError, match=r"is not a file name"):
+            check_path(name)
     for name in ("..", ".", "./", "", "a/../../b", "/a", "a\\..\\b", "C:/a", "a/\0"):
-        with pytest.raises(ValueError, match=r"list\.txt, line 7: .* is not a path below data_dir"):
-            check_path(name, path, 7, name_only=False)
+        with pytest.raises(ValueError, match=r"is not a path below data_dir"):
+            check_path(name, name_only=False)
 
 
 def test_split_path():

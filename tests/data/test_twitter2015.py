@@ -59,7 +59,7 @@ def test_images(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("31\t3\t1.jpg\t$T$ is\tit", "label '3' is not 0, 1 or 2"),
+        ("31\t3\t1.jpg\t$T$ is\tit", "label '3' is not 0 to 2"),
         ("31\t-1\t1.jpg\t$T$ is\tit", "label '-1' is not"),
         ("31\t1\t1.jpg\t$T$ is", "4 cells, but 5 are expected"),
         ("31\t1\t1.jpg\tT is\tit", r"the sentence has no \$T\$: 'T is'"),
