@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # for editors and type checkers; else each is imported when i
     from .alpha.schedules import make_alpha
     from .cards.card import write_model_card
     from .collator import LfmDataCollator
+    from .cross_validation import cross_validate
     from .methods import list_methods
     from .metrics import compute_multimodal_metrics
     from .trainer import LfmTrainer
@@ -18,6 +19,7 @@ _EXPORTS = {
     "LfmTrainer": "trainer",
     "LfmTrainingArguments": "training_args",
     "compute_multimodal_metrics": "metrics",
+    "cross_validate": "cross_validation",
     "hypergradient": "alpha.hypergradient",
     "list_methods": "methods",
     "make_alpha": "alpha.schedules",
@@ -28,6 +30,7 @@ __all__ = [
     "LfmTrainer",
     "LfmTrainingArguments",
     "compute_multimodal_metrics",
+    "cross_validate",
     "hypergradient",
     "list_methods",
     "make_alpha",
