@@ -16,6 +16,7 @@ _EXPORTS = {
     "BenchmarkConfig": "benchmark",
     "LfmDataCollator": ".trainer.collator",
     "check_benchmark": "benchmark",
+    "check_holes": "holes",
     "fit_processor": "preparation",
     "is_prepared": "prepared",
     "label_names": "preparation",

@@ -77,7 +77,9 @@ class AugmentedDataset(Dataset):
 
     def _vary(self, sample, index):
         varied = {
-            key: self._vary_values(kind, sample[key], int(index)) for key, kind in self._kinds.items() if key in sample
+            key: self._vary_values(kind, sample[key], int(index))
+            for key, kind in self._kinds.items()
+            if sample.get(key) is not None
         }
         return {**sample, **varied}
 

@@ -14,6 +14,7 @@ import torch
 from datasets.fingerprint import Hasher
 
 from .files import digest_files
+from .holes import check_holes, is_hole, leave_out_empty, present_key
 
 FORMAT = 5  # of what is stored; a change makes older caches stale
 BATCH_BYTES = 2**25  # of samples that are written at a time, so that memory does not grow with what a sample holds
@@ -33,6 +34,7 @@ def prepare_dataset(
     num_proc=None,
     batch_size=None,
     broken="raise",
+    missing="error",
 ):
     """Run a data set through the processor once.
 
@@ -53,6 +55,10 @@ def prepare_dataset(
         batch_size (`int`, *optional*): samples that are written at a time; about 32 MB of them if not given.
         broken (`str`): samples whose media cannot be read are an error (`"raise"`), or left out with a warning that
             names them (`"skip"`).
+        missing (`str`): None, NaN, rows of empty cells and files that do not exist are an error that counts them
+            (`"error"`; with `broken="skip"` such samples are left out), or modalities that a sample lacks (`"absent"`):
+            it holds None in their place, and `{modality}_present` (`bool`); those that lack all are left out with a
+            warning.
 
     Returns:
         `datasets.Dataset` (or `DatasetDict`), whose samples hold `{modality}_values` (`torch.Tensor`; all stored frames
@@ -68,15 +74,20 @@ def prepare_dataset(
     if broken not in ("raise", "skip"):
         raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
     class_names = label_names(dataset, label_column) if class_names is None else list(class_names)
-    settings = (processor, columns, label_column, class_names, num_proc, batch_size, broken)
+    splits = dataset if isinstance(dataset, dict) else {"the data": dataset}
+    for part in splits.values():
+        columns = _check_columns(columns, part, processor)
+    if broken == "raise" or missing != "error":
+        found = check_holes(splits, processor.kinds, columns, missing)
+        splits = {split: leave_out_empty(part, found[split], split) for split, part in splits.items()}
+    settings = (processor, columns, label_column, class_names, num_proc, batch_size, broken, missing)
     if isinstance(dataset, dict):
-        fit_processor(processor, dataset.get("train", {}), columns)
-        return datasets.DatasetDict({split: _prepare(part, *settings) for split, part in dataset.items()})
-    return _prepare(dataset, *settings)
+        fit_processor(processor, splits.get("train", {}), columns, missing)
+        return datasets.DatasetDict({split: _prepare(part, *settings) for split, part in splits.items()})
+    return _prepare(*splits.values(), *settings)
 
 
-def _prepare(dataset, processor, columns, label_column, class_names, num_proc, batch_size, broken):
-    columns = _check_columns(columns, dataset, processor)
+def _prepare(dataset, processor, columns, label_column, class_names, num_proc, batch_size, broken, missing):
     for name in processor.unfitted():
         raise ValueError(f"modality {name!r} has no statistics yet: call fit_processor with the training split first.")
     for column in columns.values():
@@ -84,15 +95,16 @@ def _prepare(dataset, processor, columns, label_column, class_names, num_proc, b
         if isinstance(feature, (datasets.Audio, datasets.Image, datasets.Video)):  # the processor reads their bytes
             dataset = dataset.cast_column(column, type(feature)(decode=False))
     skip, encode_label = broken == "skip", LabelEncoder(dataset, label_column, class_names)
-    stored = {**stored_features(processor, columns), **({"error": datasets.Value("string")} if skip else {})}
+    stored = {**stored_features(processor, columns, missing), **({"error": datasets.Value("string")} if skip else {})}
     batch_size = batch_size or max(1, min(64, BATCH_BYTES // sample_bytes(processor, columns)))
     raw = dataset.select_columns(list(dict.fromkeys([*columns.values(), label_column])))
     files = digest_files(dataset, [column for name, column in columns.items() if processor.shape(name) is not None])
     # The processor's own hash differs from process to process.
     identity = (FORMAT, dataset._fingerprint, files, identify(processor), sorted(columns.items()))
-    fingerprint = Hasher.hash((*identity, label_column, class_names, broken))
+    absent = () if missing == "error" else (missing,)
+    fingerprint = Hasher.hash((*identity, label_column, class_names, broken, *absent))
     prepared = raw.map(
-        functools.partial(_encode, processor, columns, label_column, encode_label, skip),
+        functools.partial(_encode, processor, columns, label_column, encode_label, skip, missing),
         batched=True,
         with_indices=True,
         batch_size=batch_size,
@@ -107,18 +119,22 @@ def _prepare(dataset, processor, columns, label_column, class_names, num_proc, b
     return read_prepared(_leave_out(prepared) if skip else prepared, processor, columns)
 
 
-def fit_processor(processor, train, columns=None):
+def fit_processor(processor, train, columns=None, missing="error"):
     """Let a processor find the statistics that it lacks (of vectors, tables and series) in raw training samples.
 
     Args:
         processor ([`LfmProcessor`]): changed in place; nothing happens to one that lacks nothing.
-        train (`datasets.Dataset`), columns (`dict[str, str]`, *optional*): as in [`prepare_dataset`].
+        train (`datasets.Dataset`), columns (`dict[str, str]`, *optional*), missing (`str`): as in [`prepare_dataset`].
 
     Raises:
         ValueError: a modality without samples, or one that cannot be read; the message names it.
     """
     names = {name: (columns or {}).get(name, name) for name in processor.unfitted()}
-    processor.fit({name: train[column] for name, column in names.items() if column in getattr(train, "features", ())})
+    samples = {name: train[column] for name, column in names.items() if column in getattr(train, "features", ())}
+    if missing == "absent":
+        kinds, alone = processor.kinds, len(processor.kinds) == 1
+        samples = {n: [cell for cell in cells if not is_hole(kinds[n], cell, alone)] for n, cells in samples.items()}
+    processor.fit(samples)
 
 
 def _cache_file(raw, fingerprint):
@@ -147,9 +163,11 @@ def _leave_out(prepared):
     return prepared.remove_columns("error")
 
 
-def stored_features(processor, columns):
-    """Features (`dict`) of what is stored of the modalities `columns`: bytes of an array, or token numbers."""
-    return {
+def stored_features(processor, columns, missing="error"):
+    """Features (`dict`) of what is stored of the modalities `columns`: bytes of an array, or token numbers; where some
+    may be absent (`missing`) also whether they are there."""
+    marks = {present_key(name): datasets.Value("bool") for name in columns} if missing == "absent" else {}
+    return marks | {
         f"{name}_{processor.kinds[name].parts[0]}": datasets.List(datasets.Value("int32"))
         if processor.shape(name) is None
         else datasets.Value("binary")
@@ -163,29 +181,35 @@ def sample_bytes(processor, columns):
     return sum(math.prod(1000 if side < 0 else side for side in shape) * np.dtype(d).itemsize for shape, d in shapes)
 
 
-def encode_sample(processor, columns, sample):
+def encode_sample(processor, columns, sample, missing="error"):
     """What is stored of one raw sample.
 
     Args:
         processor ([`LfmProcessor`])
         columns (`dict[str, str]`): from modality to the key of its raw input.
         sample (`dict`): raw inputs.
+        missing (`str`): as in [`prepare_dataset`].
 
     Returns:
-        `dict` with the keys of [`stored_features`]: `bytes` of an array, or `list[int]`.
+        `dict` with the keys of [`stored_features`]: `bytes` of an array, or `list[int]`; None of a modality that is
+        absent.
 
     Raises:
         ValueError: an input that cannot be read; the message names the column and the file.
     """
     output = {}
     for name, column in columns.items():
-        if sample[column] is None:
-            raise ValueError(f"column {column!r} holds nothing (None); training data needs every modality.")
+        kind = processor.kinds[name]
+        absent = missing == "absent" and is_hole(kind, sample[column], len(processor.kinds) == 1)
+        if missing == "absent":
+            output[present_key(name)] = not absent
+        elif processor.is_absent(name, sample[column]):
+            raise ValueError(f"column {column!r} holds nothing; set missing: absent, or drop the sample.")
         try:
-            row = processor.encode(name, sample[column])
+            row = None if absent else processor.encode(name, sample[column])
         except (ValueError, TypeError, OSError) as error:
             raise ValueError(f"column {column!r}: {error}") from error
-        output[f"{name}_{processor.kinds[name].parts[0]}"] = row if isinstance(row, list) else row.tobytes()
+        output[f"{name}_{kind.parts[0]}"] = row if row is None or isinstance(row, list) else row.tobytes()
     return output
 
 
@@ -236,13 +260,14 @@ def identify(processor):
     return json.dumps([modalities, text], sort_keys=True)
 
 
-def _encode(processor, columns, label_column, encode_label, skip, batch, indices):
+def _encode(processor, columns, label_column, encode_label, skip, missing, batch, indices):
     rows = []
     for number, index in enumerate(indices):
-        row = {**dict.fromkeys(stored_features(processor, columns)), **({"error": None} if skip else {})}
+        row = {**dict.fromkeys(stored_features(processor, columns, missing)), **({"error": None} if skip else {})}
         row["labels"] = encode_label(batch[label_column][number], index)
+        sample = {column: batch[column][number] for column in columns.values()}
         try:
-            row |= encode_sample(processor, columns, {column: batch[column][number] for column in columns.values()})
+            row |= encode_sample(processor, columns, sample, missing)
         except ValueError as error:
             problem = f"sample {index}, {error}"
             if not skip:
@@ -261,11 +286,15 @@ class _Decoder:
 
     def __call__(self, batch):
         arrays = {
-            key: [torch.from_numpy(np.frombuffer(value, dtype).reshape(shape)) for value in batch[key]]
-            for key, (dtype, shape) in self.layouts.items()
+            key: [self._read(value, *layout) for value in batch[key]]
+            for key, layout in self.layouts.items()
             if key in batch
         }
         return {**batch, **arrays}
+
+    @staticmethod
+    def _read(value, dtype, shape):
+        return None if value is None else torch.from_numpy(np.frombuffer(value, dtype).reshape(shape))
 
 
 # -- labels, one a sample or several

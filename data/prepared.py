@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from . import find_benchmark
 from .benchmark import check_options, own_options
+from .holes import present_key
 from .preparation import FORMAT, identify, read_prepared
 
 MANIFEST = "preparation.json"
@@ -63,7 +64,7 @@ def digest_samples(dataset, data_dir):
             if isinstance(value, str) and data_dir and value.startswith(f"{data_dir}/"):  # a file that a table names
                 value = {"path": value, "bytes": None}
             if isinstance(value, dict) and "path" in value:
-                path, content = str(value["path"]), value.get("bytes")
+                path, content = str(value["path"] or ""), value.get("bytes")
                 held = hashlib.sha256(content).hexdigest() if content is not None else _size(path)
                 value = {**value, "path": path.replace(f"{data_dir}/", ""), "content": held}
                 value.pop("bytes", None)
@@ -204,6 +205,7 @@ def load_prepared(
             raise ValueError(f"{error} {hint}") from error
     builder.download_and_prepare()
     wanted = [f"{name}_{kind.parts[0]}" for name, kind in processor.kinds.items()]
+    wanted += [key for key in map(present_key, processor.kinds) if key in manifest["schema"]]
     parts = {}
     for name, part in builder.as_dataset().items():
         if len(part) == 0:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from . import prepared
+from .holes import present_key
 from .preparation import BATCH_BYTES, LabelEncoder, encode_sample, sample_bytes, stored_features
 from .sources import find_source
 
@@ -85,6 +86,7 @@ class Preparation:
         raw (`datasets.DatasetDict`), data_dir (`str`, *optional*): as the benchmark was built.
         processor ([`LfmProcessor`]), columns (`dict[str, str]`): from a modality to its column.
         shard_size (`int`, *optional*): samples of a shard; about 256 MB of them, 1,000 at most, if not given.
+        missing (`str`): what becomes of samples that lack modalities, see [`prepare_dataset`].
 
     Raises:
         ValueError: no such column; the folder holds another preparation.
@@ -93,7 +95,7 @@ class Preparation:
         todo: the shards (`list[Shard]`) that [`begin`] found missing.
     """
 
-    def __init__(self, folder, benchmark, options, raw, data_dir, processor, columns, shard_size=None):
+    def __init__(self, folder, benchmark, options, raw, data_dir, processor, columns, shard_size=None, missing="error"):
         known = next(iter(raw.values())).column_names
         for name, column in columns.items():
             if column not in known:
@@ -102,11 +104,12 @@ class Preparation:
                     f"--columns.{name} COLUMN names it."
                 )
         self.folder, self.raw, self.processor, self.columns = Path(folder), raw, processor, columns
+        self.missing = missing
         self.data_dir = None if data_dir is None else str(Path(data_dir).expanduser().resolve())
         label = next(iter(raw.values())).features["label"]
         if not isinstance(label, datasets.ClassLabel):
             raise ValueError(f"{benchmark} has several labels a sample, which shards do not hold: train on its files.")
-        self.features = datasets.Features({**stored_features(processor, columns), "labels": label})
+        self.features = datasets.Features({**stored_features(processor, columns, missing), "labels": label})
         self.sample_bytes = sample_bytes(processor, columns)
         size = shard_size or max(1, min(SHARD_SAMPLES, SHARD_BYTES // self.sample_bytes))
         self.manifest = prepared.describe_preparation(
@@ -231,7 +234,10 @@ class Preparation:
                 sample = raw[index]
                 label = encode_label(sample["label"], index)
                 try:
-                    rows.append({**encode_sample(self.processor, self.columns, sample), "labels": label})
+                    row = encode_sample(self.processor, self.columns, sample, self.missing)
+                    if not any(row.get(present_key(name), True) for name in self.columns):
+                        raise ValueError("it has no modality")
+                    rows.append({**row, "labels": label})
                 except ImportError:
                     raise
                 except Exception as error:  # whatever a decoder makes of a damaged file: the others go on

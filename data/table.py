@@ -100,7 +100,7 @@ def load_table(
     apart = {label, group, "split"}
     first = frames["train"] if folds is None else whole  # all folds have the same modalities
     plan = infer_columns(first, apart) if columns is None else _name_columns(first, columns, apart)
-    parts = {split: _to_dataset(frame, plan, label, label_separator, split) for split, frame in frames.items()}
+    parts = {split: _to_dataset(frame, plan, label, label_separator) for split, frame in frames.items()}
     return datasets.DatasetDict(parts), plan
 
 
@@ -153,7 +153,7 @@ def read_rows(source, columns):
     if not there:
         wanted = ", ".join(str(_column_names(name, told)) for name, told in columns.items())
         raise ValueError(f"the table {describe(source)} has none of the columns that the model reads: {wanted}.")
-    cells = {name: _cells(frame, part, None) for name, part in _name_columns(frame, there, set()).items()}
+    cells = {name: _cells(frame, part) for name, part in _name_columns(frame, there, set()).items()}
     return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
 
 
@@ -308,8 +308,8 @@ def _name_columns(frame, columns, apart):
     return plan
 
 
-def _to_dataset(frame, plan, label, separator, split):
-    data = {name: _cells(frame, column, split) for name, column in plan.items()}
+def _to_dataset(frame, plan, label, separator):
+    data = {name: _cells(frame, column) for name, column in plan.items()}
     labels = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in frame[label]]
     if separator == "":
         raise ValueError("label_separator is empty; give what stands between labels, such as '|'.")
@@ -337,7 +337,7 @@ def _feature(column, cells):
     return datasets.Value("string")
 
 
-def _cells(frame, column, split):
+def _cells(frame, column):
     if column.type == "tabular":
         numeric = set(column.settings.get("numeric") or ())
         table = frame[column.columns]
@@ -355,27 +355,13 @@ def _cells(frame, column, split):
         for cell in frame[column.columns[0]]
     ]
     if column.type in ENDINGS and all(isinstance(cell, str) for cell in cells if cell is not None):
-        return _resolve(cells, Path(frame.attrs["folder"]), column, split)
+        folder = Path(frame.attrs["folder"])
+        return [None if cell is None else _full_path(folder, cell) for cell in cells]
     return cells
 
 
 def _full_path(folder, cell):
     return os.path.realpath(folder / Path(cell.replace("\0", "?")).expanduser())  # no name holds NUL
-
-
-def _resolve(cells, folder, column, split):
-    """Paths of files, which exist unless `split` is None: what is missing is told when it is read. Frames of a clip may
-    lie in a folder."""
-    there = os.path.exists if column.type == "video" else os.path.isfile
-    paths = [None if cell is None else _full_path(folder, cell) for cell in cells]
-    missing = [(number, path) for number, path in enumerate(paths) if path is not None and not there(path)]
-    if missing and split is not None:
-        number, path = missing[0]
-        raise ValueError(
-            f"the {split} table names {len(missing)} files in column {column.columns[0]!r} that do not exist, the "
-            f"first in row {number + 1}: {path}."
-        )
-    return paths
 
 
 def show_plan(plan):

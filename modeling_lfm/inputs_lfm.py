@@ -41,6 +41,13 @@ class InputKind:
     is_fitted: ClassVar = True
     tower_keys: ClassVar = {}
 
+    @classmethod
+    def is_absent(cls, sample):
+        """Whether a raw input stands for nothing (`bool`): None, NaN, pandas' NA, a file without name and content."""
+        if isinstance(sample, dict) and "path" in sample and "array" not in sample:
+            sample = sample["path"] if sample.get("bytes") is None else b""
+        return is_nothing(sample) or (isinstance(sample, str) and not sample.strip())
+
     def encode(self, sample, sampling_rate=None):
         """A raw input, as people have it, as an array to be stored (`np.ndarray`).
 
@@ -234,10 +241,22 @@ class Text(InputKind):
     parts: ClassVar = ("input_ids", "attention_mask")
     read_only: ClassVar = ("padding",)
 
+    @classmethod
+    def is_absent(cls, sample):
+        """An empty text is a text."""
+        return is_nothing(sample)
+
     def __post_init__(self):
         check_positive(self, "max_length", whole=True)
         if self.padding not in ("longest", "max_length"):
             raise ValueError(f"padding={self.padding!r} must be 'longest' or 'max_length'")
+
+
+def is_nothing(value):
+    """Whether it is None, NaN or NaT, or pandas' NA (`bool`)."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
 
 
 def stack_rows(rows, change=None):

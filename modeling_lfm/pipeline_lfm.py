@@ -249,7 +249,7 @@ class SampleReader:
             if places[name] not in sample:
                 raise ValueError(f"{where}columns has {name}: {places[name]!r}, but the sample has {list(sample)}.")
         given = {name: sample.get(place) for name, place in places.items()}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in given.items() if not self.processor.is_absent(name, value)}
         if not given:
             raise ValueError(f"{where}no input of any modality. {known}, of which one at least is needed.")
         return given

@@ -74,7 +74,7 @@ class LfmProcessor(ProcessorMixin):
     def __call__(self, *, sampling_rate=None, return_tensors="pt", **inputs):
         """Process a batch, or one sample, of some or all modalities.
 
-        Any of them may be absent: not given, or None for some samples or for all.
+        Any of them may be absent: not given, or nothing for some samples or for all, see [`is_absent`].
 
         Args:
             sampling_rate (`int`, *optional*): Hz, of audio given as plain arrays.
@@ -104,7 +104,7 @@ class LfmProcessor(ProcessorMixin):
         if len(set(sizes.values())) > 1 or 0 in sizes.values():
             raise ValueError(f"every modality needs the same number of samples, one at least; got {sizes}.")
         for number, sample in enumerate(zip(*batches.values(), strict=True)):
-            if all(value is None for value in sample):
+            if all(self.is_absent(name, value) for name, value in zip(batches, sample, strict=True)):
                 raise ValueError(f"sample {number} has no modality; give one at least of {', '.join(self.modalities)}.")
         output = {}
         for name, values in batches.items():
@@ -120,12 +120,19 @@ class LfmProcessor(ProcessorMixin):
         save_plugins(save_directory, map(type, self.kinds.values()))
         return files
 
+    def is_absent(self, modality, sample):
+        """Whether a raw input stands for nothing (`bool`): None, NaN, no name of a file, a row of empty cells.
+
+        Of a single modality only None does: its rows of empty cells are read as such.
+        """
+        return sample is None or (len(self.kinds) > 1 and self.kinds[modality].is_absent(sample))
+
     def encode(self, modality, sample, sampling_rate=None, stored=True):
         """One raw input in a compact form, to be stored: an array of `shape`, or token numbers (`list[int]`).
 
-        Of a video, without `stored`, only the frames that evaluation reads. None, an absent input, stays None.
+        Of a video, without `stored`, only the frames that evaluation reads. None of an absent one.
         """
-        if sample is None:
+        if self.is_absent(modality, sample):
             return None
         kind = self.kinds[modality]
         if kind.centres is not None and not stored:
@@ -136,17 +143,17 @@ class LfmProcessor(ProcessorMixin):
             raise ValueError(f"{modality} expects text, got {describe(sample)}.")
         return self.tokenizer(sample, truncation=True, max_length=kind.max_length)["input_ids"]
 
-    def stack(self, modality, rows):
+    def stack(self, modality, rows, fill=False):
         """Samples, as `encode` gives them (or as tensors), to a batch: `dict` of tensors, padded where they differ.
 
         Where some are None, `{modality}_present` tells so, and something else stands in their place; of nothing but
-        None comes an empty `dict`.
+        None comes an empty `dict`, or with `fill` zeros.
         """
         kind, present = self.kinds[modality], [row is not None for row in rows]
-        if not any(present):
+        if not any(present) and not fill:
             return {}
         if not all(present):
-            filler = rows[present.index(True)]
+            filler = rows[present.index(True)] if any(present) else self._blank(modality)
             rows = [filler if row is None else row for row in rows]
             return {**self.stack(modality, rows), f"{modality}_present": torch.tensor(present)}
         if not isinstance(kind, Text):
@@ -163,6 +170,13 @@ class LfmProcessor(ProcessorMixin):
         )
         return {f"{modality}_{part}": padded[part] for part in kind.parts}
 
+    def _blank(self, modality):
+        """The smallest sample of a modality, of zeros; of a text an empty one."""
+        kind = self.kinds[modality]
+        if isinstance(kind, Text):
+            return self.tokenizer("")["input_ids"] or [self.tokenizer.pad_token_id]
+        return torch.zeros([max(side, 1) for side in kind.shape], dtype=torch.from_numpy(np.zeros(0, kind.dtype)).dtype)
+
     def shape(self, modality):
         """Shape of what `encode` gives of `modality` (`tuple[int, ...]`; -1 where it varies), or None for text."""
         return self.kinds[modality].shape
@@ -171,7 +185,7 @@ class LfmProcessor(ProcessorMixin):
         """Find what some types of input have to know of the training data: lengths, statistics, categories.
 
         Args:
-            samples (`dict[str, Iterable]`): from a modality to its raw inputs; None is passed over.
+            samples (`dict[str, Iterable]`): from a modality to its raw inputs; absent ones are passed over.
 
         Returns:
             [`LfmProcessor`]: this one, changed in place.
@@ -182,7 +196,7 @@ class LfmProcessor(ProcessorMixin):
         for name in self.unfitted():
             kind = self.kinds[name]
             try:
-                kind.fit(sample for sample in samples.get(name, ()) if sample is not None)
+                kind.fit(sample for sample in samples.get(name, ()) if not self.is_absent(name, sample))
             except (ValueError, TypeError) as error:
                 raise ValueError(f"modality {name!r}: {error}.") from error
             if not kind.is_fitted:

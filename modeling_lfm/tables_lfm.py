@@ -41,6 +41,17 @@ class Vector(InputKind):
     def __post_init__(self):
         check_statistics(self)
 
+    @classmethod
+    def is_absent(cls, sample):
+        """A vector without any number is absent, too."""
+        if isinstance(sample, dict) and not {"bytes", "path"} & set(sample):
+            sample = list(sample.values())
+        if isinstance(sample, (list, tuple)):
+            return bool(sample) and all(np.ndim(cell) == 0 and is_empty(cell) for cell in sample)
+        if isinstance(sample, np.ndarray) and sample.dtype.kind == "f":
+            return sample.size > 0 and bool(np.isnan(sample).all())
+        return super().is_absent(sample)
+
     @property
     def is_fitted(self):
         return self.num_features is not None and (self.mean is not None or not self.standardize)
@@ -120,6 +131,13 @@ class Tabular(InputKind):
         for column, value in {**(self.mean or {}), **(self.std or {})}.items():
             if not isinstance(value, Number) or not math.isfinite(value):
                 raise ValueError(f"mean and std of column {column!r} must be finite, got {value!r}")
+
+    @classmethod
+    def is_absent(cls, sample):
+        """A row whose cells are all empty is absent, too."""
+        if isinstance(sample, dict):
+            return bool(sample) and all(is_empty(cell) for cell in sample.values())
+        return super().is_absent(sample)
 
     @property
     def parts(self):

@@ -25,7 +25,7 @@ from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 
-FROM_CONFIG = ("processor", "columns", "benchmark_options", "modalities", "tokenizer", "num_proc")
+FROM_CONFIG = ("processor", "columns", "benchmark_options", "modalities", "tokenizer", "num_proc", "missing")
 
 BAR = {"unit": "", "mininterval": 0.5 if sys.stderr.isatty() else 30}  # in a file, a line in half a minute
 
@@ -79,6 +79,7 @@ def parse_arguments(argv):
 
     args = arguments.read_arguments(argv, __doc__, PrepareArguments, start=start)
     arguments.check_positive(args, "num_proc", "samples_per_shard")
+    arguments.check_missing(args.missing)
     if args.public and args.push_to_hub is None:
         raise ValueError("--public says who may see what --push_to_hub sends; give that too.")
     if config.get("benchmark", args.benchmark) != args.benchmark:
@@ -121,9 +122,10 @@ def write(output, args, report):
     processor = make_processor([name for name in args.modalities if name in args.processor], args, args)
     columns = runs.pick_columns(processor.modalities, args.columns)
     raw = load_benchmark(args.benchmark, args.data_dir, missing_shown=None, **args.benchmark_options)
-    fit_processor(processor, raw["train"], columns)
+    runs.check_data(raw, args, processor)
+    fit_processor(processor, raw["train"], columns, args.missing)
     source = (args.benchmark, args.benchmark_options, raw, args.data_dir)
-    task = Preparation(output, *source, processor, columns, args.samples_per_shard)
+    task = Preparation(output, *source, processor, columns, args.samples_per_shard, args.missing or "error")
     task.begin(args.verify)
     total, left = (sum(len(shard) for shard in shards) for shards in (task.shards, task.todo))
     with tqdm(desc="preparing samples", total=total, initial=total - left, **BAR) as bar:

@@ -18,6 +18,9 @@ class LfmDataCollator:
     def __call__(self, samples):
         """Samples (`list[dict]`, as `prepare_dataset` gives them) to a `dict` of tensors, the batch dimension first.
 
+        Where a sample holds None for a modality that it lacks, or the samples tell, `{modality}_present`, bool (B,),
+        marks those that have it.
+
         Raises:
             ValueError: a sample without any of the processor's inputs.
         """
@@ -25,7 +28,9 @@ class LfmDataCollator:
         for name, kind in self.processor.kinds.items():
             key = f"{name}_{kind.parts[0]}"
             if key in samples[0]:
-                batch |= self.processor.stack(name, [sample[key] for sample in samples])
+                batch |= self.processor.stack(name, [sample[key] for sample in samples], fill=True)
+                if f"{name}_present" in samples[0]:
+                    batch.setdefault(f"{name}_present", torch.ones(len(samples), dtype=torch.bool))
         if not batch:
             raise ValueError(
                 f"samples hold {list(samples[0])}, but the processor's inputs are {self.processor.model_input_names}."

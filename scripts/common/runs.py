@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from transformers.hf_argparser import HfArg
 
-from modeling_lfm.scripts.common.settings import SourceArguments, check_positive
+from modeling_lfm.scripts.common.settings import SourceArguments, check_missing, check_positive
 from modeling_lfm.trainer.cards.record import describe_run, read_json, read_record, write_record
 
-REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns")
+REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns", "missing")
 # What only a finished run writes; of an earlier run in the same folder it would be told as if of this one.
 RESULTS = (
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
@@ -31,6 +31,7 @@ class SplitArguments(SourceArguments):
         if self.split not in ("train", "validation", "test"):
             raise ValueError(f"split={self.split!r} is unknown; choose train, validation or test.")
         check_positive(self, "per_device_eval_batch_size", "max_samples", "num_proc")
+        check_missing(self.missing)
 
 
 def remember(folder, data_args, trainer, splits):
@@ -83,14 +84,14 @@ def recall(checkpoint):
         checkpoint (`str`): folder of a model, such as `outputs/demo` or `outputs/demo/checkpoint-100`.
 
     Returns:
-        `dict` with `benchmark`, `benchmark_options` and `columns`, and more for a model card.
+        `dict` with `benchmark`, `benchmark_options`, `columns` and `missing`, and more for a model card.
 
     Raises:
         ValueError: the file is damaged, or a value in it has a wrong type; the message names both.
     """
     folder = Path(checkpoint).resolve()
     record = read_record(folder) or read_record(folder.parent)
-    return {"benchmark": None, "benchmark_options": {}, "columns": {}, **record}
+    return {"benchmark": None, "benchmark_options": {}, "columns": {}, "missing": None, **record}
 
 
 def complete(args):
@@ -102,6 +103,7 @@ def complete(args):
         args.benchmark = remembered["benchmark"]
         args.benchmark_options = {**remembered["benchmark_options"], **args.benchmark_options}
         args.columns = {**remembered["columns"], **args.columns}
+        args.missing = args.missing or remembered["missing"]
     return args
 
 
@@ -199,8 +201,26 @@ def prepare(dataset, args, processor, limit=None):
     dataset = draw_samples(dataset, limit)
     if is_prepared(args.data_dir):
         return dataset
+    columns, missing = pick_columns(processor.modalities, args.columns), args.missing or "error"
+    return prepare_dataset(dataset, processor, columns=columns, num_proc=args.num_proc, broken="skip", missing=missing)
+
+
+def check_data(raw, args, processor):
+    """Whether samples of what [`load_data`] gives lack modalities (`bool`).
+
+    Raises:
+        ValueError: they do, and `args.missing` is not `absent`; the message counts them.
+    """
+    from modeling_lfm.data import check_holes, is_prepared
+    from modeling_lfm.data.holes import read_presence
+
+    splits = raw if isinstance(raw, dict) else {args.split: raw}
+    if is_prepared(args.data_dir):  # it was said when they were prepared
+        marks = [read_presence(part, processor.modalities) for part in splits.values()]
+        return any(there is not None and not there.all() for there in marks)
     columns = pick_columns(processor.modalities, args.columns)
-    return prepare_dataset(dataset, processor, columns=columns, num_proc=args.num_proc, broken="skip")
+    found = check_holes(splits, processor.kinds, columns, args.missing or "error")
+    return any(holes.any() for holes in found.values())
 
 
 def read_class_names(dataset):
@@ -241,6 +261,7 @@ def load_split(args, config, processor):
     """
     raw = load_data(args, processor, args.split)
     check_labels(config, raw, f"{args.benchmark} ({args.split})")
+    check_data(raw, args, processor)
     return prepare(raw, args, processor, args.max_samples)
 
 

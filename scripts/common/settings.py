@@ -73,6 +73,11 @@ class SourceArguments:
     columns: Mapping = HfArg(
         default_factory=dict, help="Mapping from a modality to its column in the data set, where the names differ."
     )
+    missing: str | None = HfArg(
+        default=None,
+        help="Samples that lack a modality (None, NaN, empty cells, files that are not there) are an error, or the "
+        "modality counts as absent: error or absent. error if not given; of a trained model as in its training.",
+    )
     num_proc: int | None = HfArg(default=None, help="Processes that prepare the data.")
 
 
@@ -94,6 +99,13 @@ class DataArguments(SourceArguments):
 
     def __post_init__(self):
         check_positive(self, "num_proc", "max_train_samples", "max_eval_samples", "max_test_samples")
+        check_missing(self.missing)
+
+
+def check_missing(value):
+    """Raise a `ValueError` unless it is a value of the setting `missing`."""
+    if value not in (None, "error", "absent"):
+        raise ValueError(f"missing={value!r} is unknown; choose error or absent.")
 
 
 # -- YAML ------------------------------------------------------------------------------------------------------

@@ -168,7 +168,8 @@ def set_up(model_args, data_args, training_args):
     with training_args.main_process_first(desc="reading the data"):
         raw = runs.load_data(data_args, processor)
         check_splits(raw, data_args.benchmark, training_args)
-    fit_processor(processor, raw["train"], columns)
+    runs.check_data(raw, data_args, processor)
+    fit_processor(processor, raw["train"], columns, data_args.missing)
     processor.complete_towers(config.modalities)
     names = runs.read_class_names(raw["train"])
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}

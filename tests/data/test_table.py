@@ -161,7 +161,6 @@ def test_lists_and_several_labels():
         ("a.csv", b"x,label\n", "no rows"),
         ("a.csv", b"x,y\n1,2\n", "label"),
         ("a.csv", b"x,label\n1,\n2,b\n", "row 1"),
-        ("a.csv", b"photo,label\nb.png,1\n", r"b\.png"),
         ("a.csv", b"label\na\nb\n", "columns"),
         ("a.jsonl", b"{]\n", r"a\.jsonl"),
         ("a.parquet", b"PAR1", r"a\.parquet"),

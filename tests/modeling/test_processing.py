@@ -342,7 +342,7 @@ def test_wrong_calls_are_refused(tokenizer):
         ({"image": [Image.new("I;16", (8, 8))]}, "range"),
         ({"image": [b"no image"]}, "cannot be read as an image"),
         ({"audio": [b"no sound"]}, "cannot be read as audio"),
-        ({"audio": [{"bytes": None, "path": None}]}, "got NoneType"),
+        ({"audio": [{"bytes": None, "path": None}]}, "sample 0 has no modality"),
         ({"audio": [np.zeros(0, np.float32)]}, "no audio samples"),
         ({"audio": [np.full(9, np.nan, np.float32)]}, "not finite"),
         ({"audio": [np.zeros((800, 20), np.float32)]}, r"\(channels, samples\)"),
