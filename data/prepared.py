@@ -270,6 +270,8 @@ def _check_manifest(folder, manifest, processor, columns, benchmark, options):
         told["benchmark_options"] = complete_options(benchmark, options)
     here |= {key: value for key, value in told.items() if value is not None}
     there = {key: manifest.get(key) for key in here}
+    if "benchmark_options" in here:  # an option that is younger than the folder had its default
+        there["benchmark_options"] = {**complete_options(benchmark, {}), **(manifest.get("benchmark_options") or {})}
     for key in {"processor", "columns"} & set(here):  # some of its modalities are enough
         there[key] = {name: manifest[key].get(name) for name in here[key]}
     check_equal(folder, there, here)

@@ -19,6 +19,7 @@ examples:
   python scripts/reproduce.py --table 1 --benchmark av_mnist --data_dir DIR --jobs 2
   python scripts/reproduce.py --table 3 --benchmark demo --rows "cross-entropy only" --num_train_epochs 2
   python scripts/reproduce.py av_mnist --data_dir DIR --settings "S1 Adam"
+  python scripts/reproduce.py --table 1 --benchmark table --data_dir DIR --folds 5 --benchmark_options.train_file a.csv
 
 All rows have the same towers, budget and optimizer, and train on the same samples; where authors publish settings of
 their method for the data set, these are taken (scripts/configs/published_settings.yaml). A run is evaluated on
@@ -26,6 +27,9 @@ validation data after each epoch and keeps the best, by `metric_for_best_model` 
 test split once. Whatever is wrong with a row, the data or the folder is told before anything is trained, and what makes
 no sense on a data set, such as a third modality of two, is left out. A run that fails does not stop the others; the
 program then ends with status 1, and the next call tries it again.
+
+With --folds a table of yours is cross-validated: each fold is tested on once a seed, the next one chooses the epoch;
+--benchmark_options.group_column person keeps the rows of a person in one fold.
 """
 
 import sys
@@ -39,7 +43,7 @@ from modeling_lfm.scripts.common.settings import read_arguments
 from modeling_lfm.scripts.experiments import report
 from modeling_lfm.scripts.experiments.check import check_cells, check_output
 from modeling_lfm.scripts.experiments.run import FORCED, file_of, read_all, read_records, sweep, write_record
-from modeling_lfm.scripts.experiments.tables import TABLES, find_table, make_cells, read_table
+from modeling_lfm.scripts.experiments.tables import TABLES, find_table, make_cells, merge, read_table, split_into_folds
 
 
 @dataclass
@@ -51,6 +55,7 @@ class ReproduceArguments:
     seeds: list[int] = HfArg(default_factory=lambda: [0, 1, 2], help="One run a seed.")
     rows: list[str] = HfArg(default_factory=list, help="Only those; all if not given.")
     settings: list[str] = HfArg(default_factory=list, help="Only those; all if not given.")
+    folds: int | None = HfArg(default=None, help="Of --benchmark table: a run a fold and seed.")
     jobs: int = HfArg(default=1, help="Runs at the same time, each on its own share of the cores, on one CUDA device.")
     output: str = HfArg(
         default="outputs/results",
@@ -74,12 +79,13 @@ def parse_arguments(argv):
     text, overrides = __doc__.replace("{tables}", ", ".join(tables)), {}
     own = read_arguments(argv, text, ReproduceArguments, start=take_table, rest=overrides)
     table = read_table(str(find_table(own.table)), own.benchmark)
+    data = own.benchmark or next(iter(table.settings.values()))["benchmark"]
+    table = table if own.folds is None else split_into_folds(table, own.folds)
     for kind in ("settings", "rows"):
         known, given = getattr(table, kind), getattr(own, kind)
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"unknown {kind} {unknown}; the table has {', '.join(known)}.")
         setattr(own, kind, given or list(known))
-    data = own.benchmark or next(iter(table.settings.values()))["benchmark"]
     own.output = Path(own.output, table.name, Path(data).stem)
     return table, own, overrides
 
@@ -98,7 +104,10 @@ def run_table(table, own, overrides):
     jobs = {(*cell, seed): config for seed in own.seeds for cell, config in cells.items() if cell not in inapplicable}
     if len({file_of(own.output, *key) for key in jobs}) < len(jobs):
         raise ValueError("two rows or settings differ in characters only that file names lack; rename one.")
-    return sweep({key: {**config, "seed": key[2]} for key, config in jobs.items()}, own.jobs, own.output)
+    jobs = {key: {**config, "seed": key[2]} for key, config in jobs.items()}
+    if own.folds is not None:  # which the seed draws, too
+        jobs = {key: merge(config, {"benchmark_options": {"seed": key[2]}}) for key, config in jobs.items()}
+    return sweep(jobs, own.jobs, own.output)
 
 
 def write_report(table, folder):
@@ -106,7 +115,9 @@ def write_report(table, folder):
     records, others = read_records(folder), read_all(folder)
     inapplicable = {(r["setting"], r["row"]): r["inapplicable"] for r in others if "inapplicable" in r}
     failures = {(r["setting"], r["row"], r["seed"]): r["error"] for r in others if "error" in r}
-    if table.reference is None:
+    if table.folds is not None:
+        text = report.format_report(*report.join_folds(table, records, inapplicable, failures))
+    elif table.reference is None:
         text = report.format_settings(list(records.values()), table.settings, table.rows)
     else:
         parts = (report.format_report(table, setting, records, inapplicable, failures) for setting in table.settings)

@@ -49,7 +49,7 @@ def check_cell(config):
     from modeling_lfm import LfmForMultimodalClassification
     from modeling_lfm.scripts.common.console import hide_progress_bars
     from modeling_lfm.scripts.common.training import make_config, read_run, set_up
-    from modeling_lfm.towers_lfm import resolve_tower_configs
+    from modeling_lfm.towers_lfm import TOWERS, resolve_tower_configs
 
     hide_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
@@ -57,6 +57,9 @@ def check_cell(config):
         try:
             model_config = make_config(model_args, training_args)
             resolve_tower_configs(model_config)
+            for spec in model_config.modalities.values():
+                if "in_features" in TOWERS[spec["tower"]].keys:
+                    spec.setdefault("in_features", 1)  # the training samples will tell
             LfmForMultimodalClassification(model_config)
         except ValueError as error:
             return str(error), 0

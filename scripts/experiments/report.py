@@ -1,5 +1,7 @@
 """Markdown tables of finished runs: means and spreads over seeds, significance, cost, and the published figures."""
 
+from dataclasses import replace
+
 from modeling_lfm.scripts.common import settings as arguments
 
 COLUMNS = {"accuracy": "accuracy", "map": "mAP", "f1": "macro F1"}
@@ -10,6 +12,15 @@ SELECTION = (
 SIGNIFICANCE = (
     "*p*: paired t-test over the seeds of the accuracy against {reference}; three seeds are few, so only large and "
     "steady differences come out below 0.05. *Cost*: seconds of training over those of {reference}."
+)
+FOLDS = (
+    "Percent on the test fold, mean ± sample standard deviation over the {folds} folds that each of the seeds {seeds} "
+    "draws (in brackets: fewer runs). Every run keeps the epoch that is best on the next fold (by {metric}), and reads "
+    "its test fold once."
+)
+FOLDS_SIGNIFICANCE = (
+    "*p*: paired t-test over folds and seeds of the accuracy against {reference}, with the variance that shared "
+    "training samples ask for (Nadeau and Bengio, 2003). *Cost*: seconds of training over those of {reference}."
 )
 BESIDE = (
     "These figures are of another data set, {benchmark}, with the towers and budgets of the paper: the order of the "
@@ -25,20 +36,35 @@ def make_frame(records):
     return frame if len(frame) else pd.DataFrame(columns=["setting", "row", "seed", "seconds"])
 
 
+def join_folds(table, records, inapplicable, failures):
+    """The arguments of [`format_report`] (`list`) of a table whose settings are folds: one table of all."""
+    settings = list(table.settings)
+    name = settings[0].rpartition(", fold ")[0]
+    table = replace(table, settings={name: table.settings[settings[0]]})
+
+    def join(found):
+        return {(name, row, (seed, s)): found[s, row, seed] for s, row, seed in found if s in settings}
+
+    records = {key: {**record, "seed": key[2]} for key, record in join(records).items()}
+    inapplicable = {(name, row): reason for (setting, row), reason in inapplicable.items() if setting in settings}
+    failures = {(name, row, f"{seed}, {setting}"): text for (_, row, (seed, setting)), text in join(failures).items()}
+    return [table, name, records, inapplicable, failures]
+
+
 def format_report(table, setting, records, inapplicable, failures):
     """The table of one setting or benchmark.
 
     Args:
         table ([`Table`])
         setting (`str`)
-        records (`dict`): finished runs by (setting, row, seed).
+        records (`dict`): finished runs by (setting, row, seed), where settings are joined (seed, setting) for a seed.
         inapplicable (`dict`), failures (`dict`): reasons, by (setting, row) and by (setting, row, seed).
 
     Returns:
         `str`: Markdown.
     """
     runs = make_frame([record for key, record in records.items() if key[0] == setting and key[1] in table.rows])
-    groups, names = dict(list(runs.groupby("row"))), list(table.settings[setting]["modalities"])
+    groups, names = dict(list(runs.groupby("row"))), name_modalities(table.settings[setting], records.values())
     most, best = max(map(len, groups.values()), default=0), runs.groupby("row").mean(numeric_only=True).max()
     published = read_published(table.name, setting)
     column = f"published ({published['benchmark']})" if published else "published"
@@ -62,7 +88,7 @@ def format_report(table, setting, records, inapplicable, failures):
             cells = [mean_and_spread(values, values.mean() == best[values.name]) for values in tests]
             cells += [format_modalities(found, names), format_gap(found, names)]
             cells += [format_modalities(found, [f"without_{name}" for name in names])] * len(without)
-            p = "" if row == table.reference else format_p(compare(found, reference))
+            p = "" if row == table.reference else format_p(compare(found, reference, folds=table.folds))
             end = [p, "-" if reference is None else f"{found['seconds'].mean() / reference['seconds'].mean():.2f}"]
         lines.append([row + mark, *cells, format_published(published.get("rows", {}).get(row)), *end])
     parts = [f"## {table.title}: {setting}", *_notes(table, setting, runs), format_lines(lines), *remarks]
@@ -72,6 +98,15 @@ def format_report(table, setting, records, inapplicable, failures):
     return "\n\n".join(parts) + "\n"
 
 
+def name_modalities(config, records):
+    """Names of the modalities (`list`): those of a configuration, of one's own table those of the run with most."""
+    if config.get("benchmark") != "table":
+        return list(config["modalities"])
+    tests = (record["test"] for record in records)
+    found = ([key[:-9] for key in test if key.endswith("_accuracy") and "without_" not in key] for test in tests)
+    return max(found, key=len, default=[])
+
+
 def format_lines(lines):
     """Markdown of a table's lines (`list` of lists of texts), the heads first."""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -79,11 +114,16 @@ def format_lines(lines):
 
 def _notes(table, setting, runs):
     """What stands above the table (`list[str]`)."""
-    metric = table.settings[setting].get("metric_for_best_model", "loss")
     notes = [" ".join(note.split()) for note in table.notes]
-    notes.append(SELECTION.format(seeds=", ".join(map(str, sorted(runs["seed"].unique()))), metric=metric))
+    metric = table.settings[setting].get("metric_for_best_model", "loss")
+    if "chosen_by" in runs:
+        metric = runs["chosen_by"].dropna().iloc[-1]
+    seeds = sorted({seed[0] if table.folds else seed for seed in runs["seed"]})
+    told = {"seeds": ", ".join(map(str, seeds)), "metric": metric, "folds": table.folds, "reference": table.reference}
+    selection, significance = (FOLDS, FOLDS_SIGNIFICANCE) if table.folds else (SELECTION, SIGNIFICANCE)
+    notes.append(selection.format(**told))
     if table.reference is not None:
-        notes.append(SIGNIFICANCE.format(reference=table.reference))
+        notes.append(significance.format(**told))
     return [*notes, f"{len(runs)} runs, {runs['seconds'].sum() / 3600:.2f} hours of training."]
 
 
@@ -107,19 +147,20 @@ def format_gap(found, names):
     return "-" if alone else f"{100 * found['test.gap'].mean():.1f}"
 
 
-def compare(found, reference, metric="test.accuracy"):
+def compare(found, reference, metric="test.accuracy", folds=None):
     """p (`float`) of a paired, two-sided t-test over the seeds that both have; None for one seed or no difference.
 
     Args:
         found, reference (`pandas.DataFrame`): finished runs of two rows, or None.
+        folds (`int`, *optional*): the runs are those of so many folds, of which one is tested on and one validated on.
     """
-    from scipy.stats import ttest_rel
+    from modeling_lfm.trainer.cross_validation import paired_test
 
     if reference is None or reference.empty:
         return None
     pairs = found.merge(reference, on="seed", suffixes=("", "_reference"))
-    ours, theirs = pairs[metric], pairs[f"{metric}_reference"]
-    return None if len(pairs) < 2 or (ours == theirs).all() else float(ttest_rel(ours, theirs).pvalue)
+    p = paired_test(pairs[metric], pairs[f"{metric}_reference"], 1 / (folds - 2) if folds else 0.0)
+    return None if p != p else p
 
 
 def format_p(p):

@@ -11,6 +11,8 @@ import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
 from queue import SimpleQueue
 
 from modeling_lfm.scripts.common import settings as arguments
@@ -40,8 +42,9 @@ def run_one(config, threads):
         threads (`int`): of torch.
 
     Returns:
-        `dict` with the `method` and its settings, the metrics of `validation` and `test`, `best_epoch`, the
-        `seconds` of training with its evaluations, `steps` of the optimizer, and LFM's `alpha` by epoch.
+        `dict` with the `method` and its settings, the metric by which the epoch is chosen (`chosen_by`), the metrics of
+        `validation` and `test`, `best_epoch`, the `seconds` of training with its evaluations, `steps` of the optimizer,
+        and LFM's `alpha` by epoch.
     """
     global _scratch
     import torch
@@ -63,6 +66,7 @@ def run_one(config, threads):
     best = next(e for e in state.log_history if e["step"] == state.best_global_step and "eval_loss" in e)
     record = {
         "method": {"name": method.spec.name, **asdict(method.settings)},
+        "chosen_by": trainer.args.metric_for_best_model,
         "best_epoch": best["epoch"],
         "seconds": seconds,
         "steps": state.global_step,
@@ -81,7 +85,17 @@ def run_one(config, threads):
 def digest(config):
     """A short word that changes with what a run computes; the seed and where files lie are left out."""
     important = {key: value for key, value in config.items() if key not in UNIMPORTANT}
+    if config.get("benchmark") == "table":  # one's own may change
+        options = config.get("benchmark_options") or {}
+        files = [Path(config["data_dir"], options[key]) for key in sorted(options) if key.endswith("_file")]
+        important["files"] = [digest_file(file, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@lru_cache
+def digest_file(file, changed):
+    """SHA-256 of a file (`Path`), which is read again when it was `changed` (`int`)."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def sweep(jobs, workers, folder):

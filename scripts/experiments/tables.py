@@ -1,7 +1,7 @@
 """Tables of experiments: what a YAML file of rows and settings asks of train.py, cell by cell."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modeling_lfm.scripts.common import settings as arguments
@@ -24,6 +24,7 @@ class Table:
         reference: the row with which the others are compared; None: the report sets constants of alpha side by side.
         title, notes: for the report.
         absence: whether the report shows the accuracy without each modality.
+        folds: into how many a table of one's own is split.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Table:
     title: str = ""
     notes: list = field(default_factory=list)
     absence: bool = False
+    folds: int | None = None
 
 
 def find_table(word):
@@ -106,6 +108,21 @@ def _read_benchmark(path, content, benchmark):
     if unknown:
         raise ValueError(f"{path}: {name} changes the rows {unknown}, which are not there.")
     return {name: merge(merge(base, content.get("common", {})), entry)}, changes, notes
+
+
+def split_into_folds(table, folds):
+    """A table (`Table`) whose settings are the folds of the one setting that it has, a table of one's own.
+
+    Raises:
+        ValueError: it has another data set.
+    """
+    ((name, config), *others) = table.settings.items()
+    if others or config.get("benchmark") != "table":
+        raise ValueError("folds are drawn of a table of your own: --benchmark table.")
+    names = [f"{name}, fold {fold}" for fold in range(folds)]
+    options = [{"benchmark_options": {"folds": folds, "fold": fold}} for fold in range(folds)]
+    settings = {fold: merge(config, changes) for fold, changes in zip(names, options, strict=True)}
+    return replace(table, folds=folds, settings=settings, changes=dict.fromkeys(names, table.changes.get(name, {})))
 
 
 def merge(config, changes):

@@ -9,7 +9,8 @@ from scipy.stats import t as students_t
 
 from modeling_lfm.scripts.common.settings import CONFIGS, read_config
 from modeling_lfm.scripts.experiments import report
-from modeling_lfm.scripts.experiments.tables import TABLES, Table, read_table
+from modeling_lfm.scripts.experiments.tables import TABLES, Table, read_table, split_into_folds
+from modeling_lfm.trainer.cross_validation import paired_test
 
 
 def a_run(seed, accuracy, seconds=36.0, **others):
@@ -32,6 +33,33 @@ def test_significance_is_a_paired_t_test_over_common_seeds():
     assert report.compare(reference, reference) is None
     assert report.compare(found[:1], reference) is None
     assert [report.format_p(p) for p in (None, 0.0123, 1e-5)] == ["-", "0.012", "< 0.001"]
+
+
+def test_folds_are_joined_and_their_test_minds_shared_samples():
+    config = {"benchmark": "table"}
+    table = Table("mine", {"table": config}, {"Concat": {}, "Best": {}}, reference="Concat")
+    table = split_into_folds(table, 4)
+    assert table.settings["table, fold 2"] == {**config, "benchmark_options": {"folds": 4, "fold": 2}}
+    ours, theirs = (0.80, 0.79, 0.83, 0.70, 0.9), (0.71, 0.74, 0.70, 0.72, 0.8)
+    places = [*[(f"table, fold {fold}", 0) for fold in range(4)], ("table, fold 1", 1)]
+    records = {
+        (setting, row, seed): {**a_run(seed, value, a=0.3, b=0.5), "row": row, "setting": setting, "chosen_by": "f1"}
+        for row, values in (("Concat", theirs), ("Best", ours))
+        for (setting, seed), value in zip(places, values, strict=True)
+    }
+    del records["table, fold 1", "Best", 1]
+    failures = {("table, fold 1", "Best", 1): "out of memory"}
+    text = report.format_report(*report.join_folds(table, records, {}, failures))
+    p = paired_test(ours[:4], theirs[:4], 1 / 2)  # a fold of test over two of training
+    assert 0.05 < p < 0.95
+    assert f"| 30.0 / 50.0 | 25.0 |  | {p:.3f} | 1.00 |" in text
+    assert "| Concat | 73.4 ± 4.0 |" in text
+    assert "| Best (4)<sup>1</sup> | **78.0** ± 5.6 |" in text
+    assert "Best: seed 1, table, fold 1 failed: out of memory" in text
+    assert "4 folds that each of the seeds 0, 1 draws" in text
+    assert "(by f1)" in text
+    with pytest.raises(ValueError, match="folds"):
+        split_into_folds(Table("t", {"demo": {"benchmark": "demo"}}, {}), 3)
 
 
 def test_means_and_spreads_are_in_percent():

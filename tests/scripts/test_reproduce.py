@@ -3,10 +3,13 @@
 import json
 import multiprocessing
 import os
+import re
 import sys
 import threading
 import time
 
+import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -143,6 +146,41 @@ def test_a_run_is_repeated_when_its_configuration_changes_in_what_matters():
     assert sweep.digest(config) == sweep.digest(same)
     assert sweep.digest(config) != sweep.digest({**config, "learning_rate": 1e-4})
     assert sweep.digest(config) != sweep.digest({**config, "method": {"name": "ogm", "alpha": 0.7}})
+
+
+def test_a_table_of_ones_own_is_cross_validated(tmp_path, capsys, monkeypatch):
+    """Each row of it is tested once a seed, with its whole group; what is there already is not run again."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(rng.normal(size=(60, 4)), columns=["a0", "a1", "b0", "b1"])
+    rows = rows.assign(label=["yes" if n % 2 else "no" for n in range(60)], person=[f"p{n % 10}" for n in range(60)])
+    rows.to_csv("all.csv", index=False)
+    views = {name: {"columns": [f"{name}*"], "type": "vector"} for name in ("a", "b")}
+    line = ["--table", "1", "--benchmark", "table", "--data_dir", ".", "--benchmark_options.train_file", "all.csv"]
+    line += ["--benchmark_options.group_column", "person", "--benchmark_options.table_columns", json.dumps(views)]
+    line += ["--output", "runs", "--seeds", "3", "--rows", "Concat", "Unimodal-2"]
+    reproduce.main([*line, "--folds", "3", "--num_train_epochs", "1", "--hidden_size", "8", "--use_cpu", "true"])
+    folder = tmp_path / "runs" / "paper_1" / "table"
+    records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    assert [(record["row"], record["setting"], record["seed"]) for record in records] == [
+        (row, f"table, fold {fold}", 3) for row in ("Concat", "Unimodal-2") for fold in range(3)
+    ]
+    report = (folder / "table.md").read_text()
+    assert "3 folds that each of the seeds 3 draws" in report
+    assert "(by accuracy)" in report
+    assert "| a / b |" in report
+    mean = np.mean([record["test"]["accuracy"] for record in records if record["row"] == "Concat"])
+    assert re.search(rf"\| Concat \| \**{100 * mean:.1f}", report)
+    capsys.readouterr()
+    reproduce.main([*line, "--folds", "3", "--report"])
+    assert report in capsys.readouterr().out
+    with pytest.raises(ValueError, match="folds are drawn of a table of your own"):
+        reproduce.main(["--table", "1", "--benchmark", "demo", "--folds", "3"])
+    config = {"benchmark": "table", "data_dir": ".", "benchmark_options": {"train_file": "all.csv"}}
+    before = sweep.digest(config)
+    assert sweep.digest(dict(config)) == before
+    rows[:50].to_csv("all.csv", index=False)
+    assert sweep.digest(config) != before
 
 
 def test_a_record_is_there_whole_or_not_at_all_and_has_no_nan(tmp_path):
