@@ -152,7 +152,7 @@ def check_options(cls, options):
     known, hints = own_options(cls), get_type_hints(cls.BUILDER_CONFIG_CLASS)
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ValueError(f"{cls.__name__} has no options {unknown}; it has {', '.join(known)}.")
+        raise ValueError(f"benchmark_options: {cls.__name__} has no options {unknown}; it has {', '.join(known)}.")
     options = {key: check_type(f"benchmark_options.{key}", value, hints[key]) for key, value in options.items()}
     if options.get("seed", 0) < 0:
         raise ValueError(f"benchmark_options.seed={options['seed']} must not be negative.")

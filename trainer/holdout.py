@@ -52,7 +52,7 @@ def split_holdout(dataset, size, seed, group=None):
     kept = round(size * len(labels)) if size < 1 else int(size)
     if not 0 < kept < len(labels):
         raise ValueError(f"holdout={size} keeps {kept} of {len(labels)} training samples; change it.")
-    groups = find_same(dataset) if group is None else read_column(dataset, group)
+    groups = find_same(dataset) if group is None else read_column(dataset, group, "holdout_group: ")
     groups = None if groups is None else pd.factorize(np.asarray(groups))[0]  # numbered as they come
     number = len(labels) if groups is None else groups.max() + 1
     if number == len(labels):
@@ -96,11 +96,11 @@ def read_labels(dataset):
     return read_column(dataset, "labels")
 
 
-def read_column(dataset, key):
-    """The values of a column of a data set with a length, as a numpy array."""
+def read_column(dataset, key, setting=""):
+    """The values of a column of a data set with a length, as a numpy array; an error begins with the `setting`."""
     if hasattr(dataset, "column_names"):
         if key not in dataset.column_names:
-            raise ValueError(f"the data set needs a column {key!r}; it has {dataset.column_names}.")
+            raise ValueError(f"{setting}the data set needs a column {key!r}; it has {dataset.column_names}.")
         return np.asarray(dataset.with_format("numpy")[key][:])
     try:
         return np.asarray([np.asarray(dataset[i][key]) for i in range(len(dataset))])

@@ -121,7 +121,10 @@ class LfmTrainingArguments(TrainingArguments):
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
             raise ValueError(f"class_weights={self.class_weights!r} must be a list of numbers, or balanced.")
         for name in self.metrics or ():
-            METRICS.find(name)
+            try:
+                METRICS.find(name)
+            except ValueError as error:
+                raise ValueError(f"metrics={self.metrics!r}: {error}") from error
         if self.label_smoothing_factor > 1:
             raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must lie in [0, 1].")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":

@@ -67,9 +67,9 @@ def find_checkpoint(training_args):
         return wanted
     last, passed = find_last_whole(folder, training_args.resume_changed)
     if last is None and passed:
-        raise ValueError(f"no checkpoint in {folder} is whole. " + " ".join(passed))
+        raise ValueError(f"no checkpoint in output_dir {folder} is whole. " + " ".join(passed))
     if last is None and not ((folder / RUN_RECORD).is_file() and not (folder / "config.json").is_file()):
-        raise FileNotFoundError(f"no checkpoint to resume from in {folder}.")
+        raise FileNotFoundError(f"no checkpoint to resume from in output_dir {folder}.")
     for reason in passed:
         say(f"passed over: {reason}")
     say(f"resuming from {last}" if last else f"the run in {folder} was stopped before its first checkpoint: it begins")
