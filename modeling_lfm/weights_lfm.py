@@ -79,7 +79,9 @@ def check_index(folder, variant=None):
     homes = [os.path.realpath(folder), os.path.realpath(os.path.join(folder, "..", "..", "blobs"))]
     for shard in shards:
         plain = isinstance(shard, str) and re.fullmatch(r"[\w.-]+\.safetensors", shard)
-        if not plain or os.path.dirname(os.path.realpath(os.path.join(folder, shard))) not in homes:
+        there = os.path.join(folder, shard) if plain else ""
+        odd = os.path.exists(there) and not os.path.isfile(there)  # a pipe would be waited for
+        if not plain or odd or os.path.dirname(os.path.realpath(there)) not in homes:
             raise ValueError(f"{file} names {shard!r}, which is no safetensors file of its folder; it is refused.")
     return shards
 

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 import yaml
 
+from modeling_lfm import LfmForMultimodalClassification
 from modeling_lfm.data import load_benchmark
 from modeling_lfm.data.table import load_table
 from modeling_lfm.scripts.common.settings import read_config
@@ -13,6 +14,7 @@ from modeling_lfm.trainer import LfmTrainingArguments
 
 from ..data.media import write_video
 from ..scripts.conftest import ROOT
+from .checkpoints import make_text_model
 from .media import process
 from .numbers import EDITS, HEAD, LINES
 from .numbers import process as process_numbers
@@ -118,3 +120,10 @@ def test_a_wav_file_that_was_cut(tmp_path):
     (tmp_path / "a.wav").write_bytes(content[:6000])
     with pytest.raises(ValueError, match=r"a\.wav is cut short"):
         process("audio", str(tmp_path / "a.wav"))
+
+
+def test_a_pipe_among_the_shards_of_a_model(tmp_path):
+    shard = max(make_text_model(tmp_path / "model").glob("*.safetensors"))
+    make_odd(shard, "pipe")
+    with pytest.raises(ValueError, match=shard.name):
+        LfmForMultimodalClassification.from_pretrained(tmp_path / "model")
