@@ -308,10 +308,10 @@ def check_range(pair):
 
 def check_size(size):
     """Height and width (`list[int]`) from `size`, or from one number for both."""
-    size = [size, size] if isinstance(size, int) else list(size)
-    if len(size) != 2 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
+    sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, (list, tuple)) else []
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
         raise ValueError(f"size={size!r} must be [height, width] in pixels, {MAX_SIDE} at most")
-    return size
+    return sides
 
 
 def check_augment(augment):

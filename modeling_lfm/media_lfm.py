@@ -236,6 +236,8 @@ def read_image(value, background=WHITE, value_range=None):
         image = _open_image(open_media(value), name)
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(to_8_bits(np.asarray(image), name, value_range))
+    if image.mode == "LAB":  # Pillow has no way from it
+        raise ValueError(f"{name} has colours of the mode LAB, which cannot be converted: save it as RGB.")
     if background is None or not image.has_transparency_data:
         return image
     image = image.convert("LA") if image.mode == "La" else image  # which has no way to RGBA of its own
@@ -248,15 +250,16 @@ def to_8_bits(array, name, value_range):
     """Values from `value_range[0]` to `value_range[1]` as uint8 0 to 255, those beyond cut.
 
     Raises:
-        ValueError: no range, or values that are not finite.
+        ValueError: values that are not finite, or no range.
     """
-    if value_range is None:
-        raise ValueError(
-            f"{name} has more than 8 bits a channel ({array.dtype}, {array.min()} to {array.max()}): tell what is "
-            "black and what is white by 'range' in the processor's settings, such as [0, 4000] for millimetres."
-        )
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds values that are not finite; replace them.")
+    if value_range is None:
+        raise ValueError(
+            f"{name} has more than 8 bits a channel, or floats beyond [0, 1] ({array.dtype}, {array.min()} to "
+            f"{array.max()}): tell what is black and what is white by 'range' in the processor's settings, such as "
+            "[0, 4000] for millimetres."
+        )
     low, high = value_range
     return np.rint((array.astype(np.float64) - low).clip(0, high - low) * (255 / (high - low))).astype(np.uint8)
 

@@ -260,6 +260,9 @@ def _build(name, settings):
         if preset is not None and preset not in presets:
             raise ValueError(f"preset {preset!r} is unknown; {suggest(preset, presets)}")
         own = {**presets.get(preset, {}), **own}
+        for key in (field.name for field in fields(kind) if field.type is bool):
+            if key in own and type(own[key]) is not bool:
+                raise ValueError(f"{key}={own[key]!r} must be true or false")
         return kind(**own)
     except (ValueError, TypeError) as error:
         raise ValueError(f"modality {name!r} ({settings['type']}): {error}") from error

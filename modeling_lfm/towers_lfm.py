@@ -197,16 +197,16 @@ def _create_timm(spec, weights=None):
             in_chans=spec.get("in_chans", 3),
             **spec.get("model_args", {}),
         )
-    except TypeError as error:
-        raise ValueError(f"timm cannot make {spec['name']!r} with these model_args: {error}.") from error
-    except RuntimeError as error:
+    except (TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError) as error:
+        name = spec["name"]
         if "Invalid pretrained tag" in str(error):
-            known = timm.list_pretrained(f"{spec['name'].split('.')[0]}.*")
-            raise ValueError(f"timm has no weights {spec['name']!r}; choose one of {', '.join(known)}.") from error
-        if "Unknown model" not in str(error):
-            raise
-        near = timm.list_models(f"*{spec['name'][:6]}*")[:5]
-        raise ValueError(f"timm {timm.__version__} has no model {spec['name']!r}; similar: {near}.") from error
+            known = timm.list_pretrained(f"{name.split('.')[0]}.*")
+            raise ValueError(f"timm has no weights {name!r}; choose one of {', '.join(known)}.") from error
+        if "Unknown model" in str(error):
+            near = timm.list_models(f"*{name[:6]}*")[:5]
+            raise ValueError(f"timm {timm.__version__} has no model {name!r}; similar: {near}.") from error
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"timm cannot make {name!r} with model_args={spec.get('model_args')} ({why}).") from error
 
 
 @TOWERS.register("transformers")

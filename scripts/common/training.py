@@ -1,5 +1,6 @@
 """From settings to model, processor, data and trainer, and the training itself."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,9 +28,9 @@ def parse_arguments(argv):
         raise ValueError(f"one CONFIG is expected, got {' '.join(words) or 'none'}; --help tells more.")
     given = settings.read_config(words[0])
     settings.apply_overrides(given, overrides)
-    benchmark = given.get("benchmark", "run")
+    benchmark = str(given.get("benchmark") or "run")
     # trackio shows the runs of a project together.
-    return read_run({"output_dir": f"outputs/{benchmark}", "project": str(benchmark), **given})
+    return read_run({"output_dir": f"outputs/{benchmark}", "project": benchmark, **given})
 
 
 def read_run(given):
@@ -62,7 +63,7 @@ def find_checkpoint(training_args):
     if wanted is None or str(wanted).lower() == "false":
         return refuse_earlier_run(folder)
     if str(wanted).lower() != "true":
-        if not Path(wanted).is_dir():
+        if not os.path.isdir(wanted):
             raise FileNotFoundError(f"resume_from_checkpoint: there is no checkpoint at {wanted}.")
         return wanted
     last, passed = find_last_whole(folder, training_args.resume_changed)

@@ -69,8 +69,8 @@ REFUSED = (
 )
 NESTED = {
     "modalities.audio": ("tower", "name", "in_chans", "model_args", "pretrained", "unknown", "é", "frontend"),
-    "modalities.audio.model_args": ("channels", "layers", "stem_width", "pretrained", "checkpoint_path", "drop_rate"),
-    "processor.audio": ("type", "sampling_rate", "n_fft", "hop_length", "duration", "floor", "mean", "std", "unknown"),
+    "modalities.audio.model_args": ("channels", "layers", "norm_layer", "act_layer", "checkpoint_path", "drop_rate"),
+    "processor.audio": ("type", "sampling_rate", "n_fft", "hop_length", "duration", "in_model", "std", "unknown"),
     "processor.image": ("type", "size", "num_channels", "mean", "std", "crop", "range", "background", "augment"),
 }  # fmt: skip
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(

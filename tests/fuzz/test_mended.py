@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import yaml
 
-from modeling_lfm import LfmForMultimodalClassification
+from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.data import load_benchmark
 from modeling_lfm.data.table import load_table
 from modeling_lfm.scripts.common.settings import read_config
@@ -36,6 +36,8 @@ from .odd import make_odd
         {"eval_strategy": []},
         {"method": []},
         {"max_eval_samples": 0},
+        {"metrics": [1]},
+        {"benchmark": ""},
         {"num_proc": 0},
     ],
 )
@@ -65,6 +67,12 @@ def test_options_of_a_benchmark_have_types(options):
 def test_settings_of_a_method_are_numbers(tmp_path):
     with pytest.raises(ValueError, match="alpha"):
         LfmTrainingArguments(str(tmp_path), method={"name": "ogm", "alpha": float("nan")}, use_cpu=True)
+
+
+@pytest.mark.parametrize("value", [-1, "yes", 0, None])
+def test_a_switch_of_a_modality_is_true_or_false(value):
+    with pytest.raises(ValueError, match=r"'audio'.*in_model"):
+        LfmProcessor({"audio": {"type": "spectrogram", "in_model": value}})
 
 
 @pytest.mark.parametrize("rate", ["x", 0, -8000, float("nan"), 10**12])

@@ -275,3 +275,17 @@ def test_sound_out_of_scale_is_told():
     with pytest.raises(ValueError, match=r"3e\+38|not finite"):
         load_audio(np.full(100, 3e38, np.float32), 8000)
     load_audio(np.full(100, 32767.0, np.float32), 8000)  # PCM that nobody scaled is read as it is
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (np.full((4, 4, 3), np.nan), "not finite"),
+        (np.full((4, 4), np.inf), "not finite"),
+        (np.full((4, 4), -0.5), "beyond"),
+        (Image.new("LAB", (4, 4)), "LAB"),
+    ],
+)
+def test_what_is_wrong_with_a_picture_is_named(value, named):
+    with pytest.raises(ValueError, match=named):
+        read_image(value)

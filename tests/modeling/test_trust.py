@@ -195,3 +195,16 @@ def test_settings_of_a_processor_are_numbers(tmp_path, key, value):
         LfmProcessor.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"'audio'.*{key}="):
         LfmProcessor({"audio": {"type": "spectrogram", key: value}})
+
+
+@pytest.mark.parametrize("size", [5.5, True, [5], [0, 5], ["a", 3], [10**5, 10**5], None])
+def test_a_size_that_is_none(size):
+    with pytest.raises(ValueError, match=r"'image'.*size="):
+        LfmProcessor({"image": {**IMAGE, "size": size}})
+
+
+@pytest.mark.parametrize(("key", "value"), [("norm_layer", "x"), ("act_layer", 3), ("layers", [1]), ("channels", "a")])
+def test_arguments_of_which_timm_makes_nothing(key, value):
+    spec = {"tower": "timm", "name": "resnet10t", "model_args": {key: value}}
+    with pytest.raises(ValueError, match=f"resnet10t.*{key}"):
+        LfmForMultimodalClassification(LfmConfig({"image": spec}, hidden_size=8, num_labels=2))
