@@ -18,6 +18,8 @@ import torch
 import transformers.modeling_utils
 
 from modeling_lfm.scripts import train
+from modeling_lfm.scripts.common import training  # noqa: F401  imported here and not anew in each fork
+from modeling_lfm.trainer import LfmTrainer  # noqa: F401
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 MOVES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
