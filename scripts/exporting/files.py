@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from modeling_lfm import __version__
 from modeling_lfm.scripts.common.console import require
 from modeling_lfm.scripts.exporting import graph
+from modeling_lfm.trainer.checkpoints import naming_full_disk
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
@@ -34,18 +34,8 @@ class Exported:
 
 
 def describe_model(model, processor, inputs, batch_size):
-    """What an exported file tells of itself, as JSON-able objects.
-
-    Args:
-        model ([`LfmForMultimodalClassification`]), processor ([`LfmProcessor`])
-        inputs (`dict[str, torch.Tensor]`): an example.
-        batch_size (`int` or None): None where any number of samples goes.
-
-    Returns:
-        `dict`: `producer`; `modalities` (`list[str]`); `problem_type`; `id2label` (as in config.json, from the number
-        as a string); `processor`, its settings of each modality; `inputs` and `outputs`, `shape` (with the word
-        `batch` where it is open) and `dtype` of each.
-    """
+    """What an exported file tells of itself (`dict`, ready for JSON): of `inputs` (an example) and outputs the `dtype`
+    and the `shape`, with the word `batch` where `batch_size` is None and any number of samples goes."""
     config, size = model.config, "batch" if batch_size is None else batch_size
     names = list(config.modality_names)
 
@@ -89,34 +79,26 @@ def export_model(model, processor, output, *, format=None, batch_size=None, pres
             differs from the model by more than 1e-4. ImportError: packages for ONNX are missing. OSError: no room.
     """
     file, is_folder = choose_output(output, format)
-    from modeling_lfm.trainer.checkpoints import naming_full_disk
-
-    to_onnx = file.suffix == SUFFIXES["onnx"]
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be positive.")
     if present and len(model.config.modality_names) == 1:
         raise ValueError("present: the model has one modality, which cannot be absent.")
     draft = make_room(file, sum(tensor.numel() * 4 for tensor in model.state_dict().values()))
     processor = graph.fix_shapes(processor, model.config.modality_names, changes)
-    generator = np.random.default_rng(0)
+    generator, to_onnx = np.random.default_rng(0), file.suffix == SUFFIXES["onnx"]
     traced, *batches = (
         graph.draw_inputs(processor, batch_size or size, generator, present) for size in (TRACED_SIZE, *CHECKED_SIZES)
     )
+    reference = graph.Exportable(graph.evaluated(model), list(traced))
+    expected = [graph.ask(reference, batch) for batch in batches]
     exportable = graph.Exportable(graph.evaluated(model, plain=to_onnx), list(traced))
-    expected = [graph.ask(graph.Exportable(graph.evaluated(model), list(traced)), batch) for batch in batches]
-    metadata = describe_model(model, processor, traced, batch_size)
     program = graph.trace(exportable, traced, dynamic=batch_size is None)
+    metadata = describe_model(model, processor, traced, batch_size)
     try:
         with naming_full_disk(file.parent):
             draft.parent.mkdir(parents=True)
             (write_onnx if to_onnx else write_torch)(program, draft, metadata)
-        run = open_exported(draft)
-        difference = max(compare(run(batch), wanted) for batch, wanted in zip(batches, expected, strict=True))
-        if not difference <= TOLERANCE:
-            raise ValueError(
-                f"the exported model's logits differ from the model's by {difference:.1e}, more than {TOLERANCE}; "
-                "nothing was written. Try the other format."
-            )
+        difference = check_outputs(open_exported(draft), batches, expected)
         parts = sorted(draft.parent.iterdir())
         size = sum(part.stat().st_size for part in parts)
         for part in parts:
@@ -168,12 +150,7 @@ def write_torch(program, file, metadata):
 
 
 def write_onnx(program, file, metadata):
-    """Write a traced model as ONNX.
-
-    Args:
-        program (`torch.export.ExportedProgram`): its inputs and outputs keep the names in `metadata`.
-        file (`Path`)
-        metadata (`dict`): each entry becomes one of the file's `metadata_props`, as JSON.
+    """Write a traced model as ONNX; each entry of `metadata` becomes one of the file's `metadata_props`, as JSON.
 
     Raises:
         ValueError: an operator has no translation.
@@ -195,14 +172,8 @@ def write_onnx(program, file, metadata):
 
 
 def open_exported(file):
-    """An exported model as a function from inputs to outputs, both `dict[str, torch.Tensor]`.
-
-    Args:
-        file (`Path`): `.onnx` or `.pt2`. Open the latter from people you trust only.
-
-    Raises:
-        ValueError: onnxruntime refuses the file.
-    """
+    """An exported model as a function from inputs to outputs, both `dict[str, torch.Tensor]`; a `ValueError` where
+    onnxruntime refuses the file. Open a `.pt2` from people you trust only."""
     if file.suffix == SUFFIXES["torch"]:
         module = torch.export.load(file).module()
         return lambda inputs: module(**inputs)
@@ -221,13 +192,22 @@ def open_exported(file):
     return run
 
 
-def compare(found, expected):
-    """The largest difference (`float`) of outputs of the same names; infinite where names, shapes or NaNs differ."""
-    if list(found) != list(expected):
-        return math.inf
+def check_outputs(run, batches, expected):
+    """The largest difference (`float`) of what `run` answers to the batches from what is expected.
+
+    Raises:
+        ValueError: it is above the tolerance, or names, shapes or places of NaN differ.
+    """
     largest = 0.0
-    for value, wanted in zip(found.values(), expected.values(), strict=True):
-        if value.shape != wanted.shape or not torch.equal(value.isnan(), wanted.isnan()):
-            return math.inf
-        largest = max(largest, (value - wanted).nan_to_num().abs().max().item())
+    for batch, wanted in zip(batches, expected, strict=True):
+        found = run(batch)
+        try:
+            torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCE, equal_nan=True)
+        except AssertionError as error:
+            told = " ".join(str(error).split())
+            raise ValueError(
+                f"the exported model answers otherwise than the model ({told}); nothing was written. Try the other "
+                "format."
+            ) from error
+        largest = max(largest, *((found[key] - wanted[key]).nan_to_num().abs().max().item() for key in wanted))
     return largest

@@ -16,13 +16,8 @@ from modeling_lfm import LfmProcessor
 def fix_shapes(processor, modalities, changes=None):
     """A processor whose tensors have one shape, whatever comes in: texts are padded to `max_length`.
 
-    Args:
-        processor ([`LfmProcessor`])
-        modalities (`tuple[str]`): those of the model; others are dropped.
-        changes (`dict[str, dict]`, *optional*): settings to change, such as `{"audio": {"duration": 3.0}}`.
-
-    Returns:
-        [`LfmProcessor`]
+    Modalities that the model does not read are dropped. `changes` are settings to change, such as
+    `{"audio": {"duration": 3.0}}`.
 
     Raises:
         ValueError: a modality that the processor or the model lacks, a wrong setting, or a shape that is still open.
@@ -49,17 +44,8 @@ def fix_shapes(processor, modalities, changes=None):
 
 
 def draw_inputs(processor, size, generator, present=False):
-    """Random inputs of a model, made as the processor makes them from media and texts.
-
-    Args:
-        processor ([`LfmProcessor`]): see [`fix_shapes`].
-        size (`int`): samples, B.
-        generator (`np.random.Generator`)
-        present (`bool`): with `{modality}_present`, random, one of each sample True at least.
-
-    Returns:
-        `dict[str, torch.Tensor]`
-    """
+    """Random inputs of a model for `size` samples (`dict[str, torch.Tensor]`), made as the processor of [`fix_shapes`]
+    makes them; with `present` also `{modality}_present`, one of each sample True at least."""
 
     def draw(name, kind):
         if kind.shape is None:
@@ -93,10 +79,6 @@ class Exportable(nn.Module):
 
     Where it reads `{modality}_present`, a sample from which every modality is absent gets NaN; the model itself
     refuses it, which a traced graph cannot.
-
-    Args:
-        model ([`LfmForMultimodalClassification`])
-        names (`list[str]`): of the inputs.
     """
 
     def __init__(self, model, names):
@@ -119,13 +101,8 @@ class Exportable(nn.Module):
 
 
 def evaluated(model, plain=False):
-    """A copy of a model as it is exported: in evaluation mode, float32, on the CPU.
-
-    Args:
-        model ([`LfmForMultimodalClassification`])
-        plain (`bool`): with timm's attention as two products and a softmax; ONNX cannot hold the fused one of every
-            tower (BEiT, Hiera).
-    """
+    """A copy of a model as it is exported: in evaluation mode, float32, on the CPU; `plain`, with timm's attention as
+    two products and a softmax, as ONNX cannot hold the fused one of every tower (BEiT, Hiera)."""
     model = deepcopy(model).to("cpu", torch.float32).eval()
     for module in model.modules() if plain else ():
         if getattr(module, "fused_attn", False) is True:
@@ -134,11 +111,7 @@ def evaluated(model, plain=False):
 
 
 def ask(exportable, inputs):
-    """The model's own outputs.
-
-    Raises:
-        ValueError: it cannot read tensors of these shapes, or answers with numbers that are not finite.
-    """
+    """The model's own outputs; a `ValueError` where it cannot read these shapes, or they are not finite."""
     try:
         with torch.no_grad():
             outputs = exportable(**inputs)
@@ -151,15 +124,7 @@ def ask(exportable, inputs):
 
 
 def trace(exportable, inputs, dynamic=True):
-    """The model as a graph.
-
-    Args:
-        exportable ([`Exportable`])
-        inputs (`dict[str, torch.Tensor]`): an example.
-        dynamic (`bool`): leave the number of samples open.
-
-    Returns:
-        `torch.export.ExportedProgram`
+    """The model as a graph (`torch.export.ExportedProgram`), from example inputs; `dynamic` for any number of samples.
 
     Raises:
         ValueError: it cannot be traced, or only for one number of samples.
