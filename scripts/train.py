@@ -50,29 +50,23 @@ from modeling_lfm.scripts.common.training import MEASURES, find_checkpoint, fit,
 def train(model_args, data_args, training_args):
     """Train, choose on the validation split, save; the test split is touched once, if `do_predict`.
 
-    Args: as in [`set_up`].
-
     Returns:
         `LfmTrainer` with the chosen model, and the metrics of all splits (`dict[str, float]`).
     """
     from modeling_lfm.trainer.checkpoints import only_run
 
     with only_run(training_args.output_dir, is_main_process()):
-        return _train(model_args, data_args, training_args)
-
-
-def _train(model_args, data_args, training_args):
-    checkpoint = find_checkpoint(training_args)
-    if training_args.disable_tqdm or not is_main_process() or not sys.stderr.isatty():
-        hide_progress_bars()
-    trainer, splits = set_up(model_args, data_args, training_args)
-    config = trainer.model.config
-    say(
-        f"{data_args.benchmark}: {', '.join(f'{len(dataset)} {split}' for split, dataset in splits.items())} samples, "
-        f"{config.num_labels} classes; method {trainer.method.spec.name}, {', '.join(config.modality_names)} with "
-        f"fusion {config.fusion}, {trainer.model.num_parameters():,} parameters"
-    )
-    return trainer, fit(trainer, splits, data_args, checkpoint)
+        checkpoint = find_checkpoint(training_args)
+        if training_args.disable_tqdm or not is_main_process() or not sys.stderr.isatty():
+            hide_progress_bars()
+        trainer, splits = set_up(model_args, data_args, training_args)
+        config, sizes = trainer.model.config, (f"{len(dataset)} {split}" for split, dataset in splits.items())
+        say(
+            f"{data_args.benchmark}: {', '.join(sizes)} samples, {config.num_labels} classes; method "
+            f"{trainer.method.spec.name}, {', '.join(config.modality_names)} with fusion {config.fusion}, "
+            f"{trainer.model.num_parameters():,} parameters"
+        )
+        return trainer, fit(trainer, splits, data_args, checkpoint)
 
 
 def summarise(metrics, modalities, prefix):

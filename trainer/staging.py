@@ -11,7 +11,7 @@ from transformers.dynamic_module_utils import custom_object_save, get_relative_i
 from transformers.utils import logging
 
 from .cards.card import CARD, MARKER, as_list, write_model_card
-from .cards.record import RUN_RECORD, read_json
+from .cards.record import RESULTS, RUN_RECORD, read_json
 from .privacy import RASTERS, VOCABULARIES, check_contents, find_private, portable
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -19,10 +19,6 @@ WEIGHT_NAMES = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 SETTINGS = (
     *("config.json", "processor_config.json", "preprocessor_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
-)
-RUN_FILES = (
-    *("all_results.json", "train_results.json", "eval_results.json", "test_results.json"),
-    *("trainer_state.json", RUN_RECORD),
 )
 PICTURES = (*RASTERS, ".svg")
 _SHOWN = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img\b[^>]*\bsrc=["']([^"']+)""")
@@ -65,7 +61,7 @@ def list_other_files(folder, run=True):
     folder = Path(folder)
     names = [*SETTINGS, *VOCABULARIES, *list_code(folder)]
     if run:
-        names += [*RUN_FILES, CARD, *list_pictures(folder)]
+        names += [*RESULTS, RUN_RECORD, CARD, *list_pictures(folder)]
     return _pick(folder, [name for name in names if (folder / name).is_file()])
 
 

@@ -1,20 +1,16 @@
 """A finished run: the data set that is remembered beside its model, and how a program reads both back."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from transformers.hf_argparser import HfArg
 
 from modeling_lfm.scripts.common.settings import SourceArguments, check_missing, check_positive
-from modeling_lfm.trainer.cards.record import describe_run, read_json, read_record, write_record
+from modeling_lfm.trainer.cards.record import RESULTS, describe_run, read_json, read_record, write_record
 
 REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns", "missing")
-# What only a finished run writes; of an earlier run in the same folder it would be told as if of this one.
-RESULTS = (
-    *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
-    *("alpha.png", "accuracy.png", "gap.png"),
-)
+PLOTS = ("alpha.png", "accuracy.png", "gap.png")
 
 
 @dataclass
@@ -35,13 +31,7 @@ class SplitArguments(SourceArguments):
 
 
 def remember(folder, data_args, trainer, splits):
-    """Write beside a model what is known before its training: the data set and its options, all settings, versions.
-
-    Args:
-        folder (`str`): of the run.
-        data_args (`DataArguments`), trainer (`LfmTrainer`)
-        splits (`dict`): the data sets by split.
-    """
+    """Write beside a model what is known before its training: the data set and its options, all settings, versions."""
     source = {key: getattr(data_args, key) for key in REMEMBERED_KEYS}
     modalities = trainer.model.config.modality_names
     source["columns"] = {name: column for name, column in data_args.columns.items() if name in modalities}
@@ -66,25 +56,20 @@ def describe_source(benchmark):
     """What a model card tells of a benchmark (`dict`): its title, licence, citation, notes, and names on the Hub."""
     from modeling_lfm.data.sources import find_source
 
-    source = find_source(benchmark)
-    told = {"title": source.title, "licence": source.licence, "citation": source.citation}
-    return {**told, "notes": list(source.notes), "hub": list(source.hub)}
+    told = asdict(find_source(benchmark))
+    return {key: told[key] for key in ("title", "licence", "citation", "notes", "hub")}
 
 
 def forget_results(folder):
-    """Remove what an earlier run wrote at its end into the folder of a new one; models and checkpoints stay."""
-    for name in RESULTS:
+    """Remove what an earlier run wrote at its end into the folder of a new one, which would be told as if of this one;
+    models and checkpoints stay."""
+    for name in (*RESULTS, *PLOTS):
         (Path(folder) / name).unlink(missing_ok=True)
 
 
 def recall(checkpoint):
-    """What [`remember`] wrote in the folder of a model, or in that of its run; empty settings if nothing.
-
-    Args:
-        checkpoint (`str`): folder of a model, such as `outputs/demo` or `outputs/demo/checkpoint-100`.
-
-    Returns:
-        `dict` with `benchmark`, `benchmark_options`, `columns` and `missing`, and more for a model card.
+    """What [`remember`] wrote (`dict`) in the folder of a model, or in that of its run, such as `outputs/demo` of
+    `outputs/demo/checkpoint-100`; empty settings if nothing.
 
     Raises:
         ValueError: the file is damaged, or a value in it has a wrong type; the message names both.
@@ -108,13 +93,7 @@ def complete(args):
 
 
 def load_run(checkpoint):
-    """Model and processor of a run.
-
-    Args:
-        checkpoint (`str`): a folder that `train.py` wrote, or a model on the Hub.
-
-    Returns:
-        `LfmForMultimodalClassification` in evaluation mode, and its `LfmProcessor`.
+    """The model, in evaluation mode, and the processor in a folder that `train.py` wrote, or on the Hub.
 
     Raises:
         FileNotFoundError: there is no model, or no processor beside it.
@@ -173,15 +152,10 @@ def pick_columns(modalities, columns):
 
 
 def load_data(args, processor, split=None):
-    """The data set of a run, to be given to [`prepare`]: raw, or what `prepare_data.py` wrote.
+    """The data set of a run, or one split of it, to be given to [`prepare`]: raw, or what `prepare_data.py` wrote.
 
     Args:
         args: with `benchmark`, `data_dir`, `benchmark_options` and `columns`, such as `DataArguments`.
-        processor ([`LfmProcessor`]): of the model.
-        split (`str`, *optional*): only this one.
-
-    Returns:
-        `datasets.DatasetDict`, or the `datasets.Dataset` of `split`.
 
     Raises:
         ValueError, FileNotFoundError: wrong files or options; a folder that was prepared otherwise.
@@ -223,19 +197,11 @@ def check_data(raw, args, processor):
     return any(holes.any() for holes in found.values())
 
 
-def read_class_names(dataset):
-    """Names of the classes (`list[str]`) of a raw or a prepared split."""
-    feature = _label_feature(dataset)
-    return getattr(feature, "feature", feature).names
-
-
-def is_multi_label(dataset):
-    """Whether a sample of a raw or a prepared split may have several labels."""
-    return hasattr(_label_feature(dataset), "feature")
-
-
-def _label_feature(dataset):
-    return dataset.features["labels" if "labels" in dataset.features else "label"]
+def read_classes(dataset):
+    """The names of the classes (`list[str]`) of a raw or a prepared split, and whether a sample may have several."""
+    feature = dataset.features["labels" if "labels" in dataset.features else "label"]
+    inner = getattr(feature, "feature", feature)
+    return inner.names, inner is not feature
 
 
 def draw_samples(dataset, limit):
@@ -248,17 +214,7 @@ def draw_samples(dataset, limit):
 
 
 def load_split(args, config, processor):
-    """The split of [`SplitArguments`] as a model's tensors.
-
-    Args:
-        args ([`SplitArguments`]), config ([`LfmConfig`]) and processor ([`LfmProcessor`]): of the model.
-
-    Returns:
-        `datasets.Dataset`
-
-    Raises:
-        ValueError, FileNotFoundError: see [`check_labels`] and [`load_data`].
-    """
+    """The split of [`SplitArguments`] as the tensors of the model with these `config` and `processor`."""
     raw = load_data(args, processor, args.split)
     check_labels(config, raw, f"{args.benchmark} ({args.split})")
     check_data(raw, args, processor)
@@ -267,7 +223,7 @@ def load_split(args, config, processor):
 
 def check_labels(config, dataset, what):
     """Raise a `ValueError` when the classes of a data set are not those of the model."""
-    names = read_class_names(dataset)
+    names, _ = read_classes(dataset)
     known = [config.id2label[i] for i in range(config.num_labels)]
     if names != known:
         raise ValueError(
@@ -276,34 +232,23 @@ def check_labels(config, dataset, what):
 
 
 def load_runs(folders):
-    """Several models that can be compared.
-
-    Args:
-        folders (`dict[str, str]`): by name, see [`load_run`].
-
-    Returns:
-        `dict[str, LfmForMultimodalClassification]`, and the `LfmProcessor` of the last one.
+    """The models of `folders` (`dict`, both by name), which can be compared, and the processor of the last one.
 
     Raises:
         FileNotFoundError: see [`load_run`]. ValueError: their modalities, classes or processors differ.
     """
-    loaded = {name: load_run(folder) for name, folder in folders.items()}
-    facts = {
-        name: {
-            "modalities": list(model.config.modality_names),
-            "classes": [model.config.id2label[k] for k in range(model.config.num_labels)],
-            "processor settings": processor.modalities,
-        }
-        for name, (model, processor) in loaded.items()
-    }
-    last = list(loaded)[-1]
+    models, processors, facts = {}, {}, {}
+    for name, folder in folders.items():
+        model, processor = models[name], processors[name] = load_run(folder)
+        classes = [model.config.id2label[k] for k in range(model.config.num_labels)]
+        facts[name] = {"modalities": list(model.config.modality_names), "classes": classes}
+        facts[name]["processor settings"] = processor.modalities
+    last_name = list(folders)[-1]
     for name, found in facts.items():
         for what, value in found.items():
-            if value != facts[last][what]:
-                raise ValueError(
-                    f"{name} and {last} cannot be compared: their {what} differ, {value} and {facts[last][what]}."
-                )
-    return {name: model for name, (model, _) in loaded.items()}, loaded[last][1]
+            if value != (last := facts[last_name][what]):
+                raise ValueError(f"{name} and {last_name} cannot be compared: their {what} differ, {value} and {last}.")
+    return models, processors[last_name]
 
 
 def name_folders(given):

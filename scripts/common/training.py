@@ -12,17 +12,7 @@ MEASURES = ("accuracy", "map", "f1")
 
 
 def parse_arguments(argv):
-    """Settings of a run from a command line.
-
-    Args:
-        argv (`list[str]`): the words after the program's name, `CONFIG --setting value ...`.
-
-    Returns:
-        [`ModelArguments`], [`DataArguments`], `LfmTrainingArguments`
-
-    Raises:
-        ValueError, FileNotFoundError: an unknown setting, a wrong value, a missing file.
-    """
+    """The settings of a run, see [`read_run`], of the words after a program's name, `CONFIG --setting value ...`."""
     words, overrides = settings.parse_command_line(argv)
     if len(words) != 1:
         raise ValueError(f"one CONFIG is expected, got {' '.join(words) or 'none'}; --help tells more.")
@@ -143,14 +133,8 @@ def give_frontends(config, processor):
 
 
 def set_up(model_args, data_args, training_args):
-    """Everything before the first step: data, model and trainer.
-
-    Args:
-        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), training_args (`LfmTrainingArguments`)
-
-    Returns:
-        `LfmTrainer`, and the prepared splits (`dict` of `datasets.Dataset`; `test` only with `do_predict`).
-    """
+    """Everything before the first step: the `LfmTrainer` with model and data, and the prepared splits (`dict` of
+    `datasets.Dataset`; `test` only with `do_predict`)."""
     from transformers import set_seed
 
     from modeling_lfm import LfmForMultimodalClassification
@@ -172,9 +156,9 @@ def set_up(model_args, data_args, training_args):
     runs.check_data(raw, data_args, processor)
     fit_processor(processor, raw["train"], columns, data_args.missing)
     processor.complete_towers(config.modalities)
-    names = runs.read_class_names(raw["train"])
+    names, several = runs.read_classes(raw["train"])
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
-    if runs.is_multi_label(raw["train"]):
+    if several:
         config.problem_type = "multi_label_classification"
     make_method(training_args.method).check(config)
     set_seed(training_args.seed)
@@ -184,13 +168,7 @@ def set_up(model_args, data_args, training_args):
     train_dataset = splits["train"]
     if processor.varies:
         train_dataset = AugmentedDataset(train_dataset, processor, training_args.seed)
-    trainer = LfmTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=train_dataset,
-        eval_dataset=splits.get("validation"),
-        processing_class=processor,
-    )
+    trainer = LfmTrainer(model, training_args, train_dataset, splits.get("validation"), processing_class=processor)
     check_parts(trainer)
     return trainer, splits
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from ..privacy import portable
 
 RUN_RECORD = "lfm_run.json"
+# What a run writes at its end.
+RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json")
 PACKAGES = ("modeling-lfm", "torch", "torchvision", "transformers", "accelerate", "datasets", "timm", "numpy")
 # What the record holds, as far as it is read; "*" stands for any name.
 RECORD_TYPES = {
