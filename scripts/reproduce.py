@@ -117,11 +117,10 @@ def write_report(table, folder):
     failures = {(r["setting"], r["row"], r["seed"]): r["error"] for r in others if "error" in r}
     if table.folds is not None:
         text = report.format_report(*report.join_folds(table, records, inapplicable, failures))
-    elif table.reference is None:
-        text = report.format_settings(list(records.values()), table.settings, table.rows)
     else:
-        parts = (report.format_report(table, setting, records, inapplicable, failures) for setting in table.settings)
-        text = "\n".join(parts)
+        there = {record["setting"] for record in others}
+        settings = [setting for setting in table.settings if setting in there]
+        text = "\n".join(report.format_report(table, s, records, inapplicable, failures) for s in settings)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\nwritten to {folder / 'table.md'}")

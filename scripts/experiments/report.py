@@ -52,16 +52,11 @@ def join_folds(table, records, inapplicable, failures):
 
 
 def format_report(table, setting, records, inapplicable, failures):
-    """The table of one setting or benchmark.
+    """The table of one setting or benchmark, as Markdown (`str`).
 
     Args:
-        table ([`Table`])
-        setting (`str`)
         records (`dict`): finished runs by (setting, row, seed), where settings are joined (seed, setting) for a seed.
         inapplicable (`dict`), failures (`dict`): reasons, by (setting, row) and by (setting, row, seed).
-
-    Returns:
-        `str`: Markdown.
     """
     runs = make_frame([record for key, record in records.items() if key[0] == setting and key[1] in table.rows])
     groups, names = dict(list(runs.groupby("row"))), name_modalities(table.settings[setting], records.values())
@@ -169,11 +164,8 @@ def format_p(p):
 
 
 def read_published(table, setting):
-    """Published figures of a table for a data set, or for that of the paper which is set beside it.
-
-    Returns:
-        `dict` with `rows`, `source` and `benchmark`, the data set of the figures; empty where there are none.
-    """
+    """Published figures of a table for a data set, or for that of the paper which is set beside it: a `dict` with
+    `rows`, `source` and `benchmark`, the data set of the figures; empty where there are none."""
     content = arguments.read_config(str(arguments.CONFIGS / "published.yaml"))
     found = content["tables"].get(table, {"benchmarks": {}})
     for benchmark in (setting, content["beside"].get(setting)):
@@ -189,50 +181,3 @@ def format_published(figures):
         mean, *deviation = value if isinstance(value, list) else [value]
         cells.append(f"{COLUMNS.get(key, key)} {mean:.1f}" + (f" ± {deviation[0]:.1f}" if deviation else ""))
     return ", ".join(cells)
-
-
-def best_constant(runs, rows):
-    """Per setting (`dict`), the constant row with the best mean validation accuracy, and its mean test accuracy.
-
-    Constant rows are those marked `constant_of_the_default`: default fusion, matching loss and total.
-
-    Args:
-        runs (`pandas.DataFrame`), rows (`dict`): of the table.
-    """
-    constants = [name for name, row in rows.items() if row.get("constant_of_the_default")]
-    groups = runs[runs["row"].isin(constants)].groupby(["setting", "row"])
-    if not len(groups):
-        return {}
-    means = groups[["validation.accuracy", "test.accuracy"]].mean().sort_values("validation.accuracy")
-    return {setting: (row, test) for (setting, row), test in means["test.accuracy"].items()}  # the best comes last
-
-
-def format_settings(records, settings, rows):
-    """Markdown: a row a method, the fused test accuracy, that of each modality, and the gap in each setting.
-
-    Args:
-        records (`list[dict]`): finished runs.
-        settings, rows (`dict`): of the table.
-    """
-    runs = make_frame(records)
-    groups, best = dict(list(runs.groupby(["setting", "row"]))), best_constant(runs, rows)
-    present = [setting for setting in settings if (runs["setting"] == setting).any()]
-    head = [word for setting in present for word in (setting, "modalities, gap")]
-    lines = [["", *head, "regret mean / worst", "seconds"], ["---"] * (len(head) + 3)]
-    for row in rows:
-        cells, regrets, seconds = [], [], []
-        for setting in present:
-            found = groups.get((setting, row))
-            if found is None:
-                cells += ["", ""]
-                continue
-            means = found.filter(regex=r"^test\.(?!without_).*_accuracy$").mean().dropna()
-            parts = " / ".join(f"{100 * value:.0f}" for value in means)
-            cells += [mean_and_spread(found["test.accuracy"]), f"{parts}, {100 * found['test.gap'].mean():.0f}"]
-            regrets += [100 * (best[setting][1] - found["test.accuracy"].mean())] if setting in best else []
-            seconds += list(found["seconds"])
-        if seconds:
-            regret = f"{sum(regrets) / len(regrets):.2f} / {max(regrets):.2f}" if regrets else ""
-            lines.append([row, *cells, regret, f"{sum(seconds) / len(seconds):.0f}"])
-    notes = [f"{s}: best constant by validation is {best[s][0]!r}." for s in present if s in best]
-    return "\n\n".join([format_lines(lines), *notes]) + "\n"

@@ -7,7 +7,6 @@ from pathlib import Path
 from modeling_lfm.scripts.common import settings as arguments
 
 TABLES = arguments.CONFIGS / "tables"
-MARKS = ("only", "constant_of_the_default")
 KEYS = {"title", "note", "base", "settings", "benchmarks", "only_these", "common", "rows", "reference"}
 KEYS |= {"rows_of", "benchmarks_of", "absence"}
 
@@ -21,7 +20,7 @@ class Table:
         settings: mapping from the name of a setting, or of a benchmark, to a whole configuration of train.py.
         rows: mapping from the name of a row to its changes of the configuration.
         changes: mapping from a setting to further changes of some rows.
-        reference: the row with which the others are compared; None: the report sets constants of alpha side by side.
+        reference: the row with which the others are compared, if any.
         title, notes: for the report.
         absence: whether the report shows the accuracy without each modality.
         folds: into how many a table of one's own is split.
@@ -159,12 +158,10 @@ def add_published(config):
 def make_cells(table, settings, rows, overrides):
     """The configurations, without their seeds, of all cells.
 
-    Two keys of a row are no settings: `only` names the modalities that stay, and `constant_of_the_default` marks what
-    the report compares with.
+    One key of a row is no setting: `only` names the modalities that stay.
 
     Args:
-        table ([`Table`])
-        settings, rows (`list[str]`): the names of those wanted.
+        table ([`Table`]), settings and rows (`list[str]`): the names of those wanted.
         overrides (`dict`): of the command line, see [`apply_overrides`].
 
     Returns:
@@ -176,7 +173,7 @@ def make_cells(table, settings, rows, overrides):
             config, only = table.settings[setting], None
             for changes in (table.rows[row], table.changes.get(setting, {}).get(row, {})):
                 only = changes.get("only", only)
-                config = merge(config, {key: value for key, value in changes.items() if key not in MARKS})
+                config = merge(config, {key: value for key, value in changes.items() if key != "only"})
             add_published(config)
             arguments.apply_overrides(config, overrides)
             if only:

@@ -132,16 +132,6 @@ def test_published_figures_of_a_data_set_or_the_one_beside_it():
     assert report.read_published("paper_2", "av_mnist") == {}  # VGGSound only
 
 
-def test_the_best_constant_is_chosen_on_validation_data():
-    rows = {"0": {"constant_of_the_default": True}, "0.9": {"constant_of_the_default": True}, "learned": {}}
-    values = {"0": (0.7, 0.99), "0.9": (0.8, 0.6), "learned": (0.9, 0.5)}
-    records = [
-        {"setting": "s", "row": row, "validation": {"accuracy": v}, "test": {"accuracy": t}}
-        for row, (v, t) in values.items()
-    ]
-    assert report.best_constant(report.make_frame(records), rows) == {"s": ("0.9", 0.6)}
-
-
 def test_what_a_missing_modality_costs_is_a_column_where_the_table_asks_for_it():
     config = {"modalities": {"a": {}, "b": {}}, "metric_for_best_model": "loss"}
     runs = {
@@ -156,4 +146,3 @@ def test_what_a_missing_modality_costs_is_a_column_where_the_table_asks_for_it()
         assert cells in text
         lines = [line for line in text.split("\n") if line.startswith("|")]
         assert len({line.count("|") for line in lines}) == 1
-    assert "50 / 60, 25" in report.format_settings(list(runs.values()), ["s"], {"Concat": {}})

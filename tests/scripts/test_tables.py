@@ -48,7 +48,7 @@ def test_mappings_are_changed_key_by_key_and_the_base_is_not():
         "benchmark_options": {"seed": 1},
         "method": {"name": "lfm", "alpha": "learned"},
     }
-    row = {"only": ["b"], "method": {"alpha": "constant"}, "constant_of_the_default": True}
+    row = {"only": ["b"], "method": {"alpha": "constant"}}
     table = Table(
         "t", {"s": merge(base, {"benchmark_options": {"noise": 2}})}, {"r": row}, {"s": {"r": {"holdout": 0}}}
     )
