@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import importlib.util
 import math
 import re
 import sys
@@ -106,29 +105,6 @@ def _place(thing):
     return f"{getattr(thing, '__module__', '?').rpartition('.')[2]}.{getattr(thing, '__qualname__', repr(thing))}"
 
 
-def load_plugin(file):
-    """Import a file of parts that register themselves: your own, or a copy that lies beside a model's weights.
-
-    Args:
-        file (`str` or `os.PathLike`): its code is run.
-
-    Raises:
-        FileNotFoundError: there is none. ValueError: it has the name of a file of this package, or is no Python file.
-    """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"no file at {file}.")
-    _check_name(file)
-    name = f"{__package__}.{file.stem}"  # so that `from .fusion_base_lfm import Fusion` of a copy works, too
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-
-
 def save_plugins(folder, things):
     """Copy the files of those things that are not of this package into a folder that models are saved in.
 
@@ -162,13 +138,6 @@ def _is_ours(thing):
     return thing.__module__ in {f"{__package__}.{file.stem}" for file in _PACKAGE.glob("*.py")}
 
 
-def _check_name(file):
-    if file.suffix != ".py" or not file.stem.isidentifier() or (_PACKAGE / file.name).exists():
-        raise ValueError(
-            f"{file} must be a Python file whose name is an identifier and that of no file of this package."
-        )
-
-
 def _read_plugin(thing):
     """Name and text of a thing's file, with imports of this package as they must be beside the weights."""
     module = sys.modules.get(thing.__module__)
@@ -179,7 +148,10 @@ def _read_plugin(thing):
             "itself; move it into a file of its own, and import that."
         )
     file = Path(source)
-    _check_name(file)
+    if file.suffix != ".py" or not file.stem.isidentifier() or (_PACKAGE / file.name).exists():
+        raise ValueError(
+            f"{file} must be a Python file whose name is an identifier and that of no file of this package."
+        )
     text = file.read_text("utf-8").removeprefix(_MARK)
     text = _MARK + re.sub(rf"^(\s*from ){__package__}(\.\w+_lfm import)", r"\1\2", text, flags=re.MULTILINE)
     _check_imports(text, file, thing)

@@ -6,14 +6,15 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .inputs_lfm import KINDS, InputKind, check_positive
+from .inputs_lfm import KINDS, check_positive
 from .media_lfm import describe
-from .numbers_lfm import Moments, check_statistics, read_numbers, standardizer
+from .numbers_lfm import read_numbers, standardizer
+from .tables_lfm import Vector
 
 
 @KINDS.register("sequence")
 @dataclass
-class Sequence(InputKind):
+class Sequence(Vector):
     """A series of vectors of its own length T; `encode` gives (T, num_features) float32, and `stack` standardises it.
 
     A batch is padded with zeros, the mean, to its longest; the mask `{modality}_attention_mask` tells the tower which
@@ -21,49 +22,32 @@ class Sequence(InputKind):
     flattened but for time, or an npy, npz, csv or mat file. Nothing is averaged.
 
     Args:
-        num_features (`int`, *optional*): D; [`LfmProcessor.fit`] finds it.
         time_axis (`int`): which axis of the array is time; -1 for (joints, 3, T).
         max_length (`int`): steps; what comes later is cut off.
         stride (`int`): of the steps every so many is read.
         length (`int`, *optional*): resample each series to so many steps, by linear interpolation.
-        mean, std (`list[float]`, *optional*): as in [`Vector`][modeling_lfm.tables_lfm.Vector]; over all steps of
-            training.
-        standardize (`bool`): False leaves the numbers as they are.
+        num_features, mean, std, standardize, key: as in [`Vector`][modeling_lfm.tables_lfm.Vector]; D, and over all
+            steps of training.
         gaps (`str`): what becomes of NaN: `"error"`, or `"interpolate"` over time (0 where a feature is never there).
-        key (`str`, *optional*): the array of an npz or mat file that holds several.
     """
 
-    num_features: int | None = None
     time_axis: int = 0
     max_length: int = 1024
     stride: int = 1
     length: int | None = None
-    mean: list | None = None
-    std: list | None = None
-    standardize: bool = True
     gaps: str = "error"
-    key: str | None = None
     parts: ClassVar = ("values", "attention_mask")
-    read_only: ClassVar = ("mean", "std", "standardize")
+    unit: ClassVar = "features a step (is time_axis right?)"
 
     def __post_init__(self):
         check_positive(self, "max_length", "stride", *(["length"] if self.length is not None else []))
         if self.gaps not in ("error", "interpolate"):
             raise ValueError(f"gaps={self.gaps!r} must be 'error' or 'interpolate'")
-        check_statistics(self)
-
-    @property
-    def is_fitted(self):
-        return self.num_features is not None and (self.mean is not None or not self.standardize)
+        super().__post_init__()
 
     @property
     def shape(self):
         return (-1, self.num_features)
-
-    @property
-    def tower_keys(self):
-        """What the tower has to know (`dict`)."""
-        return {"in_features": self.num_features}
 
     def read(self, sample):
         """The steps of a raw input (`np.ndarray` `(T, D)`, float64)."""
@@ -91,29 +75,6 @@ class Sequence(InputKind):
             if there.any():
                 filled[:, number] = np.interp(steps, steps[there], column[there])
         return filled
-
-    def fit(self, samples):
-        """Find D, mean and standard deviation of raw training samples (an iterable)."""
-        moments = Moments()
-        for sample in samples:
-            values = self.read(sample)
-            if self.num_features not in (None, values.shape[1]):
-                raise ValueError(
-                    f"{describe(sample)} has {values.shape[1]} features a step, others {self.num_features}; is "
-                    f"time_axis={self.time_axis} right?"
-                )
-            self.num_features = values.shape[1]
-            moments.add(values)
-        if self.standardize and self.mean is None:
-            self.mean, self.std = moments.mean, moments.std
-
-    def encode(self, sample, sampling_rate=None):
-        values = self.read(sample)
-        if values.shape[1] != self.num_features:
-            raise ValueError(
-                f"{describe(sample)}: {values.shape[1]} features a step, but {self.num_features} were fitted"
-            )
-        return values.astype(np.float32)
 
     def stack(self, rows):
         """`values` (B, T, D) float32 and `attention_mask` (B, T) int64, as a `dict`."""

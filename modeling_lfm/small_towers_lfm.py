@@ -45,12 +45,6 @@ class MlpTower(Tower):
         embedded = [embedding(categories[:, number]) for number, embedding in enumerate(self.embeddings)]
         return self.encoder(torch.cat([values, *embedded], dim=1))
 
-    def load_pretrained(self, spec):
-        raise ValueError("a tower 'mlp' has no pretrained weights; leave out 'pretrained'.")
-
-    def set_gradient_checkpointing(self, enable, function):
-        """Nothing to save: it is small."""
-
 
 @TOWERS.register("sequence")
 class SequenceTower(Tower):
@@ -108,12 +102,6 @@ class SequenceTower(Tower):
         packed = nn.utils.rnn.pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
         output, _ = self.encoder(packed)
         return nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=mask.shape[1])[0]
-
-    def load_pretrained(self, spec):
-        raise ValueError("a tower 'sequence' has no pretrained weights; leave out 'pretrained'.")
-
-    def set_gradient_checkpointing(self, enable, function):
-        """Nothing to save: it is small."""
 
 
 def _positions(states):

@@ -37,6 +37,7 @@ class Vector(InputKind):
     standardize: bool = True
     key: str | None = None
     read_only: ClassVar = ("mean", "std", "standardize")
+    unit: ClassVar = "numbers"  # of what it has so many, in messages
 
     def __post_init__(self):
         check_statistics(self)
@@ -76,24 +77,24 @@ class Vector(InputKind):
         return values
 
     def fit(self, samples):
-        """Find length, mean and standard deviation of raw training samples (an iterable; those that are None apart)."""
+        """Find number, mean and standard deviation of the numbers of raw training samples (an iterable)."""
         moments = Moments()
         for sample in samples:
-            values = self.read(sample)[None]
-            if self.num_features not in (None, values.shape[1]):
-                raise ValueError(
-                    f"a vector has {values.shape[1]} numbers, others {self.num_features}; all need as many"
-                )
-            self.num_features = values.shape[1]
-            moments.add(values)
+            rows = np.atleast_2d(self.read(sample))
+            self.num_features = self.num_features or rows.shape[1]
+            self._check_width(rows, sample)
+            moments.add(rows)
         if self.standardize and self.mean is None:
             self.mean, self.std = moments.mean, moments.std
 
     def encode(self, sample, sampling_rate=None):
         values = self.read(sample)
-        if len(values) != self.num_features:
-            raise ValueError(f"{describe(sample)}: {len(values)} numbers, but {self.num_features} were fitted")
+        self._check_width(values, sample)
         return values.astype(np.float32)
+
+    def _check_width(self, values, sample):
+        if values.shape[-1] != self.num_features:
+            raise ValueError(f"{describe(sample)}: {values.shape[-1]} {self.unit}, but others have {self.num_features}")
 
     def stack(self, rows):
         return stack_rows(rows, standardizer(self))

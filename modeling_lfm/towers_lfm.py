@@ -86,8 +86,6 @@ class Tower(nn.Module):
     @classmethod
     def check(cls, spec):
         """Raise a ValueError if the entry `spec` (`dict`) cannot be right; its keys are checked already."""
-        if cls.nested and "name" not in spec and "config" not in spec:
-            raise ValueError("it needs 'name' (a pretrained model) or 'config' (its configuration)")
 
     @property
     def dtype(self):
@@ -100,11 +98,13 @@ class Tower(nn.Module):
         Raises:
             ValueError: they are pickled, or do not fit. FileNotFoundError, OSError: there are none.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define load_pretrained")
+        raise ValueError(f"a tower {spec['tower']!r} has no pretrained weights; leave out 'pretrained'.")
 
     def set_gradient_checkpointing(self, enable, function):
-        """Recompute activations in the backward pass (`enable`) by `function`, `torch.utils.checkpoint`-like."""
-        self.encoder._set_gradient_checkpointing(enable, function)
+        """Recompute activations in the backward pass (`enable`) by `function`, `torch.utils.checkpoint`-like.
+
+        Towers that are small, or do not know how, save nothing.
+        """
 
 
 @TOWERS.register("timm")
@@ -209,13 +209,32 @@ def _create_timm(spec, weights=None):
         raise ValueError(f"timm cannot make {name!r} with model_args={spec.get('model_args')} ({why}).") from error
 
 
+class NestedTower(Tower):
+    """What the towers with a configuration of transformers share."""
+
+    sources = ("name", "pretrained")
+    nested = True
+
+    @classmethod
+    def check(cls, spec):
+        if "name" not in spec and "config" not in spec:
+            raise ValueError("it needs 'name' (a pretrained model) or 'config' (its configuration)")
+
+    def load_pretrained(self, spec):
+        load = type(self.encoder).from_pretrained
+        loaded = load_safely(load, spec["name"], config=self.encoder.config, dtype=torch.float32).state_dict()
+        # A pooler that is not used was removed, so that the checkpoint may hold more than the tower.
+        self.encoder.load_state_dict({key: loaded[key] for key in self.encoder.state_dict()})
+
+    def set_gradient_checkpointing(self, enable, function):
+        self.encoder._set_gradient_checkpointing(enable, function)
+
+
 @TOWERS.register("transformers")
-class TransformersTower(Tower):
+class TransformersTower(NestedTower):
     """Any text or vision encoder of transformers, on `input_ids` and `attention_mask` (B, L), or `values`."""
 
     keys = ("config", "pooling")
-    sources = ("name", "pretrained")
-    nested = True
 
     @classmethod
     def check(cls, spec):
@@ -253,20 +272,12 @@ class TransformersTower(Tower):
         weight = mask.unsqueeze(-1).to(states.dtype)
         return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
-    def load_pretrained(self, spec):
-        # A pooler that is not used was removed above, so the checkpoint may hold more than the tower.
-        loaded = load_safely(AutoModel.from_pretrained, spec["name"], config=self.encoder.config, dtype=torch.float32)
-        wanted = self.encoder.state_dict().keys()
-        self.encoder.load_state_dict({k: v for k, v in loaded.state_dict().items() if k in wanted})
-
 
 @TOWERS.register("clip_vision")
-class ClipVisionTower(Tower):
+class ClipVisionTower(NestedTower):
     """CLIP's image encoder with its projection, on `values` (B, 3, H, W)."""
 
     keys = ("config",)
-    sources = ("name", "pretrained")
-    nested = True
     model_type = "clip_vision_model"
     class_name, output_name = "CLIPVisionModelWithProjection", "image_embeds"
 
@@ -277,12 +288,6 @@ class ClipVisionTower(Tower):
 
     def forward(self, *inputs):
         return getattr(self.encoder(*inputs), self.output_name)
-
-    def load_pretrained(self, spec):
-        loaded = load_safely(
-            type(self.encoder).from_pretrained, spec["name"], config=self.encoder.config, dtype=torch.float32
-        )
-        self.encoder.load_state_dict(loaded.state_dict())
 
 
 @TOWERS.register("clip_text")

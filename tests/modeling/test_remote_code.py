@@ -19,7 +19,8 @@ import modeling_lfm
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmModel, LfmProcessor, towers_lfm
 from modeling_lfm.fusions_lfm import FUSIONS
 from modeling_lfm.inputs_lfm import KINDS
-from modeling_lfm.registry_lfm import load_plugin, save_plugins
+from modeling_lfm.registry_lfm import save_plugins
+from modeling_lfm.scripts.common.settings import load_plugins
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from tests.data.media import image_bytes, tone, wav_bytes, write_video
 from tests.test_contributing import read_blocks
@@ -166,18 +167,20 @@ def test_a_part_of_ones_own_must_be_imported_or_trusted(bare):
         ("import modeling_lfm.fusions_lfm", "modeling_lfm.fusions_lfm"),
     ],
 )
-def test_a_file_that_could_not_travel_is_refused(tmp_path, line, reason):
+def test_a_file_that_could_not_travel_is_refused(tmp_path, monkeypatch, line, reason):
+    monkeypatch.delitem(sys.modules, "my_part", raising=False)
     (tmp_path / "my_part.py").write_text(f"if False:\n    {line}\n\nclass Part:\n    pass\n", encoding="utf-8")
-    load_plugin(tmp_path / "my_part.py")
+    load_plugins([tmp_path / "my_part.py"])
     with pytest.raises(ValueError, match=rf"my_part\.py.*Part.*{reason}"):
-        save_plugins(tmp_path, [sys.modules["modeling_lfm.my_part"].Part])
+        save_plugins(tmp_path, [sys.modules["my_part"].Part])
     assert not (tmp_path / "plugins_lfm.py").exists()
 
 
 def test_what_is_defined_in_a_program_cannot_travel(tmp_path):
-    (tmp_path / "fusions_lfm.py").write_text("")
+    (tmp_path / "fusions_lfm.py").write_text("class Part:\n    pass\n")
+    load_plugins([tmp_path / "fusions_lfm.py"])
     with pytest.raises(ValueError, match="no file of this package"):
-        load_plugin(tmp_path / "fusions_lfm.py")
+        save_plugins(tmp_path, [sys.modules["fusions_lfm"].Part])
     with pytest.raises(ValueError, match=r"Part.*file of its own"):
         save_plugins(tmp_path, [type("Part", (), {"__module__": "__main__"})])
 
@@ -313,7 +316,7 @@ def own_parts_case(folder):
     names = {"A tower": "one_layer", "A fusion": "gated", "A type of input": "sensor"}
     for heading, name in names.items():
         (folder / f"my_{name}.py").write_text(read_blocks()[heading], encoding="utf-8")
-        load_plugin(folder / f"my_{name}.py")
+        load_plugins([folder / f"my_{name}.py"])
     towers = {"sensor": {"tower": "one_layer", "in_features": 8, "width": 6}, "image": resnet(3)}
     kinds = {"sensor": {"type": "sensor", "scale": 2.0}, "image": {"type": "image", "size": [32, 32]}}
     model = make_model(towers, fusion="gated", fusion_args={"temperature": 0.5})
