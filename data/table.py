@@ -178,20 +178,16 @@ def describe(source):
 
 def _read_file(path):
     readers = {
-        ".csv": lambda file: pd.read_csv(file, index_col=False),
-        ".tsv": lambda file: pd.read_csv(file, sep="\t", quoting=csv.QUOTE_MINIMAL, index_col=False),
-        ".jsonl": lambda file: pd.read_json(file, lines=True),
-        ".json": pd.read_json,
-        ".parquet": pd.read_parquet,
+        ".csv": lambda: _read_csv(path, ","),
+        ".tsv": lambda: _read_csv(path, "\t"),
+        ".jsonl": lambda: pd.read_json(path, lines=True),
+        ".json": lambda: pd.read_json(path),
+        ".parquet": lambda: pd.read_parquet(path),
     }
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: a table is one of {', '.join(readers)}.")
     try:
-        if path.suffix.lower() in (".csv", ".tsv"):
-            _check_header(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header, whose cells would go
-            return readers[path.suffix.lower()](path)
+        return readers[path.suffix.lower()]()
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise ValueError(
@@ -201,14 +197,15 @@ def _read_file(path):
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
 
 
-def _check_header(path):
-    """Raise a `ValueError` where two columns have one name: pandas would call the second of two `label`s `label.1`, and
-    it would be learned from."""
+def _read_csv(path, separator):
     with path.open(encoding="utf-8-sig", newline="") as file:
-        names = next(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","), [])
-    twice = [name for name, count in Counter(names).items() if name and count > 1]
-    if twice:
+        names = Counter(next(csv.reader(file, delimiter=separator), []))
+    twice = [name for name, count in names.items() if name and count > 1]
+    if twice:  # pandas would call the second of two `label`s `label.1`, and it would be learned from
         raise ValueError(f"it has several columns {twice[0]!r}; rename or remove one.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header, whose cells would go
+        return pd.read_csv(path, sep=separator, index_col=False)
 
 
 def _check_labels(frame, label, split):
@@ -290,12 +287,8 @@ def _name_columns(frame, columns, apart):
         names = _column_names(modality, told)
         kind = settings.pop("type", None)
         settings = {key: value for key, value in settings.items() if key not in ("column", "columns")}
-        found = [
-            c
-            for name in names
-            for c in ([name] if name in frame else [c for c in frame if fnmatchcase(str(c), name)])
-            if c not in apart
-        ]
+        matching = [[name] if name in frame else [c for c in frame if fnmatchcase(str(c), name)] for name in names]
+        found = [column for part in matching for column in part if column not in apart]
         if not found:
             raise ValueError(f"modality {modality!r}: the table has no column {names!r}; it has {', '.join(frame)}.")
         if kind is None:
@@ -310,6 +303,7 @@ def _name_columns(frame, columns, apart):
 
 def _to_dataset(frame, plan, label, separator):
     data = {name: _cells(frame, column) for name, column in plan.items()}
+    features = {name: _feature(column, data[name]) for name, column in plan.items()}
     labels = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in frame[label]]
     if separator == "":
         raise ValueError("label_separator is empty; give what stands between labels, such as '|'.")
@@ -317,12 +311,10 @@ def _to_dataset(frame, plan, label, separator):
         labels = [[word.strip() for word in str(cell).split(separator) if word.strip()] for cell in labels]
     elif not any(isinstance(cell, list) for cell in labels):
         labels = [category(cell) for cell in labels]
-    features = {name: _feature(column, data[name]) for name, column in plan.items()}
-    word = datasets.Value("string")
-    several = bool(labels) and isinstance(labels[0], list)
-    columns = {**data, "label": [[category(word) for word in cell] for cell in labels] if several else labels}
+    word, several = datasets.Value("string"), bool(labels) and isinstance(labels[0], list)
+    labels = [[category(word) for word in cell] for cell in labels] if several else labels
     features = datasets.Features({**features, "label": datasets.List(word) if several else word})
-    return datasets.Dataset.from_dict(columns, features=features)
+    return datasets.Dataset.from_dict({**data, "label": labels}, features=features)
 
 
 def _feature(column, cells):
@@ -340,13 +332,9 @@ def _feature(column, cells):
 def _cells(frame, column):
     if column.type == "tabular":
         numeric = set(column.settings.get("numeric") or ())
-        table = frame[column.columns]
+        rows = frame[column.columns].itertuples(index=False)
         return [
-            {
-                c: None if is_empty(cell) else float(cell) if c in numeric else category(cell)
-                for c, cell in zip(column.columns, row, strict=True)
-            }
-            for row in table.itertuples(index=False)
+            {name: _cell(cell, name in numeric) for name, cell in zip(column.columns, row, strict=True)} for row in rows
         ]
     if len(column.columns) > 1:  # a vector of several columns
         return frame[column.columns].astype(float).to_numpy().tolist()
@@ -358,6 +346,10 @@ def _cells(frame, column):
         folder = Path(frame.attrs["folder"])
         return [None if cell is None else _full_path(folder, cell) for cell in cells]
     return cells
+
+
+def _cell(cell, is_number):
+    return None if is_empty(cell) else float(cell) if is_number else category(cell)
 
 
 def _full_path(folder, cell):
