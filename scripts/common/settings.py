@@ -1,23 +1,26 @@
 """Settings of the programs: dataclasses, filled from a YAML file and from overrides on the command line."""
 
+import contextlib
 import importlib
 import math
 import re
 import sys
-from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from dataclasses import dataclass, fields
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from traceback import extract_tb
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
-from transformers.hf_argparser import HfArg
+from transformers.hf_argparser import HfArg, string_to_bool
 
-from modeling_lfm.registry_lfm import suggest
+from modeling_lfm.registry_lfm import check_type, suggest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# What PyYAML raises of a text; the last three of a tag, such as !!bool, of a value that is none.
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, AttributeError, KeyError, TypeError)
 MAX_BYTES, MAX_VALUES = 2**20, 10_000  # of a YAML file, and of what its aliases make of it
 
 
@@ -128,9 +131,10 @@ class YamlReader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor):
         node, seen = super().compose_mapping_node(anchor), set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise self.refuse(f"the key {key.value!r} stands twice", key)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+            name = key.value if isinstance(key, yaml.ScalarNode) else key
+            if name in seen:
+                raise self.refuse(f"the key {name!r} stands twice", key)
+            seen.add(name)
         return node
 
     def flatten_mapping(self, node):
@@ -163,7 +167,7 @@ def parse_value(text):
         return text
     try:
         return yaml.load(text, YamlReader)
-    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
+    except UNREADABLE:
         return text
 
 
@@ -173,10 +177,7 @@ def list_configs():
 
 
 def read_config(path):
-    """Settings (`dict`) of a YAML file.
-
-    Args:
-        path (`str`): the file, or the name of one that comes with the package, such as `demo`.
+    """Settings (`dict`) of a YAML file, or of one that comes with the package, by its name, such as `demo` (`str`).
 
     Raises:
         FileNotFoundError, ValueError: no such file; too big; not a mapping; not YAML (the message names the line).
@@ -190,16 +191,11 @@ def read_config(path):
         raise ValueError(f"{file} has more than {MAX_BYTES} bytes: this is no configuration.")
     try:
         settings = yaml.load(file.read_text(encoding="utf-8"), YamlReader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 (byte {error.start}): save it as such.") from error
-    except RecursionError as error:
-        raise ValueError(f"{file} is nested too deep.") from error
-    except (AttributeError, KeyError, TypeError) as error:  # a tag, such as !!bool, of a value that is none
-        raise ValueError(f"{file}: a value is not of the type that its tag (!!) tells ({error}).") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{file}{where}: not YAML ({getattr(error, 'problem', None) or error}).") from error
+        problem = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "problem", None) or error
+        raise ValueError(f"{file}{where}: not YAML in UTF-8 ({problem}).") from error
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{file} must be a mapping of settings, such as 'benchmark: demo'.")
     return settings
@@ -209,12 +205,10 @@ def read_config(path):
 
 
 def parse_command_line(argv):
-    """Split a command line into positional words and `--key value` settings; files of `--plugin` are imported.
+    """Split a command line into positional words (`list[str]`) and the raw values of settings (`dict[str, list[str]]`).
 
-    `--key=value`, `--key` alone (true), several values (a list) and dots (`--modalities.audio.name resnet34`) work.
-
-    Returns:
-        `(list[str], dict[str, list[str]])`: the positional words, and each key's raw values.
+    `--key value`, `--key=value`, `--key` alone (true), several values (a list) and dots (`--modalities.audio.name
+    resnet34`) work. Files of `--plugin` are imported.
     """
     words, overrides = [], {}
     current = words
@@ -296,74 +290,60 @@ class SettingsParser(HfArgumentParser):
     """
 
     def __init__(self, dataclass_types, text=""):
-        self.needed = []
         super().__init__(dataclass_types, description=text, formatter_class=_Formatter, usage=SUPPRESS)
-        hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
-        self.kinds, self.optional = {}, set()
-        for field in [field for cls in self.dataclass_types for field in fields(cls) if field.init]:
-            hint = hints[field.name]
-            kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-            self.kinds[field.name] = [get_origin(kind) or kind for kind in kinds]
-            if field.default is None:
-                self.optional.add(field.name)
-
-    def add_argument(self, *names, **kwargs):
-        """As in argparse; settings that are needed may come from a file, so that [`parse_dict`] looks after them."""
-        if kwargs.pop("required", False):
-            self.needed.append(names[0].removeprefix("--"))
-        return super().add_argument(*names, **kwargs)
-
-    def error(self, message):
-        raise ValueError(message)
+        self.kinds, self.defaults = {}, {}  # of each setting, the types that it may have, and its default
+        for cls in self.dataclass_types:
+            hints = get_type_hints(cls)
+            for field in (field for field in fields(cls) if field.init):
+                hint = hints[field.name]
+                kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+                kinds = [dict if kind is Mapping else get_origin(kind) or kind for kind in kinds]
+                self.kinds[field.name] = tuple(kind for kind in kinds if isinstance(kind, type))
+                self.defaults[field.name] = {} if field.default_factory is not MISSING else field.default
 
     def parse_dict(self, args):
-        """Fill the dataclasses.
-
-        Args:
-            args (`dict`): values, or words of the command line, by the names of fields.
+        """Fill the dataclasses from `args` (`dict`), values or words of the command line by the names of fields.
 
         Raises:
             ValueError: an unknown key (with the nearest known one), a value of a wrong type, a missing one.
         """
-        words, values = [], {}
-        for key, value in args.items():
+        for key in args:
             if key not in self.kinds:
                 raise ValueError(f"unknown setting {key!r}; {self._suggest(key, args)}")
-            kinds = self.kinds[key]
-            takes_mapping = any(issubclass(kind, dict) for kind in kinds)
-            if takes_mapping and isinstance(value, str) and value.startswith("{"):
-                value = Mapping(value, key)
-            if key in self.optional and value in ("null", "none", "None"):
-                value = None
-            bare = value is True and {str, list} & {*kinds} and bool not in kinds and key != "resume_from_checkpoint"
-            empty = value == "" and self.get_default(key) != ""  # a path that is empty would be the folder one is in
-            if (value is None and type(None) not in kinds) or bare or empty:
-                raise ValueError(f"{key} is empty: give it a value, or leave it out.")
-            # Of `str | list` argparse knows one or the other; and of none it takes no words.
-            several = isinstance(value, list) and list in kinds and (str in kinds or not value)
-            if value is None or several or (isinstance(value, dict) and takes_mapping):
-                values[key] = value
-            else:
-                words += self._as_words(key, value)
-        missing = [key for key in self.needed if args.get(key) is None]
+        values = {key: self._read(key, value) for key, value in args.items()}
+        missing = [key for key, default in self.defaults.items() if default is MISSING and values.get(key) is None]
         if missing:
             raise ValueError(f"the setting {missing[0]!r} is missing; --help tells more.")
-        self.set_defaults(**values)
         try:
-            built = self.parse_args_into_dataclasses(words, look_for_args_file=False)
+            return super().parse_dict(values)
         except (ValueError, TypeError) as error:
             raise ValueError(_name_setting(str(error), args)) from error
-        for key, value in ((key, value) for part in built for key, value in vars(part).items()):
-            if key in self.kinds and _has_nan(value):
-                raise ValueError(f"{key}={value} is not a number.")
-        return built
 
-    def _as_words(self, key, value):
-        parts, kinds = value if isinstance(value, list) else [value], self.kinds[key]
-        if any(isinstance(part, (dict, list)) for part in parts) or (len(parts) != 1 and list not in kinds):
-            raise ValueError(f"{key}={value!r} should be of type {' or '.join(kind.__name__ for kind in kinds)}.")
-        words = [str(part).lower() if isinstance(part, bool) else str(part) for part in parts]
-        return [f"--{key}={words[0]}"] if len(words) == 1 else [f"--{key}", *words]
+    def _read(self, key, value):
+        """The value of a setting in its type, of one of YAML or a word of the command line."""
+        kinds = self.kinds[key]
+        if value in ("null", "none", "None") and self.defaults[key] is None:
+            return None
+        if isinstance(value, str) and value.startswith("{") and dict in kinds:
+            value = Mapping(value, key)
+        elif bool in kinds and str not in kinds and isinstance(value, (str, int)):
+            with contextlib.suppress(ArgumentTypeError):
+                value = string_to_bool(str(value))
+        elif isinstance(value, str) and not {str, list} & {*kinds}:
+            value = parse_value(value)
+        elif isinstance(value, (int, float)) and str in kinds and not isinstance(value, (bool, *kinds)):
+            value = str(value)
+        elif value is True and key == "resume_from_checkpoint":  # named without a folder
+            value = "true"
+        bare = value is True and bool not in kinds and {str, list} & {*kinds}
+        empty = value == "" and self.defaults[key] != ""  # a path that is empty would be the folder one is in
+        if (value is None and NoneType not in kinds) or bare or empty:
+            raise ValueError(f"{key} is empty: give it a value, or leave it out.")
+        if list in kinds and str not in kinds and isinstance(value, (str, int, float)):
+            value = [value]
+        if _has_nan(value):
+            raise ValueError(f"{key}={value} is not a number.")
+        return check_type(key, value, Union[kinds])  # noqa: UP007
 
     def _suggest(self, key, settings):
         """What an unknown setting may have meant: one of the method's, or the nearest known."""

@@ -169,6 +169,7 @@ def test_a_part_of_ones_own_must_be_imported_or_trusted(bare):
 )
 def test_a_file_that_could_not_travel_is_refused(tmp_path, monkeypatch, line, reason):
     monkeypatch.delitem(sys.modules, "my_part", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_part.py").write_text(f"if False:\n    {line}\n\nclass Part:\n    pass\n", encoding="utf-8")
     load_plugins([tmp_path / "my_part.py"])
     with pytest.raises(ValueError, match=rf"my_part\.py.*Part.*{reason}"):

@@ -108,10 +108,10 @@ def test_values_get_the_types_of_their_fields():
     [
         ("lerning_rate", 1, "unknown setting 'lerning_rate'; did you mean 'learning_rate'"),
         ("zzzzzz", 1, "unknown setting 'zzzzzz'"),
-        ("seed", "x", "--seed.*'x'"),
-        ("seed", True, "--seed.*true"),
-        ("learning_rate", "fast", "--learning_rate.*fast"),
-        ("bf16", "maybe", "--bf16.*maybe"),
+        ("seed", "x", "seed='x' should be of type int"),
+        ("seed", True, "seed=True should be of type int"),
+        ("learning_rate", "fast", "learning_rate='fast' should be of type float"),
+        ("bf16", "maybe", "bf16='maybe' should be of type bool"),
         ("method", "omg", "unknown method 'omg'.*'ogm'"),
         ("method", ["lfm", "ogm"], "method=.* should be of type dict or str"),
         ("method", {"alpha": "lerned"}, "method.alpha='lerned' is unknown"),
@@ -119,7 +119,7 @@ def test_values_get_the_types_of_their_fields():
         ("method", {"name": "ogm", "alpah": 1}, "'alpah'.*'alpha'"),
         ("alpha", 0.8, "unknown setting 'alpha'; did you mean --method.alpha"),
         ("alpha_holdout", 0.2, "unknown setting 'alpha_holdout'; did you mean 'holdout'"),
-        ("eval_strategy", "sometimes", "--eval_strategy.*sometimes.*epoch"),
+        ("eval_strategy", "sometimes", "eval_strategy.*sometimes.*epoch"),
     ],
 )
 def test_wrong_settings_are_errors_that_name_the_key(tmp_path, key, value, message):
