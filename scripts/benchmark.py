@@ -1,6 +1,16 @@
-"""Measure how fast the project is, in ratios within one run: one table of goal, measured, verdict."""
+"""Measure the speed of training, data and prediction, and print one table: goal, measured, verdict.
+usage: python scripts/benchmark.py [--only NAME ...] [--setting value ...]
 
-import argparse
+Numbers are ratios within one run where they can be: what is compared takes turns. The table has medians of the repeats
+with their quartiles, and whether the result was right. Use an idle machine, and a clone: they are not installed. Ends
+with status 1 if a measurement failed; a goal that is missed is in the table only.
+
+examples:
+  python scripts/benchmark.py --json speed.json --markdown speed.md
+  python scripts/benchmark.py --only methods alpha --json speed.json --markdown speed.md     the rest of the files stays
+  python scripts/benchmark.py --device cuda
+"""
+
 import datetime
 import json
 import os
@@ -8,11 +18,15 @@ import platform
 import sys
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
+from transformers.hf_argparser import HfArg
+
+from modeling_lfm.registry_lfm import suggest
 from modeling_lfm.scripts.common.console import check_writable, run
+from modeling_lfm.scripts.common.settings import read_arguments
 
 # The title of a measurement, and where its function lies: it takes a `Setup` and yields `Row`s (scripts/speed/rows.py).
 MEASUREMENTS = {
@@ -27,36 +41,23 @@ MEASUREMENTS = {
     "pipeline": ("Latency of a prediction", "files.pipeline"),
     "processes": ("Several processes", "processes.processes"),
 }
-DESCRIPTION = """
-Measure the speed of training, data and prediction, and print one table: goal, measured, verdict.
-
-Numbers are ratios within one run where they can be: what is compared takes turns. The table has medians of the repeats
-with their quartiles, and whether the result was right. Use an idle machine, and a clone: they are not installed.
-
-measurements:
-"""
-EPILOG = """
-examples:
-  python scripts/benchmark.py --json speed.json --markdown speed.md
-  python scripts/benchmark.py --only methods alpha --json speed.json --markdown speed.md     the rest of the files stays
-  python scripts/benchmark.py --device cuda
-
-Ends with status 1 if a measurement failed; a goal that is missed is in the table only.
-"""
 
 
-def parse(argv):
-    """The options of a command line (`argparse.Namespace`)."""
-    names = "\n".join(f"  {name:<13}{title}" for name, (title, _) in MEASUREMENTS.items())
-    style = argparse.RawDescriptionHelpFormatter
-    about = DESCRIPTION + names
-    parser = argparse.ArgumentParser("benchmark.py", description=about, epilog=EPILOG, formatter_class=style)
-    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, metavar="NAME", help="these measurements only")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
-    parser.add_argument("--quick", action="store_true", help="smallest sizes: to try it, not to measure")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where numbers are written, those of --only anew")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="where the table of all numbers is written")
-    return parser.parse_args(argv)
+@dataclass
+class SpeedArguments:
+    """What is measured, and where."""
+
+    only: list[str] = HfArg(default_factory=lambda: list(MEASUREMENTS), help="These measurements only.")
+    device: str = HfArg(default="cpu", help="cpu or cuda.")
+    quick: bool = HfArg(default=False, help="Smallest sizes: to try it, not to measure.")
+    json: str | None = HfArg(default=None, help="Where numbers are written, those of --only anew.")
+    markdown: str | None = HfArg(default=None, help="Where the table of all numbers is written.")
+
+    def __post_init__(self):
+        for key, values, known in (("only", self.only, MEASUREMENTS), ("device", [self.device], ("cpu", "cuda"))):
+            for value in values:
+                if value not in known:
+                    raise ValueError(f"{key}={value!r} is unknown; {suggest(value, known)}")
 
 
 def describe_machine(device, start):
@@ -76,13 +77,13 @@ def describe_machine(device, start):
 
 
 def read_report(path):
-    """What `path` (`Path`, or None) holds of earlier calls: measurements by name (`dict`)."""
+    """What `path` (`str`, or None) holds of earlier calls: measurements by name (`dict`)."""
     from modeling_lfm.scripts.speed.rows import Row
 
-    if path is None or not path.is_file():
+    if path is None or not Path(path).is_file():
         return {}
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
         for found in report.values():
             found["machine"], [Row(**row) for row in found["rows"]]
         return {name: report[name] for name in MEASUREMENTS if name in report}
@@ -102,7 +103,7 @@ def format_report(report):
 
 
 def main(argv=None):
-    args = parse(argv)
+    args = read_arguments(argv, __doc__, SpeedArguments)
     for key in ("json", "markdown"):
         check_writable(key, getattr(args, key))
 
@@ -112,8 +113,8 @@ def main(argv=None):
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda needs a CUDA device, and torch sees none.")
-    report, failed = read_report(args.json) if args.only else {}, []
-    for name in args.only or MEASUREMENTS:
+    report, failed = {} if args.only == [*MEASUREMENTS] else read_report(args.json), []
+    for name in args.only:
         print(f"\n{MEASUREMENTS[name][0]}\n", flush=True)
         start, rows = time.perf_counter(), []
         module, _, function = MEASUREMENTS[name][1].partition(".")
@@ -127,8 +128,8 @@ def main(argv=None):
         print(format_table(rows), flush=True)
         for path, text in ((args.json, json.dumps(report, indent=2) + "\n"), (args.markdown, format_report(report))):
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                Path(path).write_text(text, encoding="utf-8")
     if failed:
         sys.exit("failed: " + "; ".join(failed))
 

@@ -87,4 +87,4 @@ def test_what_is_wrong_is_named(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         run(lambda: benchmark.main(argv))
     assert stop.value.code == 2
-    assert argv[-1] in capsys.readouterr().err
+    assert argv[-1].lstrip("-") in capsys.readouterr().err
