@@ -83,14 +83,11 @@ class Benchmark(datasets.GeneratorBasedBuilder):
         return list_files(self.data_dir, self.config.links)
 
     def file(self, path, hint, largest=MAX_FILE):
-        """The one way to a file of the benchmark: only what [`list_files`] lists is read, and only up to a size.
+        """The one way to a file of the benchmark (`Path`): only what `files` lists is read, and only up to a size.
 
         Args:
             path (`str`): relative to `data_dir`, with slashes.
             hint (`str`): what to do if it cannot be read. largest (`int`): bytes.
-
-        Returns:
-            `Path`
 
         Raises:
             FileNotFoundError, ValueError: missing (or hidden), empty, too large; the message names it.
@@ -105,15 +102,7 @@ class Benchmark(datasets.GeneratorBasedBuilder):
         return full
 
     def read_media(self, path, hint, read):
-        """Content (`bytes`) of an audio or image file that can be decoded.
-
-        Args:
-            path (`str`), hint (`str`): see [`file`].
-            read: `load_audio` or `read_image` of `modeling_lfm.media_lfm`.
-
-        Raises:
-            FileNotFoundError, ValueError: as [`file`], or damaged.
-        """
+        """Content (`bytes`) of a file that `read` (`load_audio` or `read_image`) can decode; errors as of `file`."""
         file = self.file(path, hint)
         content = file.read_bytes()
         read({"bytes": content, "path": str(file)})
@@ -170,14 +159,8 @@ def make_builder(cls, data_dir, split, cache_dir, options):
         if not Path(data_dir).is_dir():
             raise FileNotFoundError(f"no folder at {data_dir}; data_dir must hold the files of {name}.")
         files = list_files(data_dir, options.get("links", False))
-    builder = cls(
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        hash=hash_code(cls),
-        only_split=split,
-        fingerprint=fingerprint(files),
-        **options,
-    )
+    keys = {"hash": hash_code(cls), "fingerprint": fingerprint(files), "only_split": split}
+    builder = cls(data_dir=data_dir, cache_dir=cache_dir, **keys, **options)
     builder.files = files  # a second listing could take long, and differ
     return builder
 

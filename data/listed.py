@@ -22,16 +22,9 @@ MAX_POINTER = 300  # bytes of a git-lfs pointer file
 
 
 def read_lines(path, strict=False):
-    """Lines of a text file, one at a time.
+    """Number (`int`, from 1) and text of each line of a file (`Path`) that is not blank; only line feeds end one.
 
-    Only line feeds end a line, so that a line of the file is a line here whatever a text holds.
-
-    Args:
-        path (`Path`)
-        strict (`bool`): bytes that are not UTF-8 are an error; otherwise they become the replacement character.
-
-    Yields:
-        The number (`int`, from 1) and the text (`str`) of each line that is not blank.
+    Bytes that are not UTF-8 become the replacement character, or with `strict` (`bool`) an error.
 
     Raises:
         ValueError: a line of more than 10,000 bytes, or not UTF-8; the message names file and line.
@@ -53,14 +46,9 @@ def read_lines(path, strict=False):
 
 
 def read_csv(path, width):
-    """Rows of a file of comma separated values, whose cells may be quoted and hold commas.
+    """Number and cells (`list[str]`, without blanks around them) of each line of comma separated values in a file.
 
-    Args:
-        path (`Path`)
-        width (`int`, *optional*): cells of a row; those of the first row if not given.
-
-    Yields:
-        The number of each line (`int`, from 1) and its cells (`list[str]`) without blanks around them.
+    Cells may be quoted. There are `width` (`int`) of them, or as many as in the first line if that is None.
 
     Raises:
         ValueError: a row of another width, an open quote, not UTF-8; the message names file and line.
@@ -112,11 +100,10 @@ def is_pointer(path):
 
 
 class MediaIndex:
-    """Media below a folder by kind and by name without ending, from one listing of it.
+    """Media below a `folder` (`Path`) by kind, a key of `EXTENSIONS`, and by name without ending.
 
     Args:
-        files (`dict[str, tuple[int, int]]`): as [`list_files`] returns it. folder (`Path`)
-        kinds (`set[str]`): of `EXTENSIONS`, those to index.
+        files (`dict[str, tuple[int, int]]`): as [`list_files`] returns it. kinds (`set[str]`): those to index.
     """
 
     def __init__(self, files, folder, kinds=frozenset(EXTENSIONS)):
@@ -142,22 +129,16 @@ class MediaIndex:
         return None
 
     def find(self, kind, name, prefer=()):
-        """Path (`str`, relative) of the file with this `name` (`str`), or None.
+        """Path (`str`, relative) of the file of this kind and name, or None.
 
-        Args:
-            kind (`str`): a key of `EXTENSIONS`. name (`str`): without ending.
-            prefer (`tuple[str]`): a file below a folder of such a name wins over others of the same name.
+        A file below a folder that is in `prefer` (`tuple[str]`) wins over others of the same name.
         """
-        paths = self.paths.get((kind, name))
-        if paths is None or len(paths) == 1:
-            return paths and paths[0]
-        endings = EXTENSIONS[kind]
 
         def rank(path):
             folders, _, ending = split_path(path)
-            return not any(folder in prefer for folder in folders.split("/")), endings.index(ending), path
+            return not {*prefer} & {*folders.split("/")}, EXTENSIONS[kind].index(ending), path
 
-        return min(paths, key=rank)
+        return min(self.paths.get((kind, name), ()), key=rank, default=None)
 
     def reason(self, kind, name, expected):
         """Why `find` has nothing (`str`): a file that cannot be used, or no file, such as `expected` (`str`)."""
@@ -206,15 +187,11 @@ class ListedBenchmark(Benchmark):
     def read_line(self, line, split):
         """The sample that a line of the annotation file of `split` (`str`) names; None of one that does not count.
 
-        Args:
-            line: as [`rows`] yields it.
-
-        Returns:
-            `dict` with `name`, `label` (a class's name), `text` where there is one, and what `stems` and `locate` need;
-            samples are the same if their `key` is, or the `name` if there is none.
+        It has `name`, `label` (a class's name), `text` where there is one, and what `stems` and `locate` need. Samples
+        are the same if their `key` is, or the `name` if there is none.
 
         Raises:
-            ValueError: a wrong line.
+            ValueError: a wrong line (as [`rows`] yields it).
         """
         raise NotImplementedError(f"{type(self).__name__} must define read_line")
 
@@ -277,20 +254,14 @@ class ListedBenchmark(Benchmark):
 
     @property
     def source(self):
-        """[`Source`] of the benchmark."""
         return find_source(self.benchmark)
 
     @cached_property
     def media(self):
-        """[`MediaIndex`] of `data_dir`."""
         return MediaIndex(self.files, self.data_dir, set(self.modalities.values()))
 
     def annotation_file(self, *names):
-        """Relative path (`str`) of the first of `names` that is there.
-
-        Raises:
-            FileNotFoundError, ValueError: none is there; it is empty.
-        """
+        """Relative path (`str`) of the first of `names` that is there; an error if none is, or if it is empty."""
         for folder in self.folders:
             for name in names:
                 path = f"{folder}/{name}" if folder else name
@@ -322,7 +293,7 @@ class ListedBenchmark(Benchmark):
             )
         plan = {split: [] for split in SPLITS if origin.get(split, split) in listed}
         for split, samples in listed.items():
-            found = 0
+            count = report.counts[split] = SplitCount(0, len(samples), source.counts.get(split))
             for index, sample in enumerate(samples):
                 entry = self.locate(sample)
                 if isinstance(entry, str):
@@ -330,8 +301,7 @@ class ListedBenchmark(Benchmark):
                     continue
                 target = "validation" if split == "train" and index in held_out else split
                 plan[target].append({**entry, "label": sample["label"]})
-                found += 1
-            report.counts[split] = SplitCount(found, len(samples), source.counts.get(split))
+                count.found += 1
         self.report = report
         if not report.found:
             raise FileNotFoundError(f"{report.text(3)}\n{source.layout_line}")
@@ -341,21 +311,20 @@ class ListedBenchmark(Benchmark):
         """The samples without lines that repeat others; contradictions are errors (see `first_of_two`)."""
         seen, repeated, contradicting = {}, [], 0
         kept = {split: [] for split in listed}
-        lines = [(split, sample) for split, samples in listed.items() for sample in samples]
-        for split, sample in sorted(lines, key=lambda line: line[1]["at"]):
-            first = seen.setdefault(sample.get("key", sample["name"]), (split, sample))
-            if first[1] is sample:
+        lines = [(sample["at"], split, sample) for split, samples in listed.items() for sample in samples]
+        for (file, line), split, sample in sorted(lines, key=lambda line: line[0]):
+            first, first_split = seen.setdefault(sample.get("key", sample["name"]), (sample, split))
+            if first is sample:
                 kept[split].append(sample)
-            else:
-                other = first[0] != split or first[1]["label"] != sample["label"]
-                if other and not self.first_of_two:
-                    (file, line), (first_file, first_line) = sample["at"], first[1]["at"]
-                    raise ValueError(
-                        f"{file}, line {line}: {sample['name']} stands in {first_file}, line {first_line} too, "
-                        "with another label or split; remove one of the lines."
-                    )
-                contradicting += other
-                repeated.append("{}:{}".format(*sample["at"]))
+                continue
+            other = first_split != split or first["label"] != sample["label"]
+            if other and not self.first_of_two:
+                raise ValueError(
+                    f"{file}, line {line}: {sample['name']} stands in {first['at'][0]}, line {first['at'][1]} too, "
+                    "with another label or split; remove one of the lines."
+                )
+            contradicting += other
+            repeated.append(f"{file}:{line}")
         if repeated:
             self.notes.append(
                 f"Lines left out because an earlier one names the same sample: {len(repeated):,} ({contradicting:,} "

@@ -72,11 +72,7 @@ class DownloadReport:
         return not self.missing and not self.shortened
 
     def leave_out(self, split, name, reason):
-        """Count a built sample as missing after all, because its media turned out to be damaged.
-
-        Args:
-            split (`str`): as built, so it may be a `validation` that comes from train. name (`str`), reason (`str`)
-        """
+        """Count a sample of a built split (`str`) as missing after all: its media turned out to be damaged."""
         split = self.origin.get(split, split)
         self.counts[split].found -= 1
         self.missing.append(MissingSample(split, name, reason))
@@ -89,17 +85,13 @@ class DownloadReport:
             published = "?" if count.published is None else f"{count.published:,}"
             lines.append(f"  {name:<12}{count.found:>10,}{count.listed:>10,}{published:>11}")
         for name in self.shortened:
-            count = self.counts[name]
-            lines.append(
-                f"  The annotation file of {name} names {count.listed:,} samples of {count.published:,}; "
-                "is it the whole file?"
-            )
-        if self.missing:
-            lines.append(f"  Missing samples, left out: {len(self.missing):,}.")
-            lines += [f"    {m.split}: {m.name}: {m.reason}" for m in self.missing[: max(0, missing_shown)]]
-            more = len(self.missing) - max(0, missing_shown)
-            if more > 0:
-                lines.append(f"    ... and {more:,} more")
+            told = f"{self.counts[name].listed:,} samples of {self.counts[name].published:,}"
+            lines.append(f"  The annotation file of {name} names {told}; is it the whole file?")
+        lines += [f"  Missing samples, left out: {len(self.missing):,}."] if self.missing else []
+        shown = self.missing[: max(0, missing_shown)]
+        lines += [f"    {sample.split}: {sample.name}: {sample.reason}" for sample in shown]
+        if len(self.missing) > len(shown):
+            lines.append(f"    ... and {len(self.missing) - len(shown):,} more")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
     def require_complete(self, missing_shown=MISSING_SHOWN):
