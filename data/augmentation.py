@@ -77,14 +77,14 @@ class AugmentedDataset(Dataset):
 
     def _vary(self, sample, index):
         varied = {
-            key: self._vary_values(kind, sample[key], int(index))
+            key: self._vary_values(kind, sample[key], index)
             for key, kind in self._kinds.items()
             if sample.get(key) is not None
         }
         return {**sample, **varied}
 
     def _vary_values(self, kind, values, index):
-        seed = f"{self.seed} {self.epoch} {index}"
+        seed = f"{self.seed} {self.epoch} {int(index)}"
         places, crop, flip = None, None, False
         if hasattr(kind, "segments"):
             with _seeded(f"frames {seed}"):

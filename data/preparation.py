@@ -138,10 +138,7 @@ def fit_processor(processor, train, columns=None, missing="error"):
 
 
 def _cache_file(raw, fingerprint):
-    """Where samples of a data set that lies in memory are written; None where it has files, beside which they go.
-
-    Left to itself, `datasets` would keep all of them in memory.
-    """
+    """Where samples of a data set in memory are written, which `datasets` would keep there; None beside its files."""
     if raw.cache_files:
         return None
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "modeling_lfm"
@@ -154,8 +151,9 @@ def _leave_out(prepared):
     errors = prepared.data.column("error").to_pylist()
     found = [error for error in errors if error is not None]
     if found:
-        shown = "\n  ".join(found[:SHOWN]) + (f"\n  ... and {len(found) - SHOWN:,} more" if len(found) > SHOWN else "")
-        text = f"{len(found):,} of {len(errors):,} samples cannot be read and are left out:\n  {shown}"
+        more = f"\n  ... and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+        text = f"{len(found):,} of {len(errors):,} samples cannot be read and are left out:\n  "
+        text += "\n  ".join(found[:SHOWN]) + more
         if len(found) == len(errors):
             raise ValueError(text)
         logger.warning(text)
@@ -182,17 +180,9 @@ def sample_bytes(processor, columns):
 
 
 def encode_sample(processor, columns, sample, missing="error"):
-    """What is stored of one raw sample.
+    """What is stored of one raw sample (`dict`, from column to raw input), with the keys of [`stored_features`].
 
-    Args:
-        processor ([`LfmProcessor`])
-        columns (`dict[str, str]`): from modality to the key of its raw input.
-        sample (`dict`): raw inputs.
-        missing (`str`): as in [`prepare_dataset`].
-
-    Returns:
-        `dict` with the keys of [`stored_features`]: `bytes` of an array, or `list[int]`; None of a modality that is
-        absent.
+    It is None of a modality that is absent, where `missing`, as in [`prepare_dataset`], allows that.
 
     Raises:
         ValueError: an input that cannot be read; the message names the column and the file.
@@ -214,15 +204,9 @@ def encode_sample(processor, columns, sample, missing="error"):
 
 
 def read_prepared(dataset, processor, columns=None):
-    """Let a data set of stored samples (as [`encode_sample`] gives them) give tensors.
+    """Let a `datasets.Dataset` of stored samples (see [`stored_features`]) give tensors, as [`prepare_dataset`] does.
 
-    Args:
-        dataset (`datasets.Dataset`): with the columns of [`stored_features`], and `labels`.
-        processor ([`LfmProcessor`]): as they were stored; settings that only matter in reading may differ.
-        columns (*optional*): modalities; all of the processor if not given.
-
-    Returns:
-        `datasets.Dataset`, see [`prepare_dataset`].
+    Those of `columns` alone, where given. Settings of the processor that only matter in reading may have changed.
     """
     return dataset.with_transform(_Decoder(processor, processor.modalities if columns is None else columns))
 
@@ -245,13 +229,11 @@ def _check_columns(columns, dataset, processor):
 
 def identify(processor):
     """What of a processor decides what is stored, as JSON (`str`), equal in every process."""
-    tokenizer = processor.tokenizer
-    if tokenizer is None:
-        text = None
-    elif getattr(tokenizer, "backend_tokenizer", None) is not None:
+    tokenizer, text = processor.tokenizer, None
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
         text = json.loads(tokenizer.backend_tokenizer.to_str())
         text = {key: value for key, value in text.items() if key not in ("padding", "truncation")}  # of the last call
-    else:
+    elif tokenizer is not None:
         text = [type(tokenizer).__name__, tokenizer.get_vocab()]
     modalities = {
         name: {key: value for key, value in settings.items() if key not in processor.kinds[name].read_only}

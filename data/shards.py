@@ -122,10 +122,7 @@ class Preparation:
         self.shards = self.todo = prepared.plan_shards(self.manifest)
 
     def begin(self, verify=False):
-        """Write what the folder is to hold, and find the shards that are missing in it.
-
-        Args:
-            verify (`bool`): read the finished shards again, to find what has become of them.
+        """Write what the folder is to hold, and find the shards that are missing in it (`verify`: or damaged).
 
         Raises:
             OSError: it cannot be written, or there is no room for what is missing.
@@ -167,10 +164,7 @@ class Preparation:
             file.write((json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n").encode())
 
     def write(self, processes=None):
-        """Write the shards that are missing, each by one process.
-
-        Args:
-            processes (`int`, *optional*): at most; with one, this process does it. One a core if not given, 16 at most.
+        """Write the shards that are missing, each by one of at most so many processes; one a core, 16 at most, if None.
 
         Yields:
             [`Shard`]: each that is finished.
@@ -214,10 +208,7 @@ class Preparation:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def write_shard(self, number):
-        """Write a shard of [`todo`] (its `number`, an `int`), whole or not at all.
-
-        Returns:
-            `list`: name of each sample that cannot be read, and why.
+        """Write a shard of [`todo`], whole or not at all; name of each sample that cannot be read, and why (`list`).
 
         Raises:
             OSError: it cannot be written, such as on a full disk. FileNotFoundError: `data_dir` is gone.
@@ -244,7 +235,7 @@ class Preparation:
                     left_out.append([self.name(sample, index), self._reason(error)])
                 if len(rows) == group or (rows and index == shard.stop - 1):
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                    rows = []
+                    rows.clear()
         self.at_work[number] = -1
         return left_out
 
@@ -267,14 +258,11 @@ class Preparation:
         return self._relative(" ".join(text.split()))
 
     def finish(self, report, strict=False):
-        """Count what is in the shards, and write the report and the README of the folder.
+        """Write report and README of the folder; samples of each split (`dict[str, int]`).
 
         Args:
             report ([`DownloadReport`]): of the raw files; learns of the samples that were left out.
             strict (`bool`): let none be left out.
-
-        Returns:
-            Samples of each split (`dict[str, int]`).
 
         Raises:
             FileNotFoundError: `strict`, and something is missing. ValueError: a split is empty.
