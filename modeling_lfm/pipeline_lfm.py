@@ -168,11 +168,10 @@ class MultimodalClassificationPipeline(Pipeline):
                 "processor_config.json are not of one model."
             ) from error
         logits = [part.to(output.logits.device) for part in (output.logits, *output.modality_logits)]
-        there = torch.ones(len(logits[0]), dtype=torch.bool, device=logits[0].device)
-        kinds = {name: self.processor.kinds[name] for name in self.reader.names}
-        given = {name: there if f"{name}_{kind.parts[0]}" in inputs else ~there for name, kind in kinds.items()}
-        present = [inputs.get(f"{name}_present", flag) for name, flag in given.items()]
-        return {"logits": torch.stack(logits, 1), "present": torch.stack(present, 1)}
+        present = self.model.lfm.read_presence(inputs)
+        if present is None:
+            present = torch.ones(len(self.reader.names), len(logits[0]), dtype=torch.bool)
+        return {"logits": torch.stack(logits, 1), "present": present.T.to(logits[0].device)}
 
     def postprocess(self, outputs, top_k=5, threshold=0.5):
         """The answer (`dict`, see `__call__`) from what `_forward` gives for one sample."""
@@ -191,20 +190,17 @@ class MultimodalClassificationPipeline(Pipeline):
         scores, order = (part.tolist() for part in scores.sort(dim=-1, descending=True, stable=True))
 
         def report(scores, order):
-            ranked = [
-                {"label": labels[place], "score": score}
-                for place, score in zip(order[:top_k], scores[:top_k], strict=True)
-            ]
-            if multi_label:
-                over = sum(score >= threshold for score in scores)
-                return {"labels": [labels[place] for place in order[:over]], "scores": ranked}
-            return {"label": ranked[0]["label"], "scores": ranked}
+            ranked = [{"label": labels[place], "score": score} for place, score in zip(order, scores, strict=True)]
+            if not multi_label:
+                return {"label": ranked[0]["label"], "scores": ranked[:top_k]}
+            over = [part["label"] for part in ranked if part["score"] >= threshold]
+            return {"labels": over, "scores": ranked[:top_k]}
 
         answers = []
         for values, places, there in zip(scores, order, outputs["present"].tolist(), strict=True):
-            parts = [report(*part) for part in zip(values, places, strict=True)]
-            alone = zip(self.reader.names, parts[1:], there, strict=True)
-            answers.append({**parts[0], "modalities": {name: part for name, part, present in alone if present}})
+            fused, *alone = (report(*part) for part in zip(values, places, strict=True))
+            parts = zip(self.reader.names, alone, there, strict=True)
+            answers.append({**fused, "modalities": {name: part for name, part, present in parts if present}})
         return answers
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
@@ -224,10 +220,9 @@ class MultimodalClassificationPipeline(Pipeline):
 
 
 class SampleReader:
-    """Reads samples, and makes batches of them: the part of the pipeline that worker processes get a copy of.
+    """Reads samples by an `LfmProcessor`, and makes batches of them: what worker processes get a copy of.
 
-    Args:
-        processor (`LfmProcessor`), names (`tuple[str]`): the model's modalities.
+    `names` (`tuple[str]`) are the model's modalities.
     """
 
     def __init__(self, processor, names):
@@ -311,12 +306,11 @@ def name_of(url):
 
 
 def download(url, timeout=TIMEOUT, max_bytes=MAX_BYTES):
-    """The content (`bytes`) of a file of the web.
+    """The content (`bytes`) of a file of the web, at an address of http or https, as all redirections must be.
 
     Args:
-        url (`str`): of http or https, as all that it is redirected to must be.
+        url (`str`), max_bytes (`int`): a larger file is refused.
         timeout (`float`): seconds without an answer, or without further bytes.
-        max_bytes (`int`): a larger file is refused.
 
     Raises:
         FileNotFoundError: the server has no such file. ValueError: it is too large, or not an address.

@@ -82,12 +82,12 @@ class AvMnist(Benchmark):
         entries = [
             {"wav": name, "image": image, "label": digit} for (name, digit, _), image in zip(wavs, chosen, strict=True)
         ]
-        heard = [e for e, w in zip(entries, wavs, strict=True) if w[2] not in config.test_speakers]
-        test = [e for e, w in zip(entries, wavs, strict=True) if w[2] in config.test_speakers]
+        tested = [speaker in config.test_speakers for _, _, speaker in wavs]
+        heard, test = ([e for e, of_test in zip(entries, tested, strict=True) if of_test == side] for side in (0, 1))
         train, validation = heard, []
         if heard:
             train, validation = split_entries(heard, config.validation, config.seed)
-        self._images = self._corrupt_images(images, [e["image"] for e in train])
+        self._images, self._standardised = images, self._corrupt(images, [e["image"] for e in train])
         return {"train": train, "validation": validation, "test": test}
 
     def _recordings(self):
@@ -125,7 +125,7 @@ class AvMnist(Benchmark):
         raise FileNotFoundError(f"neither {' nor '.join(names)} in {self.data_dir / 'mnist'}. {HINT}")
 
     def _pair(self, wavs, labels):
-        """An image index for each recording, of the same digit, each image once."""
+        """An image for each recording (`list[int]`), of the same digit, each once, whichever speakers are tested."""
         rng = np.random.default_rng((self.config.seed, 0))
         pools = {digit: rng.permutation(np.flatnonzero(labels == digit)).tolist() for digit in range(10)}
         for digit, pool in pools.items():
@@ -135,26 +135,22 @@ class AvMnist(Benchmark):
                     f"MNIST in {self.data_dir} has {len(pool)} images of the digit {digit}, but there are {needed} "
                     "recordings of it; add images."
                 )
-        # Which image a recording gets does not depend on which speakers are tested.
-        order = rng.permutation(len(wavs))
-        chosen = np.empty(len(wavs), dtype=np.int64)
-        for index in order:
+        chosen = [0] * len(wavs)
+        for index in rng.permutation(len(wavs)):
             chosen[index] = pools[wavs[index][1]].pop()
-        return chosen.tolist()
+        return chosen
 
-    def _corrupt_images(self, images, train):
-        """The images as stored, (N, 28, 28) uint8: as they are, or standardised and without leading components."""
+    def _corrupt(self, images, train):
+        """The images (N, 28, 28) standardised and without leading components, float; None if they stay as they are."""
         removed = self.config.image_pca_removed
-        self._standardised = None
         if not removed and not self.config.image_noise:
-            return images
+            return None
         pixels = images.reshape(len(images), -1).astype(np.float32) / 255
-        fitted = pixels[train] if train else pixels  # with test speakers only there is nothing else to fit on
+        fitted_on = train or slice(None)  # with test speakers only there is nothing else to fit on
         if removed:
-            pixels = remove_components(pixels, fitted, removed)
-        fitted = pixels[train] if train else pixels
-        self._standardised = ((pixels - fitted.mean()) / fitted.std()).reshape(images.shape)
-        return images
+            pixels = remove_components(pixels, pixels[fitted_on], removed)
+        fitted = pixels[fitted_on]
+        return ((pixels - fitted.mean()) / fitted.std()).reshape(images.shape)
 
     def example(self, entry):
         config = self.config

@@ -6,6 +6,7 @@ from functools import cached_property
 import datasets
 
 from ..benchmark import Benchmark, BenchmarkConfig
+from ..preparation import label_names
 from ..table import load_table, show_plan
 
 
@@ -40,27 +41,15 @@ class Table(Benchmark):
             )
         hint = "benchmark_options name the tables in data_dir."
         names = {"train": options.train_file, "validation": options.validation_file, "test": options.test_file}
-        splits, plan = load_table(
+        return load_table(
             **{split: self.file(name, hint) for split, name in names.items() if name is not None},
-            label=options.label_column,
-            group=options.group_column,
-            columns=options.table_columns,
-            label_separator=options.label_separator,
-            seed=options.seed,
-            folds=options.folds,
-            fold=options.fold,
+            **{"label": options.label_column, "group": options.group_column, "columns": options.table_columns},
+            **{key: getattr(options, key) for key in ("label_separator", "seed", "folds", "fold")},
         )
-        return splits, plan
-
-    @property
-    def found_names(self):
-        """The labels of all splits (`list[str]`), sorted."""
-        labels = [label for split in self.read[0].values() for label in split["label"]]
-        return sorted({name for label in labels for name in (label if isinstance(label, list) else [label])})
 
     def _info(self):
         splits, plan = self.read
-        label = datasets.ClassLabel(names=self.found_names)
+        label = datasets.ClassLabel(names=label_names(splits))
         features = splits["train"].features.copy()
         features["label"] = datasets.List(label) if isinstance(splits["train"][0]["label"], list) else label
         return datasets.DatasetInfo(description=show_plan(plan), features=features)
