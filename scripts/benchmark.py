@@ -33,7 +33,6 @@ MEASUREMENTS = {
     "overhead": ("LfmTrainer against a bare PyTorch loop", "training.overhead"),
     "alpha": ("The learned alpha", "alpha.cost"),
     "methods": ("Methods: a step over that of concat", "training.methods"),
-    "growth": ("Growth of an update of alpha", "alpha.growth"),
     "throughput": ("Samples a second of training", "training.throughput"),
     "memory": ("Memory", "files.memory"),
     "startup": ("Start-up", "processes.startup"),

@@ -1,9 +1,8 @@
-"""What an update of the learned alpha costs: in training steps, in memory, and how the cost grows."""
+"""What an update of the learned alpha costs, in training steps and in memory."""
 
 import tempfile
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from modeling_lfm.scripts.speed import models
@@ -25,12 +24,14 @@ def cost_of(setup, name, towers, shapes, batch_size, count, hidden_size=64):
     """Rows of one model, with `count` samples on each side of the problem."""
     data = models.make_samples(shapes, count + max(count, 2 * batch_size))
     with tempfile.TemporaryDirectory() as folder:
-        problem = make_problem(setup, folder, towers, data[count:], data[:count], batch_size, hidden_size, count)
-        step = models.make_step(problem.trainer)
+        method = {"name": "lfm", "alpha_inner_samples": count, "alpha_outer_samples": count}
+        model = models.make_model(towers, "lfm", hidden_size)
+        trainer = models.make_trainer(setup, folder, model, data[count:], batch_size, method, data[:count], max_steps=1)
+        step, problem = models.make_step(trainer), BilevelProblem(trainer.method)
         updates = {way: update_by(problem, *way) for way in WAYS}
         one, other = (updates[way]() for way in WAYS[:2])
         times = setup.take_turns({"step": step, **updates}, rounds=3)
-        peaks = [peak_memory(setup, problem.trainer, function) for function in (updates[DEFAULT], step)]
+        peaks = [peak_memory(setup, trainer, function) for function in (updates[DEFAULT], step)]
     yield Row(
         f"{', '.join(DEFAULT)}, {name}, batch {batch_size}: share of an epoch of {STEPS_AN_EPOCH} steps",
         [100 / STEPS_AN_EPOCH * value for value in ratios(times[DEFAULT], times["step"])],
@@ -43,16 +44,6 @@ def cost_of(setup, name, towers, shapes, batch_size, count, hidden_size=64):
         yield Row(f"{', '.join(way)}, {name}", ratios(times[way], times["step"]), "steps")
     note = " and ".join(f"{peak / 1e6:.0f} MB" for peak in peaks) + " of tensors"
     yield Row(f"peak memory over that of a training step, {name}", [peaks[0] / peaks[1]], most=1.5, note=note)
-
-
-def make_problem(setup, folder, towers, data, holdout, batch_size, hidden_size, count, parameters="head"):
-    """The problem of alpha of a trainer that has taken a step."""
-    method = {"name": "lfm", "alpha_parameters": parameters}
-    method |= {"alpha_inner_samples": count, "alpha_outer_samples": count}
-    model = models.make_model(towers, "lfm", hidden_size)
-    trainer = models.make_trainer(setup, folder, model, data, batch_size, method, holdout, max_steps=1)
-    trainer.train()
-    return BilevelProblem(trainer.method)
 
 
 def update_by(problem, solver, product):
@@ -84,31 +75,3 @@ def peak_memory(setup, trainer, function):
             now += event.nbytes()
             peak = max(peak, now)
     return peak
-
-
-def growth(setup):
-    """How the cost of an update grows with the number of parameters, and with the data set."""
-    samples = models.make_samples({"audio": (1, 32, 32), "image": (1, 32, 32)}, 256)
-
-    def problem(folder, width, size, count, parameters):
-        tower = models.resnet(1, channels=[8 * width, 16 * width, 32 * width, 64 * width])
-        towers, data = {"audio": tower, "image": tower}, (samples * (size // 256), samples)
-        return make_problem(setup, folder, towers, *data, 32, 64 * width, count, parameters)
-
-    with tempfile.TemporaryDirectory() as folder:
-        for parameters, largest, count in (("head", 8, 128), ("all", 4, 32)):
-            widths = [width for width in (1, 2, 4, 8) if width <= setup.pick(2, largest)]
-            found = [problem(folder, width, 2560, setup.pick(16, count), parameters) for width in widths]
-            sizes = [one.model.num_parameters() for one in found]
-            what, note = "exponent in the number of parameters", f"{sizes[0]:,} to {sizes[-1]:,} in all; 1 is linear"
-            yield Row(f"{what}, through {parameters}", exponents(setup, sizes, found), most=1.1, note=note)
-        sizes = setup.pick((2_560, 10_240), (2_560, 10_240, 40_960, 163_840))
-        found = [problem(folder, 1, size, setup.pick(16, 256), "head") for size in sizes]
-        note = f"{sizes[0]:,} to {sizes[-1]:,} samples; 0 is flat"
-        yield Row("exponent in the size of the data set", exponents(setup, sizes, found), most=0.1, note=note)
-
-
-def exponents(setup, sizes, problems):
-    """Exponents of power laws through the costs of updates at these sizes (`list[float]`, one a round)."""
-    times = setup.take_turns(dict(enumerate(lambda p=p: p.hypergradient(0.9, 2) for p in problems)), rounds=10)
-    return [float(np.polyfit(np.log(sizes), np.log(t), 1)[0]) for t in zip(*times.values(), strict=True)]

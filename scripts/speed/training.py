@@ -1,19 +1,15 @@
 """Speed of training: the trainer against bare loops, number formats, and a step of every method."""
 
 import copy
-import math
 import statistics
 import tempfile
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from modeling_lfm.scripts.speed import models
 from modeling_lfm.scripts.speed.rows import Row, ratios
 from modeling_lfm.trainer.methods import list_methods
-
-SGD = {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 1e-2, "weight_decay": 1e-4, "max_grad_norm": 0.0}
 
 
 def overhead(setup):
@@ -26,7 +22,6 @@ def overhead(setup):
     yield against_bare_loop(setup, "ResNet18 + BERT", texts, lengths, *size, least=0.97)
     demo = models.demo_pair()
     yield against_bare_loop(setup, "demo model", *demo, *setup.pick((4, 2), (64, 168)), least=0.85)
-    yield against_released_step(setup, towers, shapes, *size)
 
 
 def against_bare_loop(setup, name, towers, shapes, batch_size, steps, least):
@@ -54,60 +49,6 @@ def against_bare_loop(setup, name, towers, shapes, batch_size, steps, least):
         times = setup.take_turns({"trainer": trainer.train, "loop": loop})
     note = f"same weights {'to the bit' if exact else 'to 0.01'}; {steps} steps of {batch_size} samples"
     return Row(f"bare loop, {name}", ratios(times["loop"], times["trainer"]), least=least, right=right, note=note)
-
-
-def released_forward(model, batch):
-    """The paper's released model: a head on the joined vectors of two towers, split for their own predictions."""
-    names, head = model.config.modality_names, model.fusion.head
-    one, other = (model.lfm.projections[name](model.lfm.towers[name](batch[f"{name}_values"])) for name in names)
-    (left, right), half = head.weight.chunk(2, dim=1), head.bias / 2
-    return (
-        F.linear(torch.cat((one, other), 1), head.weight, head.bias),
-        F.linear(one, left, half),
-        F.linear(other, right, half),
-    )
-
-
-def released_step(model, optimizer, batch, alpha):
-    """The paper's released training step, written afresh; returns L_CLS, A and L.
-
-    L = (1 - alpha) CE(F) + alpha A, and the alignment A half the sum of the divergences of each softmaxed prediction
-    and their mean, the mean first; three losses are read as numbers each step.
-    """
-    optimizer.zero_grad()
-    fused, *single = released_forward(model, batch)
-    p, q = (logits.softmax(-1) for logits in single)
-    alignment = sum(F.kl_div(side.log(), (p + q) / 2, reduction="batchmean") for side in (p, q)) / 2
-    loss_cls = F.cross_entropy(fused, batch["labels"])
-    loss = (1 - alpha) * loss_cls + alpha * alignment
-    loss.backward()
-    optimizer.step()
-    return tuple(part.item() for part in (loss_cls, alignment, loss))
-
-
-def against_released_step(setup, towers, shapes, batch_size, steps):
-    """A `Row`: LfmTrainer with LFM's heuristic alpha, and the released step without its anomaly detection."""
-    model, samples = models.make_model(towers, "lfm").to(setup.device), models.make_samples(shapes, 2 * batch_size)
-    rival, losses = copy.deepcopy(model), []
-    optimizer = torch.optim.SGD(rival.parameters(), lr=1e-2, momentum=0.9, weight_decay=1e-4)
-
-    def loop():
-        rival.train()
-        for number, batch in enumerate(models.batches(setup, samples, batch_size, steps)):
-            losses.append(released_step(rival, optimizer, batch, 1 - math.exp(-1 / (1 + number // 2)))[0])
-
-    with torch.no_grad():
-        batch = next(models.batches(setup, samples, batch_size, 2))
-        output = model(**batch)
-        pairs = zip((output.logits, *output.modality_logits), released_forward(rival, batch), strict=True)
-        same = all(torch.allclose(one, other, atol=1e-4) for one, other in pairs)
-    method = {"name": "lfm", "alpha": "heuristic", "total": "convex"}
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = models.make_trainer(setup, folder, model, samples, batch_size, method, max_steps=steps, **SGD)
-        times = setup.take_turns({"trainer": trainer.train, "loop": loop})
-    note = "same predictions before training; its loss falls"
-    right = same and losses[-1] < losses[0]
-    return Row("released step", ratios(times["loop"], times["trainer"]), least=1.0, right=right, note=note)
 
 
 # Training arguments, and how far the first losses may be from those of fp32, relative to them.
