@@ -37,49 +37,26 @@ class QuickstartArguments:
 
 
 def train_all(overrides, output_dir):
-    """Train every run.
+    """Train every run: a `dict` from its name to its trainer and its metrics.
 
     Args:
         overrides (`dict`): settings of the command line, for all of them; the method's for those of LFM.
         output_dir (`Path`): each run gets a folder of its name in it; checkpoints of an earlier quickstart go.
-
-    Returns:
-        `dict` from the run to its trainer and its metrics.
     """
-    from modeling_lfm.trainer.callbacks import LfmProgressCallback
-
     done = {}
     for name, own in RUNS.items():
         folder = output_dir / name
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         say(f"\n{TITLES[name]}")
-        forced = {**own, "do_predict": True, "disable_tqdm": True, "output_dir": folder}
+        forced = {**own, "do_predict": True, "output_dir": folder}
         given = {k: v for k, v in overrides.items() if own["method"] == "lfm" or not k.startswith("method.")}
         given |= {key: [str(value)] for key, value in forced.items()}
         words = [word for key, values in given.items() for word in (f"--{key}", *values)]
         _, data_args, _ = built = parse_arguments(["demo", *words])
         trainer, splits = set_up(*built)
-        trainer.pop_callback(LfmProgressCallback)
-        trainer.add_callback(make_epoch_printer())
         done[name] = trainer, fit(trainer, splits, data_args)
     return done
-
-
-def make_epoch_printer():
-    """A callback that prints LFM's alpha and the validation accuracies of each epoch in one short line."""
-    from transformers import TrainerCallback
-
-    from modeling_lfm.trainer.plots import accuracy_by_epoch, alpha_by_epoch
-
-    class EpochPrinter(TrainerCallback):
-        def on_evaluate(self, args, state, control, **kwargs):
-            alphas, accuracies = alpha_by_epoch(state.log_history), accuracy_by_epoch(state.log_history)
-            now = "  ".join(f"{name} {100 * points[max(points)]:5.1f}" for name, points in accuracies.items())
-            alpha = f"  alpha {alphas[max(alphas)]:.2f}" if alphas else ""
-            say(f"  epoch {round(state.epoch):2d}{alpha}  validation accuracy, %: {now}")
-
-    return EpochPrinter()
 
 
 def table(done, modalities):

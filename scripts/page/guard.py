@@ -26,14 +26,8 @@ POLICY = (
 
 
 def stored_by_this_server(path, places):
-    """A path with all links resolved, if it leads to a file in one of `places`.
-
-    Args:
-        path (`str`): as a request has it.
-        places (`list[Path]`): resolved: the folder of uploads, and files of examples.
-
-    Returns:
-        `str`
+    """A path (`str`) of a request with all links resolved, if it leads to a file in one of `places` (`list[Path]`,
+    resolved): the folder of uploads, and files of examples.
 
     Raises:
         ValueError: it does not. Gradio keeps the words to itself, so that nobody learns which files there are.
@@ -52,9 +46,6 @@ def take_stored_files(page, places):
 
     Gradio itself fetches addresses, opens any picture that comes without `meta`, and copies any file that is given for
     a text.
-
-    Args:
-        page (`gradio.Blocks`), places (`list[Path]`): see [`stored_by_this_server`].
     """
 
     def guard(component):

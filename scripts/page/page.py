@@ -30,13 +30,8 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mon
 
 
 def find_examples(folder, names):
-    """The files of examples: one folder each, in which they are named after the modalities, `audio.wav`, `text.txt`.
-
-    Args:
-        folder (`str`), names (`Sequence[str]`): of the modalities.
-
-    Returns:
-        `dict[str, dict[str, Path]]`: from the name of an example to its files, links resolved, by modality.
+    """The files of examples (`dict` by example of `dict[str, Path]` by modality), links resolved: one folder each, in
+    which they are named after the modalities `names`, `audio.wav`, `text.txt`.
 
     Raises:
         FileNotFoundError: no such folder. ValueError: no example in it, or a link to a file that lies elsewhere.
@@ -66,15 +61,7 @@ def make_input(name, kind):
 
 
 def build_page(pipeline, title, examples=None):
-    """The page.
-
-    Args:
-        pipeline ([`MultimodalClassificationPipeline`]), title (`str`)
-        examples (`str`, *optional*): a folder, see [`find_examples`].
-
-    Returns:
-        `gradio.Blocks`; its components take uploads and examples alone.
-    """
+    """The page of a pipeline (`gradio.Blocks`), whose components take uploads and the `examples` of a folder alone."""
     kinds = {name: pipeline.processor.modalities[name]["type"] for name in pipeline.reader.names}
     found = find_examples(examples, list(kinds)) if examples else {}
     files = [file for example in found.values() for file in example.values()]
@@ -143,15 +130,8 @@ def tell(pipeline, values):
 
 
 def read_inputs(pipeline, values):
-    """Raw inputs to the model's tensors.
-
-    Args:
-        pipeline ([`MultimodalClassificationPipeline`])
-        values (`dict`): from a modality to a path, a text, or nothing.
-
-    Returns:
-        `dict` of tensors of one sample, and what could not be read (`list[str]`, in sentences).
-    """
+    """The tensors (`dict`) of one sample, from `values` (by modality a path, a text, or nothing), and what could
+    not be read (`list[str]`, in sentences)."""
     rows, problems = {}, []
     for name, value in values.items():
         kind = pipeline.processor.modalities[name]["type"]
@@ -170,18 +150,9 @@ def read_inputs(pipeline, values):
 
 
 def explain(pipeline, batch):
-    """What is predicted of a sample, and from what.
-
-    Args:
-        pipeline ([`MultimodalClassificationPipeline`]), batch (`dict`): see [`read_inputs`].
-
-    Returns:
-        `dict`: the pipeline's answer, and `shapley`: the class `of` which the `modalities` (those that are there) each
-        add a Shapley value to the probability that nothing gives, the `baseline`.
-
-    Raises:
-        ValueError: the model answers with numbers that are not finite.
-    """
+    """The pipeline's answer to a sample (`dict`), and `shapley`: the class `of` which the `modalities` (those that are
+    there) each add a Shapley value to the probability that nothing gives, the `baseline`. A `ValueError` where numbers
+    are not finite."""
     answer, config = pipeline.postprocess(pipeline.forward(batch), top_k=None), pipeline.model.config
     best = answer["scores"][0]["label"]
     number = next(number for number, label in config.id2label.items() if label == best)
@@ -223,12 +194,8 @@ def draw_looks(pipeline, batch, names):
 
 
 def make_app(page, host, limit=MAX_UPLOAD, total=MAX_TOTAL):
-    """The ASGI application of a page, behind its guard.
-
-    Args:
-        page (`gradio.Blocks`), host (`str`): the address that is served.
-        limit, total (`int`): bytes of one file, and of all that are kept.
-    """
+    """The ASGI application of a page that is served at `host`, behind its guard; `limit` and `total` are bytes of one
+    file, and of all that are kept."""
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page,

@@ -47,13 +47,7 @@ Here: `pip install -r requirements.txt && python app.py`. As a Space: `hf upload
 
 
 def export(args):
-    """Write the folder of a Space.
-
-    Args:
-        args ([`DemoArguments`]): `export` is the folder: a new or empty one, or a new clone of a Space.
-
-    Returns:
-        `Path`: the folder.
+    """Write the folder of a Space (`Path`), `args.export`: a new or empty one, or a new clone of a Space.
 
     Raises:
         FileNotFoundError, ValueError: no model, no or wrong examples, a folder that holds something.
@@ -71,9 +65,8 @@ def export(args):
         for modality, file in files.items():
             shutil.copyfile(file, folder / "examples" / name / f"{modality}{file.suffix}")
     told = {"title": args.title, "quoted": json.dumps(args.title, ensure_ascii=False)}
-    told |= {"gradio": importlib.metadata.version("gradio")}
-    told |= {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-    (folder / "app.py").write_text(APP.format(title=args.title), encoding="utf-8")
+    told |= {"gradio": importlib.metadata.version("gradio"), "python": "{}.{}".format(*sys.version_info)}
+    (folder / "app.py").write_text(APP.format(**told), encoding="utf-8")
     (folder / "README.md").write_text(README.format(**told), encoding="utf-8")
     (folder / "requirements.txt").write_text(f"modeling-lfm[demo]=={__version__}\n", encoding="utf-8")
     return folder
