@@ -5,7 +5,6 @@ import pytest
 
 from modeling_lfm.trainer.analysis import Observations
 from modeling_lfm.trainer.analysis.decisions import (
-    expected_calibration_error,
     explain_agreement,
     explain_calibration,
     measure_agreement,
@@ -49,26 +48,14 @@ def test_agreement_of_several_labels_is_that_of_single_ones():
     assert matrix[2][3] == 0.5
 
 
-def test_calibration_error_by_hand():
-    # Bins of a half: (0, 0.5] holds 0.4 and 0.5, one of two right; (0.5, 1] holds 0.9 and 0.7, both right.
-    error, bins = expected_calibration_error([0.4, 0.9, 0.5, 0.7], [True, True, False, True], bins=2)
-    assert error == pytest.approx(0.5 * abs(0.5 - 0.45) + 0.5 * abs(1 - 0.8))
-    assert [row["samples"] for row in bins] == [2, 2]
-    assert bins[0]["confidence"] == pytest.approx(0.45)
-    assert bins[0]["accuracy"] == 0.5
-
-
-def test_sure_and_right_is_perfect_and_sure_and_wrong_is_the_worst():
-    assert expected_calibration_error([1.0, 1.0], [True, True])[0] == 0
-    assert expected_calibration_error([1.0, 1.0], [False, False])[0] == 1
-    assert expected_calibration_error([0.0], [False])[0] == 0
-
-
-def test_what_are_no_probabilities_is_refused():
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        expected_calibration_error([1.2], [True])
-    with pytest.raises(ValueError, match="same samples"):
-        expected_calibration_error([0.2, 0.3], [True])
+def test_calibration_by_hand():
+    """Of 15 bins one holds 0.9 and 0.91, both right, and one holds 0.6 twice, right once."""
+    logits = np.log([[0.9, 0.1], [0.91, 0.09], [0.6, 0.4], [0.6, 0.4]])
+    observed = Observations(np.array([0, 0, 0, 1]), logits, {"a": logits}, {"a": logits}, None, ["x", "y"])
+    found = measure_calibration(observed)["fused"]
+    assert found["ece"] == pytest.approx(0.5 * (1 - 0.905) + 0.5 * (0.6 - 0.5))
+    assert [row["samples"] for row in found["bins"]] == [2, 2]
+    assert found["bins"][0] == pytest.approx({"samples": 2, "confidence": 0.6, "accuracy": 0.5})
 
 
 def test_calibration_of_each_prediction():

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 
+from ..metrics import calibration_error
 from ..plots import MUTED, new_figure, styles, tidy
 from .report import Section
 
@@ -53,38 +54,12 @@ def explain_agreement(runs):
     return Section("Who agrees with whom (%)", {"agreement": figure}, numbers, AGREEMENT)
 
 
-def expected_calibration_error(confidence, correct, bins=BINS):
-    """Expected calibration error, sum_b n_b / N |accuracy_b - confidence_b|, and its bins.
-
-    Args:
-        confidence (`np.ndarray`): `(N,)` probabilities; the bins are ((b - 1) / bins, b / bins], the first with 0.
-        correct (`np.ndarray`): `(N,)` bool, whether that came true.
-        bins (`int`): of equal width.
-
-    Returns:
-        `float`, and a `list` of `dict` for the bins that hold samples: `samples`, and the means `confidence` and
-        `accuracy`.
-
-    Raises:
-        ValueError: no sample, or numbers outside 0..1.
-    """
-    confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
-    if not len(confidence) or confidence.shape != correct.shape:
-        raise ValueError(f"confidence {confidence.shape} and correct {correct.shape} must be of the same samples.")
-    if not ((confidence >= 0) & (confidence <= 1)).all():
-        raise ValueError("confidences must be probabilities, from 0 to 1.")
-    table = pd.DataFrame({"confidence": confidence, "accuracy": correct})
-    groups = table.groupby(np.ceil(confidence * bins).clip(1, bins))
-    found = groups.mean().assign(samples=groups.size())
-    error = ((found.accuracy - found.confidence).abs() * found.samples).sum() / len(confidence)
-    return float(error), found.to_dict("records")
-
-
-def measure_calibration(observed, bins=BINS):
+def measure_calibration(observed):
     """Calibration of the fused prediction and of each modality in [`Observations`].
 
     Returns:
-        `dict`: by prediction (`fused` and the modalities) its `ece`, mean `confidence` and `accuracy`, and `bins`.
+        `dict`: by prediction (`fused` and the modalities) its `ece`, mean `confidence` and `accuracy`, and `bins`: of
+        those that hold samples `samples`, and the means `confidence` and `accuracy`.
     """
     alone = observed.modality_logits if len(observed.names) > 1 else {}
     result = {}
@@ -92,13 +67,20 @@ def measure_calibration(observed, bins=BINS):
         there = np.isfinite(logits).all(-1)
         if not there.any():
             continue
-        logits, labels = logits[there], observed.labels[there]
+        labels, decided = observed.labels[there], observed.decide(logits[there])
         if observed.multi_label:
-            confidence, correct = expit(logits).ravel(), labels.ravel() == 1
+            probabilities = expit(logits[there])
+            confidence, correct = probabilities.ravel(), labels.ravel() == 1
         else:
-            confidence, correct = softmax(logits, -1).max(-1), logits.argmax(-1) == labels
-        error, found = expected_calibration_error(confidence, correct, bins)
-        result[name] = {"ece": error, "confidence": confidence.mean(), "accuracy": correct.mean(), "bins": found}
+            probabilities = softmax(logits[there], -1)
+            confidence, correct = probabilities.max(-1), decided == labels
+        table = pd.DataFrame({"confidence": confidence, "accuracy": correct})
+        groups = table.groupby(np.minimum((confidence * BINS).astype(int), BINS - 1))
+        result[name] = {
+            "ece": calibration_error(probabilities, decided, labels, BINS),
+            **{"confidence": confidence.mean(), "accuracy": correct.mean()},
+            "bins": groups.mean().assign(samples=groups.size()).to_dict("records"),
+        }
     return result
 
 
