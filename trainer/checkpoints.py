@@ -151,12 +151,8 @@ def unfinished(folder, main=True):
 
 
 def finish_checkpoint(unfinished, checkpoint, settings):
-    """Write the manifest of a checkpoint that is all there, see it onto the disk, and give it its name.
-
-    Args:
-        unfinished, checkpoint (`str`): folders, before and after.
-        settings (`dict`): see [`describe_settings`].
-    """
+    """Write the manifest of a checkpoint that is all there, with the `settings` of [`describe_settings`], see it onto
+    the disk, and give its folder (`str`) its name."""
     unfinished, checkpoint = Path(unfinished), Path(checkpoint)
     files = {name: describe_file(unfinished / name) for name in _list_files(unfinished)}
     manifest = {"version": VERSION, "files": files, "settings": settings}
@@ -322,13 +318,8 @@ def find_last_whole(folder, changed=False):
 
 
 def check_resume(checkpoint, settings, changed=False):
-    """Raise a `ValueError` where a run with `settings` cannot go on from a checkpoint, see [`read_manifest`].
-
-    Args:
-        checkpoint (`str`): its folder.
-        settings (`dict`): see [`describe_settings`].
-        changed (`bool`): other settings will do, but for those in `FIXED`.
-    """
+    """Raise a `ValueError` where a run with the `settings` of [`describe_settings`] cannot go on from a checkpoint, see
+    [`read_manifest`]; `changed` (`bool`): other settings will do, but for those in `FIXED`."""
     manifest = read_manifest(checkpoint, changed)
     old = {} if manifest is None else manifest["settings"]
     keys = [key for key in dict.fromkeys([*old, *settings]) if old and old.get(key) != settings.get(key)]
@@ -365,12 +356,8 @@ def staying_ended(trainer, checkpoint):
 
 
 def apply_settings(groups, optimizer, scheduler):
-    """Let an optimizer whose state was loaded go on with other settings, at the same point of the schedule.
-
-    Args:
-        groups (`list[dict]`): the settings of its groups, as they were before loading.
-        optimizer (`torch.optim.Optimizer`), scheduler: those that were loaded.
-    """
+    """Let an optimizer and a scheduler that were loaded go on with other settings, those that the groups (`list[dict]`)
+    had before, at the same point of the schedule."""
     for group, given in zip(optimizer.param_groups, groups, strict=True):
         old, new = (settings.get("initial_lr", settings["lr"]) for settings in (group, given))
         group.update({**given, "lr": group["lr"] * new / old if old else new, "initial_lr": new})

@@ -101,14 +101,8 @@ def push_files(name, files, message, repo_type="model", revision=None, create_pr
 
 
 def push_dataset(name, folder):
-    """Send a prepared folder (`Path`) to a data set of the Hub, but hidden files and what it has already.
-
-    Returns:
-        `str`: its address.
-
-    Raises:
-        OSError: it fails; run again to go on.
-    """
+    """Send a prepared folder (`Path`) to a data set of the Hub, but hidden files and what it has already; its address
+    (`str`). An `OSError` where it fails: run again to go on."""
     api = HfApi()
     with explained(name):
         api.upload_folder(

@@ -27,11 +27,8 @@ def styles(names):
 
 
 def tidy(figure, panels, grid="y", legend=False):
-    """Give axes the style: no box, a faint grid along `x`, `y` or `both`, and above all the `legend` of the first.
-
-    Returns:
-        `matplotlib.figure.Figure`
-    """
+    """Give the panels of a figure, which is returned, the style: no box, a faint grid along `x`, `y` or `both`, and
+    above all the `legend` of the first."""
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis=grid, color=MUTED, alpha=0.3, linewidth=0.6)
@@ -43,13 +40,10 @@ def tidy(figure, panels, grid="y", legend=False):
 
 
 def read_log_history(source):
-    """The log entries of a run.
+    """The log entries of a run (`list[dict]`).
 
     Args:
-        source: a trainer's `state.log_history` (`list` of `dict`), a `trainer_state.json`, or a folder with one.
-
-    Returns:
-        `list[dict]`
+        source: a trainer's `state.log_history`, a `trainer_state.json`, or a folder with one.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: it holds no log.
@@ -101,14 +95,11 @@ def _by_epoch(history, key):
 
 
 def plot_alpha(runs, path=None):
-    """Draw alpha against epochs, one line a run.
+    """Draw alpha against epochs (`matplotlib.figure.Figure`), one line a run.
 
     Args:
         runs (`dict[str, source]`): name of the run to what [`read_log_history`] takes.
         path (`str`, *optional*): the PNG to write.
-
-    Returns:
-        `matplotlib.figure.Figure`
     """
     lines = {name: alpha_by_epoch(source) for name, source in runs.items()}
     return _plot([lines], path, ylabel="alpha (weight of the matching loss)", ylim=(-0.03, 1.03))
@@ -157,11 +148,7 @@ def _plot(panels, path, titles=("",), **limits):
 
 def save_plots(source, folder, name="run"):
     """Write the plots of one run into `folder`: `alpha.png` of a method that has one, and `accuracy.png` and, of two or
-    more modalities, `gap.png` when the run was evaluated.
-
-    Returns:
-        `list[Path]`: the files written.
-    """
+    more modalities, `gap.png` when the run was evaluated; the files (`list[Path]`)."""
     history, written = read_log_history(source), []
     plots = {"alpha": (alpha_by_epoch, plot_alpha), "accuracy": (accuracy_by_epoch, plot_accuracy)}
     for stem, (read, plot) in {**plots, "gap": (gap_by_epoch, plot_gap)}.items():

@@ -225,15 +225,8 @@ def complete_code(folder):
 
 
 def complete_card(folder, repo_id, given):
-    """Write the model card, but for one that somebody wrote or that names `repo_id` already.
-
-    Args:
-        folder (`Path`), repo_id (`str`)
-        given (`dict`): see [`render_model_card`].
-
-    Returns:
-        `bool`: whether the card is this package's.
-    """
+    """Write the model card by what is `given` (`dict`, see [`render_model_card`]), but for one that somebody wrote or
+    that names `repo_id` already; whether the card is this package's (`bool`)."""
     card, kept = folder / CARD, {}
     if card.is_file():
         text = card.read_text(encoding="utf-8", errors="replace")

@@ -38,10 +38,7 @@ def coalition_values(coalitions, prior=None, multi_label=False):
 
 
 def measure_contributions(observed):
-    """Contributions of the modalities to the probability of the true class.
-
-    Args:
-        observed ([`Observations`]): with coalitions.
+    """Contributions of the modalities to the probability of the true class, in [`Observations`] with coalitions.
 
     Returns:
         `dict`: of each of `modalities` its `mean` contribution, `p10` and `p90` over the samples, and the share of

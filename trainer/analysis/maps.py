@@ -28,7 +28,6 @@ def measure_maps(model, inputs, modality):
     Args:
         model ([`LfmForMultimodalClassification`]): in evaluation mode.
         inputs (`dict`): those of its `forward` for B samples that have the modality.
-        modality (`str`)
 
     Returns:
         `dict` from `"fused"` and, with Grad-CAM, `"alone"` to the `class` (`str`) and `probability` decided of each
@@ -121,11 +120,8 @@ def view_input(kind, values):
 
 
 def choose_samples(labels, count=NUM_SAMPLES):
-    """Samples to be shown (`list[int]`): the first of each of `count` classes spread over all.
-
-    Args:
-        labels (`np.ndarray`): `(N,)`, or `(N, K)` of a multi-label problem, of which the first are shown.
-    """
+    """Samples to be shown (`list[int]`): the first of each of `count` classes spread over all; of a multi-label
+    problem, with labels `(N, K)`, the first."""
     if labels.ndim > 1:
         return list(range(min(count, len(labels))))
     _, first = np.unique(labels, return_index=True)
@@ -133,12 +129,8 @@ def choose_samples(labels, count=NUM_SAMPLES):
 
 
 def draw_maps(found, processor, modality, inputs):
-    """What the model is given of each sample, and beside it for each run the maps over it, with the decision above.
-
-    Args:
-        found (`dict`): `labels` (`list[list[str]]`), and by run in `runs` what [`measure_maps`] found.
-        processor ([`LfmProcessor`]), modality (`str`), inputs (`dict`): see [`measure_maps`].
-    """
+    """What the model is given of each sample, and beside it for each run in `found["runs"]` the maps of
+    [`measure_maps`] over it, with the decision above."""
     shown = [(run, key, maps[key]) for run, maps in found["runs"].items() for key in maps]
     figure = new_figure(1.6 * (len(shown) + 1) + 0.4, 1.9 * len(found["labels"]) + 0.7)
     for n, row in enumerate(figure.subplots(len(found["labels"]), len(shown) + 1, squeeze=False)):
@@ -156,15 +148,8 @@ def draw_maps(found, processor, modality, inputs):
 
 
 def explain_maps(models, dataset, processor):
-    """The section on where the model looks.
-
-    Args:
-        models (`dict[str, LfmForMultimodalClassification]`): by run, with the same modalities.
-        dataset (`datasets.Dataset`): prepared samples with `labels`; see [`choose_samples`].
-        processor ([`LfmProcessor`])
-
-    Returns:
-        [`Section`]; a modality whose tower has no map, or that the samples lack, is told in its notes.
+    """The [`Section`] on where `models` (`dict` by run, with the same modalities) look in samples of a prepared data
+    set, see [`choose_samples`]; a modality whose tower has no map, or that the samples lack, is told in its notes.
 
     Raises:
         ValueError: there is no map at all, or captum is not installed.

@@ -27,17 +27,8 @@ def normalise(features):
 
 
 def centroid_distances(features):
-    """Distance between the centroids of each pair of modalities.
-
-    Args:
-        features (`dict[str, np.ndarray]`): by modality `(N, d)`.
-
-    Returns:
-        `dict` from `"a - b"` to || mean(a / |a|) - mean(b / |b|) ||.
-
-    Raises:
-        ValueError: a modality that no sample has.
-    """
+    """|| mean(a / |a|) - mean(b / |b|) ||, the distance between the centroids of each pair of modalities (`dict` from
+    `"a - b"`), of features by modality, `(N, d)`. A `ValueError` for a modality that no sample has."""
     units = {name: normalise(values) for name, values in features.items()}
     for name, found in units.items():
         if not len(found):
@@ -47,11 +38,7 @@ def centroid_distances(features):
 
 
 def measure_gap(observed, seed=0):
-    """The modality gap of one model, and the points of a scatter plot.
-
-    Args:
-        observed ([`Observations`])
-        seed (`int`): of the draw of samples to be shown.
+    """The modality gap of [`Observations`], and the points of a scatter plot; `seed` is of the draw of samples shown.
 
     Returns:
         `dict`: `distances` by pair and their `mean`; the `lengths` of the centroids; `samples`; and of a PCA of all

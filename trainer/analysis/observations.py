@@ -54,17 +54,12 @@ class Observations:
 
 @torch.no_grad()
 def observe(model, dataset, collator, batch_size=64, device=None):
-    """Run a model over a data set, in evaluation mode.
+    """[`Observations`] of a model over a data set, in evaluation mode.
 
     Args:
-        model ([`LfmForMultimodalClassification`])
         dataset (`datasets.Dataset` or a map-style data set): prepared samples with `labels`.
         collator ([`LfmDataCollator`])
-        batch_size (`int`)
         device (`torch.device`, *optional*): where the model is put; where it is if not given.
-
-    Returns:
-        [`Observations`]
 
     Raises:
         ValueError: the data set is empty, or an output is not finite.

@@ -75,17 +75,13 @@ def save_card(facts, folder, repo_id=None, **given):
 
 
 def render_model_card(facts, repo_id=None, pictures=(), **given):
-    """The text of a model card.
+    """The text of a model card (`str`), of [`CardFacts`].
 
     Args:
-        facts ([`CardFacts`])
         repo_id (`str`, *optional*): what the code in the card loads; the model's name if not given.
         pictures (`list[str]`): files of [`save_plots`] that lie beside it.
         given: `model_name`, the title (the last part of `repo_id` or the folder's name if not given), and what
             [`make_metadata`] takes.
-
-    Returns:
-        `str`
 
     Raises:
         ValueError: an identifier that the Hub would refuse.
@@ -93,11 +89,11 @@ def render_model_card(facts, repo_id=None, pictures=(), **given):
     from modeling_lfm.fusions_lfm import FUSIONS
 
     model_name = given.pop("model_name", None) or (repo_id or facts.name).split("/")[-1]
-    given["dataset_name"] = given.get("dataset_name") or data_name(facts)
+    data = facts.record.get("data", {})
+    given["dataset_name"] = given.get("dataset_name") or data.get("title") or facts.record.get("benchmark")
     metadata = make_metadata(facts, model_name, repo_id, **given)
-    run, data = facts.record.get("run", {}), facts.record.get("data", {})
+    run, shares = facts.record.get("run", {}), data.get("majority", {})
     counts = run.get("samples", {}) | {key: n for key, n in data.get("samples", {}).items() if key != "train"}
-    shares = data.get("majority", {})
     packages = [package for kind in facts.input_types.values() for package in INPUTS.get(kind, OWN)[3]]
     card = ModelCard.from_template(
         metadata,
@@ -126,11 +122,6 @@ def render_model_card(facts, repo_id=None, pictures=(), **given):
         lfm_bibtex=Lfm.spec.bibtex.strip(),
     )
     return re.sub(r"\n{3,}", "\n\n", card.content).rstrip() + "\n"
-
-
-def data_name(facts):
-    """`str`, or None: of the data set, for people."""
-    return facts.record.get("data", {}).get("title") or facts.record.get("benchmark")
 
 
 def _default_settings(method):
@@ -168,11 +159,10 @@ def make_metadata(
     base_model=None,
     pipeline_tag=None,
 ):
-    """What the Hub reads of a card.
+    """What the Hub reads of a card (`huggingface_hub.ModelCardData`).
 
     Args:
-        facts ([`CardFacts`]), model_name (`str`)
-        repo_id (`str`, *optional*): see [`render_model_card`].
+        facts, model_name, repo_id: see [`render_model_card`].
         license (`str`, *optional*): of the weights, an identifier of the Hub such as `"apache-2.0"`; `"unknown"` if not
             given.
         language (`str` or `list[str]`, *optional*): ISO codes, of the texts or speech that it was trained on.
@@ -181,9 +171,6 @@ def make_metadata(
         dataset_name (`str`, *optional*): of the data, for people.
         base_model (`str` or `list[str]`, *optional*): identifiers of the Hub; those that the run recorded if not given.
         pipeline_tag (`str`, *optional*): a task of the Hub; that of the richest input if not given.
-
-    Returns:
-        `huggingface_hub.ModelCardData`
 
     Raises:
         ValueError: an identifier that the Hub would refuse.

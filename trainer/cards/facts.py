@@ -79,13 +79,7 @@ class CardFacts:
 
 
 def gather_from_folder(folder):
-    """Facts of a finished run.
-
-    Args:
-        folder (`str` or `Path`): what `train.py` or `save_model` wrote. Nothing in it is unpickled.
-
-    Returns:
-        [`CardFacts`]
+    """[`CardFacts`] of a finished run, of the folder that `train.py` or `save_model` wrote. Nothing is unpickled.
 
     Raises:
         FileNotFoundError: there is no model. ValueError: a file is damaged.

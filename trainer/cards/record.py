@@ -56,10 +56,7 @@ BOOKKEEPING = (
 
 
 def describe_run(trainer):
-    """What a run was made with.
-
-    Args:
-        trainer ([`LfmTrainer`])
+    """What the run of an [`LfmTrainer`] was made with.
 
     Returns:
         `dict`, ready for JSON: `date`, `method` (its name and all its settings), `training` (the arguments that matter
@@ -122,11 +119,7 @@ def find_on_hub(spec):
 
 
 def describe_hardware(device):
-    """What computed, in words (`str`), such as `"1 x NVIDIA H200"` or `"CPU (x86_64, 2 cores)"`; of this process.
-
-    Args:
-        device (`torch.device`)
-    """
+    """What computed, in words (`str`), such as `"1 x NVIDIA H200"` or `"CPU (x86_64, 2 cores)"`; of this process."""
     import torch
 
     if device.type == "cuda":
