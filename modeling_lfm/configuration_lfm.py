@@ -70,7 +70,7 @@ class LfmConfig(PreTrainedConfig):
     """
 
     model_type = "lfm_multimodal"
-    keys_to_ignore_at_inference = ["features"]  # noqa: RUF012  (the name and type that transformers reads)
+    keys_to_ignore_at_inference = ["features", "present"]  # noqa: RUF012  (the name and type that transformers reads)
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import save_plugins, suggest
 from .small_towers_lfm import MlpTower  # noqa: F401
-from .towers_lfm import make_tower, resolve_tower_configs, sketch
+from .towers_lfm import make_tower, resolve_tower_configs, run_tower, sketch
 from .weights_lfm import check_missing, check_shapes, load_safely
 
 _PLACES = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -34,12 +34,14 @@ class LfmOutput(ModelOutput):
         modality_logits (`tuple` of M `torch.FloatTensor` `(B, num_labels)`): each from one modality alone; NaN for the
             samples from which it is absent.
         features (`tuple` of M `torch.FloatTensor` `(B, hidden_size)`): projected, before fusion; NaN likewise.
+        present (`torch.BoolTensor` of shape `(M, B)`): which modalities the samples have, where the inputs tell.
     """
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     modality_logits: tuple[torch.FloatTensor, ...] | None = None
     features: tuple[torch.FloatTensor, ...] | None = None
+    present: torch.BoolTensor | None = None
 
 
 class LfmPreTrainedModel(PreTrainedModel):
@@ -119,8 +121,9 @@ class LfmModel(LfmPreTrainedModel):
     (B, T, C, H, W) and spectrograms (B, 1, F, T), or `{modality}_input_ids` and `{modality}_attention_mask` (B, L).
     Values may be of any floating type; they are cast to that of the tower.
 
-    In evaluation mode modalities may be absent: from the whole batch, whose tensors are then left out, or from those
-    samples where `{modality}_present`, bool (B,), is False; whatever stands in their place in the tensors is not used.
+    Modalities may be absent from samples, where `{modality}_present`, bool (B,), is False; what stands in their place
+    is not used, and a tower that trains does not see it. In evaluation mode the tensors of one that is absent from the
+    whole batch may be left out.
     """
 
     def __init__(self, config):
@@ -163,12 +166,12 @@ class LfmModel(LfmPreTrainedModel):
         for key in set(inputs) - set(self.input_names) - set(marks):
             raise ValueError(f"unknown input {key!r}; {suggest(key, self.input_names)}")
         given = self._given(inputs)
-        tensors = {name: self._tower_inputs(name, inputs) for name in given}
         if self.exchange is not None:
+            tensors = {name: self._tower_inputs(name, inputs) for name in given}
             present = {name: inputs[mark] for mark, name in marks.items() if mark in inputs and name in given}
             vectors = self.exchange.run(self.towers, tensors, present)
         else:
-            vectors = {name: self.towers[name](*tensors[name]) for name in given}
+            vectors = {name: self._run_tower(name, inputs) for name in given}
         example = next(iter(vectors.values()))
         return tuple(
             vectors[name] if name in vectors else example.new_zeros(example.shape[0], tower.num_features)
@@ -216,7 +219,10 @@ class LfmModel(LfmPreTrainedModel):
         """
         if self.exchange is not None:
             raise ValueError(f"the towers of fusion {self.config.fusion} run together: call run_towers.")
-        return self.projections[name](self.towers[name](*self._tower_inputs(name, inputs)))
+        return self.projections[name](self._run_tower(name, inputs))
+
+    def _run_tower(self, name, inputs):
+        return run_tower(self.towers[name], self._tower_inputs(name, inputs), inputs.get(f"{name}_present"))
 
     def _tower_inputs(self, name, inputs):
         tower = self.towers[name]
@@ -239,7 +245,8 @@ class LfmModel(LfmPreTrainedModel):
     def forward(self, return_dict=None, **inputs):
         """Returns an [`LfmOutput`] with `features`."""
         present = self.read_presence(inputs)
-        output = LfmOutput(features=blank_absent(self.project(self.run_towers(**inputs)), present))
+        features = blank_absent(self.project(self.run_towers(**inputs)), present)
+        output = LfmOutput(features=features, present=present)
         return output.to_tuple() if return_dict is False else output
 
 
@@ -329,7 +336,7 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
             else:
                 loss = nn.functional.cross_entropy(logits.float(), labels)
         modality_logits, features = blank_absent(modality_logits, present), blank_absent(features, present)
-        return LfmOutput(loss=loss, logits=logits, modality_logits=modality_logits, features=features)
+        return LfmOutput(loss, logits, modality_logits, features, present)
 
     def hide_modalities(self, present, size, device):
         """Modality dropout: what the fused prediction of each training sample is made of, bool (M, B).

@@ -1,5 +1,6 @@
 """Towers: encoders that turn one modality's tensors into one vector a sample. A tower kind is one class here."""
 
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 
 import timm
@@ -29,6 +30,7 @@ ARCHITECTURE = frozenset(
 )
 
 
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _SKETCHING = ContextVar("sketching", default=False)
 
 
@@ -335,3 +337,37 @@ def make_tower(config, modality):
     if spec.get("frozen"):
         tower.requires_grad_(False)
     return tower
+
+
+# -- samples that lack a modality ----------------------------------------------------------------------------------
+
+
+def run_tower(tower, tensors, present=None):
+    """The vectors (B, num_features) of a tower, of which what trains reads the samples that have the modality alone.
+
+    Where none has it the first sample is read, so that every process runs every tower.
+
+    Args:
+        tower ([`Tower`]), tensors (`list` of `torch.Tensor` `(B, ...)`): its inputs.
+        present (`torch.BoolTensor` `(B,)`, *optional*): which samples have it; the vectors of others mean nothing.
+    """
+    if present is None or not any(module.training for module in tower.modules()) or present.all():
+        return tower(*tensors)
+    rows = present.nonzero().squeeze(1).to(tensors[0].device)
+    rows, lone = rows if len(rows) else rows.new_zeros(1), len(rows) < 2
+    with settled_norms(tower) if lone else nullcontext():
+        vectors = tower(*(tensor[rows] for tensor in tensors))
+    return vectors.new_zeros(len(present), vectors.shape[1]).index_copy(0, rows, vectors)
+
+
+@contextmanager
+def settled_norms(tower):
+    """Batch normalisation takes its running statistics inside: one sample has none of its own."""
+    norms = [module for module in tower.modules() if isinstance(module, NORMALISATIONS) and module.training]
+    for module in norms:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in norms:
+            module.train()

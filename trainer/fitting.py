@@ -15,7 +15,8 @@ from modeling_lfm.modeling_lfm import LfmForMultimodalClassification, LfmOutput
 
 from .callbacks import LfmProgressCallback
 from .collator import SampleIdDataset
-from .holdout import read_labels
+from .holdout import known_inputs, read_labels
+from .holes import keep_present
 from .methods import Method
 from .objectives import classification_loss
 from .training_args import NEED_METRICS
@@ -262,8 +263,9 @@ def train_apart(make_trainer, trainer, model, method, num_train_epochs=None):
     dataset, collator = trainer.train_dataset, trainer.data_collator
     if trainer.method.needs_sample_ids:
         dataset, collator = dataset.dataset, collator.collator
+    dataset = keep_present(dataset, model.config.modality_names)
     dataset = copy.copy(dataset)  # where samples change from epoch to epoch, its epochs are its own
-    collator = partial(collate_inputs, collator, {*model.lfm.input_names, "labels"})
+    collator = partial(collate_inputs, collator, known_inputs(model))
     with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
         apart = make_trainer(
             model, args, dataset, data_collator=collator, method=method, compute_loss_func=trainer.loss_func

@@ -108,6 +108,12 @@ def read_column(dataset, key, setting=""):
         raise ValueError(f"each sample of the data set needs the key {key!r}.") from error
 
 
+def known_inputs(model):
+    """Names of what a model reads of a batch, and of its labels (`set`)."""
+    marks = (f"{name}_present" for name in model.config.modality_names)
+    return {*model.lfm.input_names, *marks, "labels"}
+
+
 def is_stream(dataset):
     """Whether a data set is read from its beginning, without length and places (`bool`)."""
     return dataset is not None and not hasattr(dataset, "__len__")
@@ -200,6 +206,6 @@ class SampleReader:
         training = model.training
         model.eval()
         for batch in self.make_batches(dataset, np.arange(len(dataset)) if indices is None else indices):
-            known = {*model.lfm.input_names, "labels"} if model is not self.model else batch
+            known = known_inputs(model) if model is not self.model else batch
             yield model(**{name: tensor for name, tensor in batch.items() if name in known}), batch["labels"]
         model.train(training)

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from modeling_lfm.registry_lfm import Registry
 
+from .holes import keep_present
 from .methods.base import read_reference
 from .methods.lfm import Lfm
 from .objectives import is_multi_label
@@ -183,7 +184,8 @@ def compute_multimodal_metrics(
 
     Returns:
         `dict[str, float]`: `accuracy`, `map`, `f1`, `gap`, and for each modality `{name}_accuracy`, `{name}_map`,
-        `{name}_f1`. All are between 0 and 1.
+        `{name}_f1`. All are between 0 and 1. Those of a modality are of the samples that have it; where some lack it
+        (their logits are NaN), `{name}_samples` (`int`) tells of how many, and where all do, there is nothing else.
 
     Raises:
         ValueError: logits are not finite, or do not fit `modalities`.
@@ -192,27 +194,40 @@ def compute_multimodal_metrics(
     kept = {name: part for name, part in zip(modalities, modality_logits, strict=True) if name not in absent}
     multi_label = is_multi_label(problem_type)
     labels = np.asarray(eval_prediction.label_ids).astype(np.int32)
-    config_name = "multilabel" if multi_label else None
+    # A modality is absent where all its logits are NaN, and did not spoil the fused prediction.
+    there = {name: ~np.isnan(part).all(-1) | ~np.isfinite(logits).all(-1) for name, part in kept.items()}
     for name, part in kept.items():  # first, so that the modality is named that spoils the fused prediction
-        _check_finite(part, f"the logits of modality {name!r}")
+        _check_finite(part, f"the logits of modality {name!r}", there[name])
     _check_finite(logits, "the fused logits")
-    metrics, predicted = {}, {}
-    for prefix, values in [("", logits), *((f"{name}_", part) for name, part in kept.items())]:
-        wide = values.astype(np.float64)
-        probabilities = expit(wide) if multi_label else softmax(wide, axis=-1)
-        predicted[prefix] = (probabilities >= 0.5).astype(np.int32) if multi_label else values.argmax(-1)
-        for metric, predictions in (
-            (Accuracy(config_name), predicted[prefix]),
-            (MeanAveragePrecision(config_name), probabilities),
-            (MacroF1(config_name), predicted[prefix]),
-        ):
-            result = metric.score(predictions, labels)  # `compute` would write them into an Arrow table first
-            metrics |= {f"{prefix}{key}": value for key, value in result.items() if isinstance(value, float)}
-        for name in further:
-            metrics[f"{prefix}{name}"] = METRICS.find(name)(probabilities, predicted[prefix], labels)
-    alone = np.stack([predicted[f"{name}_"] for name in kept], axis=1)
-    metrics["gap"] = ModalityGap(config_name).score(alone, labels)["gap"]
+    metrics, right, every = {}, [], np.ones(len(labels), bool)
+    for name, values in [(None, logits), *kept.items()]:
+        rows, prefix = there.get(name, every), "" if name is None else f"{name}_"
+        if not rows.all():
+            metrics[f"{prefix}samples"] = int(rows.sum())
+        if not rows.any():
+            continue
+        found = _measure(values[rows], labels[rows], multi_label, further)
+        metrics |= {f"{prefix}{key}": value for key, value in found.items()}
+        if name is not None:
+            right.append(found["accuracy"])
+    metrics["gap"] = max(right) - min(right)
     return metrics
+
+
+def _measure(values, labels, multi_label, further):
+    """Metrics (`dict[str, float]`) of the logits (N, K) of one prediction."""
+    wide, config_name = values.astype(np.float64), "multilabel" if multi_label else None
+    probabilities = expit(wide) if multi_label else softmax(wide, axis=-1)
+    predicted = (probabilities >= 0.5).astype(np.int32) if multi_label else values.argmax(-1)
+    metrics = {}
+    for metric, predictions in (
+        (Accuracy(config_name), predicted),
+        (MeanAveragePrecision(config_name), probabilities),
+        (MacroF1(config_name), predicted),
+    ):
+        result = metric.score(predictions, labels)  # `compute` would write them into an Arrow table first
+        metrics |= {key: value for key, value in result.items() if isinstance(value, float)}
+    return metrics | {name: METRICS.find(name)(probabilities, predicted, labels) for name in further}
 
 
 def _split_predictions(predictions, modalities):
@@ -227,13 +242,12 @@ def _split_predictions(predictions, modalities):
     return logits, modality_logits
 
 
-def _check_finite(values, what):
-    bad = ~np.isfinite(values).all(axis=-1)
+def _check_finite(values, what, rows=True):
+    bad = ~np.isfinite(values).all(axis=-1) & rows
     if bad.any():
         raise ValueError(
             f"{what} are not finite for {int(bad.sum())} of {len(values)} samples (first: {int(bad.argmax())}): "
-            "training diverged, an input is not finite, or a modality is missing from the data. Lower the learning "
-            "rate, or check the data."
+            "training diverged, or an input is not finite. Lower the learning rate, or check the data."
         )
 
 
@@ -281,7 +295,8 @@ class ModalityMeter:
             )
 
     def predict_without(self, absent, dataset, **kwargs):
-        """`predict` with modalities left out; metrics are those of the fused prediction and of the modalities kept.
+        """`predict` with modalities left out; metrics are those of the fused prediction and of the modalities kept, on
+        the samples that have one of these.
 
         Args:
             absent (`Sequence[str]`): names of the modalities.
@@ -291,6 +306,7 @@ class ModalityMeter:
             ValueError: an unknown modality, or none is kept.
         """
         self.check_absent(absent)
+        dataset = keep_present(dataset, [name for name in self.model.config.modality_names if name not in absent])
         self.absent = tuple(absent)
         try:
             return self.predict(dataset, **kwargs)
@@ -301,11 +317,17 @@ class ModalityMeter:
         """How the fused prediction fares when each modality in turn is absent.
 
         Returns:
-            `dict[str, float]`: `{prefix}_without_{modality}_accuracy`, `_map` and `_f1`; empty for a single modality.
+            `dict[str, float]`: `{prefix}_without_{modality}_accuracy`, `_map` and `_f1`, and `_samples` where some have
+            no other; empty for a single modality.
         """
         names, metrics = self.model.config.modality_names, {}
         for name in names if len(names) > 1 else ():
             prefix = f"{metric_key_prefix}_without_{name}"
-            found = self.predict_without([name], dataset, metric_key_prefix=prefix).metrics
+            kept = keep_present(dataset, [other for other in names if other != name])
+            if len(kept) == 0:
+                continue
+            found = self.predict_without([name], kept, metric_key_prefix=prefix).metrics
             metrics |= {f"{prefix}_{key}": found[f"{prefix}_{key}"] for key in ("accuracy", "map", "f1")}
+            if len(kept) < len(dataset):
+                metrics[f"{prefix}_samples"] = len(kept)
         return metrics

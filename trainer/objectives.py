@@ -10,6 +10,8 @@ several hundred, and can be differentiated twice, except across processes.
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
+from inspect import signature
 from itertools import combinations
 from typing import Any
 
@@ -22,6 +24,8 @@ from torch.autograd.function import once_differentiable
 from modeling_lfm.configuration_lfm import PROBLEM_TYPES
 from modeling_lfm.fusion_base_lfm import full_precision
 from modeling_lfm.registry_lfm import Registry
+
+from .presence import Presence, over
 
 MATCHING_LOSSES = Registry("matching_loss")
 """L_MM by name: functions of (outputs, labels) and the keyword arguments of `matching_loss`, that return a scalar."""
@@ -99,7 +103,13 @@ def classification_loss(
         return losses.mean()
 
 
-def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool = False, even: bool = False) -> Tensor:
+def info_nce(
+    features: Sequence[Tensor],
+    temperature: float = 0.07,
+    gather: bool = False,
+    even: bool = False,
+    presence: Presence | None = None,
+) -> Tensor:
     """Symmetric InfoNCE between L2-normalised features, averaged over the pairs of modalities (the paper's L_MM).
 
     For a pair (j, l): half the sum of the cross-entropies of z_j z_l' / temperature and of its transpose, with
@@ -112,6 +122,7 @@ def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool
             loss over the processes, which is what DistributedDataParallel averages, then equals the loss of the
             one big batch, in value and gradient; batches may differ in size. Only once differentiable.
         even: the batches of all processes have one size, as accelerate makes them: saves asking for the sizes.
+        presence: which samples have which modality; a pair is compared over the samples that have both.
 
     Returns:
         scalar, float32.
@@ -122,6 +133,8 @@ def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool
         shapes = [tuple(f.shape) for f in features]
         raise ValueError(f"info_nce takes two or more features of one shape (B, d), got {shapes}.")
     with no_autocast(features[0]):
+        if presence is not None:
+            return _info_nce_of_pairs(features, temperature, gather, even, presence)
         anchors = torch.stack([_normalize(full_precision(f)) for f in features])
         found = gather_with_gradients(anchors, even) if gather else (anchors, 0, 1 / anchors.shape[1])
         candidates, offset, share = found
@@ -133,7 +146,32 @@ def info_nce(features: Sequence[Tensor], temperature: float = 0.07, gather: bool
         return torch.stack(losses).mean()
 
 
-def jensen_shannon(modality_logits: Sequence[Tensor], problem_type: str = "single_label_classification") -> Tensor:
+def _info_nce_of_pairs(
+    features: Sequence[Tensor], temperature: float, gather: bool, even: bool, presence: Presence
+) -> Tensor:
+    mask = presence.mask.unsqueeze(-1)
+    anchors = _normalize(torch.where(mask, full_precision(torch.stack(tuple(features))), 0.0))
+    marked = torch.cat([anchors, mask.to(anchors)], dim=-1)
+    marked, offset, share = gather_with_gradients(marked, even) if gather else (marked, 0, 1 / anchors.shape[1])
+    candidates, there = marked[..., :-1], marked[..., -1] > 0.5
+    groups, losses = list(combinations(range(len(features)), 2)), []
+    for j, k in groups:
+        rows, columns = presence.there(j, k).nonzero().squeeze(1), there[j] & there[k]
+        if len(rows) == 0:  # the others' gradients need this process all the same
+            losses.append(candidates.sum() * 0.0)
+            continue
+        positives, factor = (columns.cumsum(0) - 1)[rows + offset], share * presence.scale(j, k) / 2
+        for query, key in ((anchors[j], candidates[k]), (anchors[k], candidates[j])):
+            scores = query[rows] @ key[columns].T / temperature
+            losses.append(F.cross_entropy(scores, positives, reduction="sum") * factor)
+    return presence.mean(groups, losses)
+
+
+def jensen_shannon(
+    modality_logits: Sequence[Tensor],
+    problem_type: str = "single_label_classification",
+    presence: Presence | None = None,
+) -> Tensor:
     """Jensen-Shannon divergence between the modalities' predicted distributions, averaged over their pairs.
 
     JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2, in nats: between 0 and ln 2. Softmax
@@ -142,6 +180,7 @@ def jensen_shannon(modality_logits: Sequence[Tensor], problem_type: str = "singl
 
     Args:
         modality_logits: M >= 2 tensors `(B, K)`.
+        presence: which samples have which modality; a pair is compared over the samples that have both.
 
     Returns:
         scalar, float32.
@@ -150,44 +189,69 @@ def jensen_shannon(modality_logits: Sequence[Tensor], problem_type: str = "singl
         shapes = [tuple(m.shape) for m in modality_logits]
         raise ValueError(f"jensen_shannon takes two or more logits of one shape (B, K), got {shapes}.")
     multi_label = is_multi_label(problem_type)
+
+    def log_probabilities(logits: Tensor) -> Tensor:
+        if multi_label:  # (B, K, 2): each label is a distribution over yes and no
+            return torch.stack((F.logsigmoid(logits), F.logsigmoid(-logits)), dim=-1)
+        return F.log_softmax(logits, dim=-1)
+
     with no_autocast(modality_logits[0]):
         logits = [full_precision(m) for m in modality_logits]
-        if multi_label:  # (B, K, 2): each label is a distribution over yes and no
-            log_p = [torch.stack((F.logsigmoid(m), F.logsigmoid(-m)), dim=-1) for m in logits]
-        else:
-            log_p = [F.log_softmax(m, dim=-1) for m in logits]
-        pairs = [_js_of_log_probabilities(p, q) for p, q in combinations(log_p, 2)]
-        return torch.stack(pairs).mean()
+        groups = list(combinations(range(len(logits)), 2))
+        if presence is None:
+            log_p = [log_probabilities(m) for m in logits]
+            return torch.stack([_js_of_log_probabilities(log_p[j], log_p[k]) for j, k in groups]).mean()
+
+        def divergence(one: Tensor, other: Tensor) -> Tensor:
+            return _js_of_log_probabilities(log_probabilities(one), log_probabilities(other))
+
+        return presence.mean(groups, [presence.over(pair, divergence, *(logits[m] for m in pair)) for pair in groups])
 
 
 def unimodal_cross_entropy(
-    modality_logits: Sequence[Tensor], labels: Tensor, problem_type: str = "single_label_classification"
+    modality_logits: Sequence[Tensor],
+    labels: Tensor,
+    problem_type: str = "single_label_classification",
+    presence: Presence | None = None,
 ) -> Tensor:
     """Mean over the M modalities of the classification loss of their own logits `(B, K)`.
 
     Not in the paper: the control that tells the effect of matching from that of training each modality.
     """
-    return torch.stack([classification_loss(m, labels, problem_type) for m in modality_logits]).mean()
+    loss = partial(classification_loss, problem_type=problem_type)
+    losses = [over(presence, (m,), loss, logits, labels) for m, logits in enumerate(modality_logits)]
+    return torch.stack(losses).mean() if presence is None else presence.mean([(m,) for m in range(len(losses))], losses)
 
 
 @MATCHING_LOSSES.register("js")
-def match_predictions(outputs: Any, labels: Tensor, *, problem_type: str, **settings: Any) -> Tensor:
+def match_predictions(
+    outputs: Any, labels: Tensor, *, problem_type: str, presence: Presence | None = None, **settings: Any
+) -> Tensor:
     """`jensen_shannon` of the modalities' logits."""
-    return jensen_shannon(outputs.modality_logits, problem_type)
+    return jensen_shannon(outputs.modality_logits, problem_type, presence)
 
 
 @MATCHING_LOSSES.register("infonce")
 def match_features(
-    outputs: Any, labels: Tensor, *, temperature: float, gather: bool, even: bool, **settings: Any
+    outputs: Any,
+    labels: Tensor,
+    *,
+    temperature: float,
+    gather: bool,
+    even: bool,
+    presence: Presence | None = None,
+    **settings: Any,
 ) -> Tensor:
     """`info_nce` of the features."""
-    return info_nce(outputs.features, temperature, gather, even)
+    return info_nce(outputs.features, temperature, gather, even, presence)
 
 
 @MATCHING_LOSSES.register("unimodal")
-def train_each_modality(outputs: Any, labels: Tensor, *, problem_type: str, **settings: Any) -> Tensor:
+def train_each_modality(
+    outputs: Any, labels: Tensor, *, problem_type: str, presence: Presence | None = None, **settings: Any
+) -> Tensor:
     """`unimodal_cross_entropy` of the modalities' logits."""
-    return unimodal_cross_entropy(outputs.modality_logits, labels, problem_type)
+    return unimodal_cross_entropy(outputs.modality_logits, labels, problem_type, presence)
 
 
 def matching_loss(
@@ -199,6 +263,7 @@ def matching_loss(
     problem_type: str = "single_label_classification",
     gather: bool = False,
     even: bool = False,
+    presence: Presence | None = None,
 ) -> Tensor:
     """L_MM of a model's outputs, by name.
 
@@ -208,6 +273,8 @@ def matching_loss(
         outputs: has `logits` `(B, K)`, `modality_logits` and `features`, tuples of `(B, K)` and `(B, d)`.
         labels: see `classification_loss`; of the three only `"unimodal"` reads them.
         temperature, gather, even: see `info_nce`; the other two need none of them.
+        presence: which samples have which modality, where some lack one; a loss that was registered must have a
+            parameter of that name.
 
     Returns:
         scalar, float32. With a single modality there is nothing to match: a zero that `backward` accepts.
@@ -226,7 +293,17 @@ def matching_loss(
     loss = MATCHING_LOSSES.find(name)
     if len(outputs.modality_logits) < 2:
         return full_precision(outputs.logits).sum() * 0.0
-    return loss(outputs, labels, temperature=temperature, problem_type=problem_type, gather=gather, even=even)
+    settings: dict[str, Any] = {
+        "temperature": temperature,
+        "problem_type": problem_type,
+        "gather": gather,
+        "even": even,
+    }
+    if presence is not None:
+        if "presence" not in signature(loss).parameters:
+            raise ValueError(f"matching loss {name!r} takes no 'presence': it needs every modality of every sample.")
+        settings["presence"] = presence
+    return loss(outputs, labels, **settings)
 
 
 def total_loss(loss_cls: Tensor, loss_mm: Tensor, alpha: float, total: str = "ratio") -> Tensor:

@@ -19,6 +19,7 @@ from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
 from .fitting import LossChooser, check_metrics, check_parallelism, make_model, name_classes, train_apart
 from .holdout import BalancedSampler, SampleReader, choose_holdout, is_stream
+from .holes import PresenceCounter
 from .hub import SharingTrainer
 from .methods import Method, make_method
 from .methods.base import split_groups
@@ -29,7 +30,7 @@ from .training_args import LfmTrainingArguments
 logger = logging.get_logger(__name__)
 
 
-class LfmTrainer(LossChooser, ModalityMeter, SampleReader, Searcher, SharingTrainer):
+class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Searcher, SharingTrainer):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
     Everything not named here is as in `transformers.Trainer`.
@@ -99,6 +100,7 @@ class LfmTrainer(LossChooser, ModalityMeter, SampleReader, Searcher, SharingTrai
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self._loss_parts = defaultdict(float)
+        self.step_counts, self._coming_counts = None, None
         self.resumed_method = None
         self._saving, self._resumes = False, False
         self._bind()
@@ -175,6 +177,7 @@ class LfmTrainer(LossChooser, ModalityMeter, SampleReader, Searcher, SharingTrai
                     shutil.rmtree(os.path.join(folder, checkpoints.UNFINISHED), ignore_errors=True)
                 if self.model_init is None:  # else bound anew
                     self._set_loss()
+                    self.refuse_holes()
                 self._loss_parts.clear()
                 checkpoint = self._find_checkpoint(resume_from_checkpoint)
                 with checkpoints.staying_ended(self, checkpoint):
@@ -209,9 +212,7 @@ class LfmTrainer(LossChooser, ModalityMeter, SampleReader, Searcher, SharingTrai
                 outputs.loss = self.loss_func(outputs, inputs["labels"], num_items_in_batch=None)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         labels = inputs.pop("labels")
-        marked = [key for key in inputs if key.endswith("_present")]
-        if marked:
-            raise ValueError(f"a training batch has {marked[0]}: methods need every modality of every sample.")
+        self.step_counts = self._coming_counts
         if self.method.own_backward:
             parts = self.method.run_batch(inputs, labels)
             loss = parts.pop("loss").detach().requires_grad_()  # a leaf, so that a second backward changes nothing
@@ -219,9 +220,16 @@ class LfmTrainer(LossChooser, ModalityMeter, SampleReader, Searcher, SharingTrai
             outputs = model(**{key: value for key, value in inputs.items() if key != "sample_ids"})
             parts = dict(self.method.losses(outputs, labels, inputs))
             loss = parts.pop("loss")
+        self.step_counts = None
         for name, value in {**parts, "steps": torch.ones(())}.items():
             self._loss_parts[name] += value.detach() / self.accumulation
         return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, *args, **kwargs):
+        """As in transformers, the batches of an optimizer step; what their samples lack is counted over all of them."""
+        batches, number = super().get_batch_samples(*args, **kwargs)
+        self._coming_counts = self.count_presence(batches, everywhere=self.may_lack())
+        return batches, number
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)

@@ -19,6 +19,11 @@ from tests.trainer.toy import SMOOTH, method_settings, method_towers, toy_traine
 METHODS = [spec.name for spec in list_methods()]
 ALPHAS = [("learned", "infonce"), ("lookahead", "js")]
 SIZES = [[4, 4], [5, 2]]  # samples of the two processes
+HOLES = {  # methods on samples that lack modalities
+    **{name: name for name in ("concat", "weight", "ogm", "mla", "mmpareto", "etmc")},
+    "js": {"name": "lfm", "alpha": "learned"},
+    "infonce": {"name": "lfm", "alpha": "constant", "alpha_value": 0.5, "matching_loss": "infonce"},
+}
 SHARDED = {
     "central": {"name": "lfm", "alpha": "learned", "alpha_product": "central_difference"},
     "double": {"name": "lfm", "alpha": "learned"},
@@ -56,6 +61,12 @@ def run(folder, towers, processes, **settings):
 
 def run_method(folder, name, processes):
     return run(folder, method_towers(name, normalised=False), processes, method=method_settings(name), size=48)
+
+
+def run_holes(folder, case, processes):
+    method = HOLES[case]
+    method = method if isinstance(method, dict) else method_settings(method)
+    return run(folder, SMOOTH, processes, method=method, size=48, holes=True)
 
 
 def run_alpha(folder, alpha, matching, processes):
@@ -134,6 +145,8 @@ def main(folder, config):
 
     for name in METHODS:
         note(("method", name), run_method, folder / name, name, 2)
+    for case in HOLES:
+        note(("holes", case), run_holes, folder / "holes" / case, case, 2)
     for case in ALPHAS:
         note(("alpha", *case), run_alpha, folder / case[0], *case, 2)
     for sizes in SIZES:

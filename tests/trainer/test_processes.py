@@ -13,7 +13,19 @@ from modeling_lfm import LfmForMultimodalClassification
 from modeling_lfm.trainer.objectives import info_nce
 
 from ..scripts.conftest import TINY
-from .process_runs import ALPHAS, METHODS, REFUSED, SHARDED, SIZES, draw_features, run, run_alpha, run_method
+from .process_runs import (
+    ALPHAS,
+    HOLES,
+    METHODS,
+    REFUSED,
+    SHARDED,
+    SIZES,
+    draw_features,
+    run,
+    run_alpha,
+    run_holes,
+    run_method,
+)
 from .toy import SMOOTH
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +71,12 @@ def assert_equal(one, first, second):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method(name, launched, tmp_path):
     assert_equal(run_method(tmp_path, name, 1), *results_of(launched, "method", name))
+
+
+@pytest.mark.parametrize("case", HOLES)
+def test_samples_that_lack_modalities(case, launched, tmp_path):
+    """Each process has others, and other numbers of them."""
+    assert_equal(run_holes(tmp_path, case, 1), *results_of(launched, "holes", case))
 
 
 @pytest.mark.parametrize(("alpha", "matching"), ALPHAS)

@@ -79,6 +79,21 @@ def toy_data(size, seed=0, classes=4):
     return samples
 
 
+def with_holes(samples, names):
+    """The samples, of which a third each lacks the first, the second and the third of the modalities `names`: what
+    stands there is noise."""
+    punched = []
+    for place, sample in enumerate(samples):
+        marks = {f"{name}_present": torch.tensor(place % 3 != number) for number, name in enumerate(names)}
+        noise = {
+            key: torch.full_like(value, 50.0)
+            for key, value in sample.items()
+            if key.endswith("_values") and not marks.get(f"{key[:-7]}_present", True)
+        }
+        punched.append({**sample, **noise, **marks})
+    return punched
+
+
 def only(samples, modalities):
     """The inputs of `modalities` and the labels of each sample."""
     return [{k: v for k, v in sample.items() if k == "labels" or k.split("_")[0] in modalities} for sample in samples]
@@ -98,7 +113,9 @@ class InOrder(LfmTrainer):
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 
 
-def toy_trainer(output_dir, modalities, size=64, method="lfm", in_order=False, modality_dropout=0.0, **kwargs):
+def toy_trainer(
+    output_dir, modalities, size=64, method="lfm", in_order=False, modality_dropout=0.0, holes=False, **kwargs
+):
     """A trainer on the toy problem with a model as the method wants it; `kwargs` are training arguments."""
     method = {"name": method} if isinstance(method, str) else {"name": "lfm", **method}
     if method["name"] == "lfm":
@@ -118,6 +135,7 @@ def toy_trainer(output_dir, modalities, size=64, method="lfm", in_order=False, m
     }
     model_settings = make_method(method).config_settings(modalities)
     data = only(toy_data(size), model_settings["modalities"])
+    data = with_holes(data, list(model_settings["modalities"])) if holes else data
     return (InOrder if in_order else LfmTrainer)(
         model=toy_model(**model_settings, modality_dropout=modality_dropout),
         args=LfmTrainingArguments(output_dir=str(output_dir), **settings),

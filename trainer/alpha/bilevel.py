@@ -86,22 +86,40 @@ class BilevelProblem:
         """A closure that gives (outputs, labels) of the samples; the towers run once if only the head varies."""
         batches = list(self.trainer.make_batches(dataset, indices))
         labels = torch.cat([batch.pop("labels") for batch in batches])
+        present = self._present(batches, labels)
         if head:
             with torch.no_grad():
                 encoded = [self.model.lfm.run_towers(**batch) for batch in batches]
             vectors = tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))
-            return lambda: (self.model.classify(vectors), labels)
+            return lambda: (self.model.classify(vectors, present=present), labels)
 
         def run():
             encoded = [self.model.lfm.run_towers(**batch) for batch in batches]
-            return self.model.classify(tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))), labels
+            vectors = tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))
+            return self.model.classify(vectors, present=present), labels
 
         return run
+
+    def _present(self, batches, labels):
+        """Which samples of all batches have which modality, (M, N) bool, or None where all have all."""
+        marks = [self.model.lfm.read_presence(batch) for batch in batches]
+        if all(mark is None for mark in marks):
+            return None
+        whole = torch.ones(len(self.model.config.modalities), 1, dtype=torch.bool, device=labels.device)
+        sizes = [len(next(iter(batch.values()))) for batch in batches]
+        parts = [whole.expand(-1, n) if mark is None else mark for mark, n in zip(marks, sizes, strict=True)]
+        return torch.cat(parts, dim=1)
 
     def _outer_loss(self, outputs, labels):
         problem_type, loss = self.model.config.problem_type, self.trainer.special_loss
         return outer_loss(
-            self.settings.alpha_outer, outputs.logits, outputs.modality_logits, labels, problem_type, loss
+            self.settings.alpha_outer,
+            outputs.logits,
+            outputs.modality_logits,
+            labels,
+            problem_type,
+            loss,
+            outputs.present,
         )
 
     # -- look-ahead --------------------------------------------------------------------------------------------
@@ -135,9 +153,11 @@ class BilevelProblem:
 
     def _train_step(self, optimizer, dataset, indices, alpha):
         self.model.train()
-        for batch in self.trainer.make_batches(dataset, indices):
+        batches = list(self.trainer.make_batches(dataset, indices))
+        totals = self.trainer.count_presence(batches)
+        for batch in batches:
             labels = batch.pop("labels")
-            parts = self.method.parts(self.model(**batch), labels)
+            parts = self.method.parts(self.model(**batch), labels, totals=totals)
             loss = total_loss(parts["loss_cls"], parts["loss_mm"], alpha, self.settings.total)
             (loss * len(labels) / len(indices)).backward()
         if self.args.max_grad_norm:

@@ -26,6 +26,7 @@ def outer_loss(
     labels: Tensor,
     problem_type: str = "single_label_classification",
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    present: Tensor | None = None,
 ) -> Tensor:
     """The outer loss J by name: `"calibrated"`, or `"plain"`, L_CLS, which is the paper's.
 
@@ -36,6 +37,8 @@ def outer_loss(
         modality_logits: M tensors `(B, K)`; `"plain"` does not read them.
         labels: `(B,)` int64, or `(B, K)` zeros and ones for multi-label problems.
         loss (*optional*): of logits and labels, in place of the (binary) cross-entropy.
+        present (`(M, B)` bool, *optional*): which samples have which modality; cCE(m) is over those that have m, and
+            the mean over the modalities that a sample has.
 
     Returns:
         scalar, float32.
@@ -46,7 +49,10 @@ def outer_loss(
         return classification_loss(logits, labels, problem_type) if loss is None else loss(logits, labels)
     if len(modality_logits) == 0:
         raise ValueError("the calibrated outer loss takes the logits of at least one modality, got none.")
-    fused, *parts = [calibrated_cross_entropy(o, labels, problem_type, loss) for o in (logits, *modality_logits)]
+    pairs = [(m, labels) for m in modality_logits]
+    if present is not None:
+        pairs = [(m[rows], labels[rows]) for m, rows in zip(modality_logits, present, strict=True) if rows.any()]
+    fused, *parts = [calibrated_cross_entropy(*pair, problem_type, loss) for pair in [(logits, labels), *pairs]]
     return 0.5 * fused + 0.5 * torch.stack(parts).mean()
 
 

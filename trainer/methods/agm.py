@@ -60,6 +60,7 @@ class Agm(Method):
         batch_statistics=True,
         modality_dropout=False,
         row="AGM",
+        no_holes="its shares compare runs on blanked inputs of every modality of every sample",
     )
     Settings = AgmSettings
     kept = ("mean_scores", "steps")

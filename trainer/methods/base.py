@@ -8,7 +8,10 @@ from typing import get_type_hints
 
 import torch
 
+from modeling_lfm.fusion_base_lfm import FUSIONS
 from modeling_lfm.registry_lfm import Registry, check_type, suggest
+
+from ..presence import make_presence, over
 
 LIMITS = {
     "be positive": lambda value: value > 0,
@@ -69,6 +72,7 @@ class MethodSpec:
             small batches differs from one big batch.
         own_loss: whether its formula has losses that no other classification loss can stand for.
         modality_dropout: whether it can train a model with `modality_dropout`.
+        holes: what becomes of samples that lack a modality; None: it refuses them, and `no_holes` tells why.
         row: what Table 1 of the LFM paper calls it, such as `"Affine"`, or None; it is chosen by this word too.
         note: what a reader of its row must know: where it does not do what its name says, or follows code, not paper.
     """
@@ -90,6 +94,8 @@ class MethodSpec:
     batch_statistics: bool = False
     own_loss: bool = False
     modality_dropout: bool = True
+    holes: str | None = None
+    no_holes: str = "its MethodSpec does not say what becomes of them (holes)"
     row: str | None = None
     note: str = ""
 
@@ -179,6 +185,18 @@ class Method:
         if config.problem_type == "multi_label_classification" and not spec.multi_label:
             raise ValueError(f"method {spec.name} is defined for single-label problems only.")
 
+    def check_holes(self, config):
+        """Raise a `ValueError` if the method cannot train a model of this `LfmConfig` where samples lack modalities."""
+        why = self.spec.no_holes if self.spec.holes is None else None
+        if FUSIONS[config.fusion].exchange is not None:
+            why = why or f"the towers of fusion {config.fusion} read every sample together"
+        if why is not None:
+            takers = ", ".join(sorted(cls.spec.name for cls in METHODS.values() if cls.spec.holes is not None))
+            raise ValueError(
+                f"method {self.spec.name} takes no samples that lack a modality: {why}. Drop them, or choose one of "
+                f"{takers}."
+            )
+
     def bind(self, trainer):
         """Keep the trainer, which calls this once, before anything else but `check`."""
         self.trainer = trainer
@@ -267,9 +285,21 @@ class Method:
         the trainer put in its place."""
         return self.trainer.classification_loss(logits, labels)
 
+    def presence(self, outputs):
+        """Which samples of a batch have which modality ([`Presence`]); None where all have all.
+
+        In training it knows how many samples of the whole optimizer step do, of all batches and processes.
+        """
+        return make_presence(outputs, self.trainer.step_counts)
+
     def unimodal_losses(self, outputs, labels):
-        """CE(f_m) of a batch, (M,)."""
-        return torch.stack([self.classification_loss(logits, labels) for logits in outputs.modality_logits])
+        """CE(f_m) of a batch over the samples that have m, (M,)."""
+        presence = self.presence(outputs)
+        losses = [
+            over(presence, (m,), self.classification_loss, logits, labels)
+            for m, logits in enumerate(outputs.modality_logits)
+        ]
+        return torch.stack(losses)
 
     def named(self, losses, *others):
         """`losses` of the modalities, and of what is called `others` (`str`), as `dict` of `loss_{name}`."""
@@ -287,12 +317,17 @@ class Method:
 
         Args:
             dataset, indices, model: see [`LfmTrainer.run_batches`].
-            measure: from a batch's outputs and labels to the mean of what is measured over the batch, a tensor.
+            measure: from a batch's outputs and labels to the mean of what is measured over the batch, a tensor; of a
+                vector the first M are taken over the samples that have the modality.
         """
         total, count = 0, 0
         for outputs, labels in self.trainer.run_batches(dataset, indices, model):
-            total, count = total + measure(outputs, labels) * len(labels), count + len(labels)
-        return self.trainer.reduce(total / count)
+            found = measure(outputs, labels)
+            counts = torch.full_like(found, len(labels))
+            if outputs.present is not None and found.dim():
+                counts[: len(outputs.present)] = outputs.present.sum(1)
+            total, count = total + found * counts, count + counts
+        return self.trainer.reduce(total / count.clamp_min(1))
 
     def backward(self, loss, **kwargs):
         """Add the gradients of a batch's loss, in `run_batch`: without autocast, and its share of an accumulation."""

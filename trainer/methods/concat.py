@@ -19,4 +19,5 @@ class Concat(Method):
         min_modalities=1,
         multi_label=True,
         row="Concat",
+        holes="the fused prediction is made of what is there",
     )

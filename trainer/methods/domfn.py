@@ -57,6 +57,7 @@ class Domfn(Method):
         row="DOMFN",
         note="with two modalities the published settings fuse every sample",
         own_loss=True,
+        holes="the sums are over what is there; a sample is fused if it has every modality",
     )
     Settings = DomfnSettings
 
@@ -74,10 +75,13 @@ class Domfn(Method):
     def losses(self, outputs, labels, inputs):
         with no_autocast(labels):
             alone = torch.stack([full_precision(q) for q in outputs.modality_logits])
-            errors = torch.stack([F.cross_entropy(q, labels, reduction="none") for q in alone])
+            there = torch.ones(alone.shape[:2], dtype=torch.bool, device=alone.device)
+            there = there if outputs.present is None else outputs.present
+            alone = alone.where(there.unsqueeze(-1), 0.5)  # no NaN; counts for nothing
+            errors = torch.stack([F.cross_entropy(q, labels, reduction="none") for q in alone]) * there
             error = F.cross_entropy(full_precision(outputs.logits), labels, reduction="none")
             penalties = self.model.fusion.penalties(alone)
-            fused = self.model.fusion.fuses(penalties) & (not self.pretraining)
+            fused = self.model.fusion.fuses(penalties) & there.all(0) & (not self.pretraining)
             further = error + (errors.square() / 2 - self.settings.eta * penalties).sum(0)
             loss = (errors.sum(0) + fused * further).mean()  # times 0, so that every parameter has a gradient
         means = self.named([part.mean() for part in errors])

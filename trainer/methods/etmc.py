@@ -1,11 +1,13 @@
 """ETMC: each modality gives evidence for the classes, and Dempster's rule combines it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
 from ..objectives import no_autocast
+from ..presence import over
 from .base import Method, MethodSpec, check_limits, register
 
 
@@ -44,17 +46,24 @@ class Etmc(Method):
         fusions=("etmc",),
         row="ETMC",
         own_loss=True,
+        holes="L(alpha) of a modality over the samples that have it; an absent one gives no evidence",
     )
     Settings = EtmcSettings
 
     def losses(self, outputs, labels, inputs):
+        fusion, presence = self.model.fusion, self.presence(outputs)
         with self.trainer.accelerator.autocast():
-            pseudo = self.model.fusion.pseudo_logits(outputs.features)
+            pseudo = fusion.pseudo_logits(fusion.fill(outputs.features, outputs.present))
         annealing = min(1.0, (self.trainer.epoch - 1) / self.settings.annealing_epochs)
         with no_autocast(labels):
             alphas = [F.softplus(widest(logits)) + 1 for logits in (*outputs.modality_logits, pseudo)]
             alphas.append(widest(outputs.logits).exp())
-            losses = [evidential_loss(alpha, labels, annealing).float() for alpha in alphas]
+            views = [(m,) for m in range(len(outputs.modality_logits))]
+            losses = [
+                over(presence, view, partial(evidential_loss, annealing=annealing), alpha, labels).float()
+                for view, alpha in zip(views, alphas, strict=False)
+            ]
+            losses += [evidential_loss(alpha, labels, annealing).float() for alpha in alphas[len(views) :]]
         return {"loss": sum(losses), **self.named(losses, "pseudo_view", "fused")}
 
 

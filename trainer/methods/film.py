@@ -19,4 +19,5 @@ class Film(Method):
         fusions=("film",),
         multi_label=True,
         row="Affine",
+        holes="the fused prediction is made of what is there",
     )

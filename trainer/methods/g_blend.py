@@ -62,6 +62,7 @@ class GBlend(Method):
         extra_passes="before that two trainings, of each modality alone and of all; none with constant weights",
         trainings=2,
         row="G-Blend",
+        no_holes="its weights come from losses of all branches on the same samples",
     )
     Settings = GBlendSettings
     kept = ("weights",)

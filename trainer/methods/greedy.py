@@ -53,6 +53,7 @@ class Greedy(Method):
         max_modalities=2,
         multi_label=True,
         row="Greedy",
+        no_holes="its towers reweight each other's channels, and read every sample together",
     )
     Settings = GreedySettings
     kept = ("main", "bypass", "difference", "held", "left", "means", "steps")

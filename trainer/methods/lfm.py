@@ -15,6 +15,7 @@ from ..alpha.outer_loss import OUTER_LOSSES
 from ..alpha.schedules import ALPHA_RULES, ALPHAS, make_alpha
 from ..holdout import is_stream
 from ..objectives import MATCHING_LOSSES, TOTALS, matching_loss, total_loss
+from ..presence import make_presence
 from .base import Method, MethodSpec, check_limits, register
 
 logger = logging.get_logger(__name__)
@@ -122,6 +123,7 @@ class Lfm(Method):
         multi_label=True,
         extra_passes="none; the learned alpha a few head passes an epoch",
         row="LFM-LB",
+        holes="L_MM is a mean over pairs of modalities, each over the samples that have both",
     )
     Settings = LfmSettings
 
@@ -202,16 +204,18 @@ class Lfm(Method):
         self.trainer.log({**logs, "alpha": self.schedule.value(epoch)})
 
     def losses(self, outputs, labels, inputs):
-        parts = self.parts(outputs, labels, gather=self.args.world_size > 1)
+        parts = self.parts(outputs, labels, self.args.world_size > 1, self.trainer.step_counts)
         return {"loss": total_loss(parts["loss_cls"], parts["loss_mm"], self.alpha, self.settings.total), **parts}
 
-    def parts(self, outputs, labels, gather=False):
+    def parts(self, outputs, labels, gather=False, totals=None):
         """L_CLS and L_MM of a batch.
 
         Args:
             outputs ([`LfmOutput`])
             labels (`torch.Tensor` `(B,)` or `(B, num_labels)`)
             gather (`bool`): InfoNCE takes its negatives from all processes.
+            totals (`torch.Tensor`, *optional*): of the optimizer step, see [`Presence`]; the batch is all of it if not
+                given.
 
         Returns:
             `dict` with the scalars `loss_cls` and `loss_mm`.
@@ -224,6 +228,7 @@ class Lfm(Method):
             problem_type=self.model.config.problem_type,
             gather=gather,
             even=gather and self.trainer.accelerator.even_batches,
+            presence=make_presence(outputs, totals),
         )
         return {"loss_cls": self.classification_loss(outputs.logits, labels), "loss_mm": loss_mm}
 

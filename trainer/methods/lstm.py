@@ -19,4 +19,5 @@ class Lstm(Method):
         fusions=("lstm",),
         multi_label=True,
         row="ML-LSTM",
+        holes="the fused prediction is made of what is there",
     )

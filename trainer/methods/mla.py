@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..objectives import full_precision
+from ..presence import over
 from .base import Method, MethodSpec, check_weights, register
 
 
@@ -52,6 +53,7 @@ class Mla(Method):
         extra_passes="none; M optimizer steps",
         modality_dropout=False,
         row="MLA",
+        holes="the turn of m reads the samples that have it",
     )
     Settings = MlaSettings
     kept = ("projection", "steps")
@@ -94,9 +96,10 @@ class Mla(Method):
         with self.trainer.accelerator.autocast():
             feature = self.model.lfm.feature_of(name, **inputs)
             logits = self.model.fusion.head(feature)
-        loss = self.classification_loss(logits, labels)
+        presence, place = self.trainer.find_presence(inputs, len(labels)), (self.modalities.index(name),)
+        loss = over(presence, place, self.classification_loss, logits, labels)
         self.backward(loss)
-        mean = full_precision(feature.detach()).mean(0)
+        mean = over(presence, place, lambda features: features.mean(0), full_precision(feature.detach()))
         self.mean_feature = self.mean_feature + mean / self.trainer.accumulation
         return loss.detach()
 

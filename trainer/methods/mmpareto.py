@@ -52,6 +52,7 @@ class MmPareto(Method):
         extra_passes="one backward pass through each encoder",
         passes=lambda number: (1, 2),
         row="MMPareto",
+        holes="CE(f_m) over the samples that have m",
     )
     Settings = MmParetoSettings
     own_backward = True
@@ -66,7 +67,7 @@ class MmPareto(Method):
 
     def run_batch(self, inputs, labels):
         outputs = self.model(**inputs)
-        unimodal = [self.classification_loss(logits, labels) for logits in outputs.modality_logits]
+        unimodal = self.unimodal_losses(outputs, labels).unbind()
         losses = {"loss_fused": self.classification_loss(outputs.logits, labels), **self.named(unimodal)}
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         encoders = {parameter: name for name in self.modalities for parameter in self.model.encoder_parameters(name)}

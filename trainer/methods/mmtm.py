@@ -19,4 +19,5 @@ class Mmtm(Method):
         fusions=("mmtm",),
         multi_label=True,
         row="Channel",
+        no_holes="its towers reweight each other's channels, and read every sample together",
     )

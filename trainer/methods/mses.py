@@ -50,6 +50,7 @@ class Mses(Method):
         multi_label=True,
         extra_passes="one pass over the held-out samples an epoch",
         row="MSES",
+        holes="CE(f_m) is measured on the held-out samples that have m",
     )
     Settings = MsesSettings
     kept = ("last", "best", "stopped")

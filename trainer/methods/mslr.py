@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..presence import over
 from .base import Method, MethodSpec, check_limits, register
 
 LEAST_RATIO = 0.01  # ours: a modality that predicts nothing right in one epoch could not recover from a rate of 0
@@ -57,6 +58,7 @@ class Mslr(Method):
         multi_label=True,
         extra_passes="one pass over the held-out samples an epoch (dynamic)",
         row="MSLR",
+        holes="accuracies are measured on the held-out samples that have m",
     )
     Settings = MslrSettings
     kept = ("accuracies", "ratios")  # the rates themselves come back with the optimizer and its schedule
@@ -97,11 +99,16 @@ class Mslr(Method):
         self.scale_rates(ratios)
 
     def unimodal_accuracies(self, outputs, labels):
-        """Accuracy of each f_m in a batch, (M,)."""
-        logits = torch.stack(outputs.modality_logits)
-        if self.model.config.problem_type == "multi_label_classification":
-            return ((logits > 0) == labels).float().mean(dim=(1, 2))
-        return (logits.argmax(-1) == labels).float().mean(dim=1)
+        """Accuracy of each f_m in a batch over the samples that have m, (M,)."""
+        single = self.model.config.problem_type != "multi_label_classification"
+
+        def accuracy(logits, labels):
+            return ((logits.argmax(-1) if single else logits > 0) == labels).float().mean()
+
+        presence = self.presence(outputs)
+        return torch.stack(
+            [over(presence, (m,), accuracy, logits, labels) for m, logits in enumerate(outputs.modality_logits)]
+        )
 
     def scale_rates(self, ratios):
         """Let the ratios (`dict` from modality to `float`) take the place of those before, now and in the schedule."""

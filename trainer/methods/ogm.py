@@ -36,8 +36,9 @@ class Ogm(Method):
     """k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1; gradients of encoder m become k_m g + N(0, std(g)).
 
     rho_m = s_m / mean of the other modalities' s, s_m the sum over the batch of the probability that modality m alone
-    gives to the true class. With two modalities rho_1 = s_1 / s_2, as in the paper (equations 6 to 10). For three the
-    released codes disagree; here each modality above the mean of the others is slowed down (our derivation).
+    gives to the true class (the mean over the samples that have m, where some lack it). With two modalities rho_1 = s_1
+    / s_2, as in the paper (equations 6 to 10). For three the released codes disagree; here each modality above the mean
+    of the others is slowed down (our derivation).
 
     `OGM` in the table of the LFM paper.
 
@@ -53,6 +54,7 @@ class Ogm(Method):
         formula="grad_m <- (1 - tanh(alpha rho_m)) grad_m + N(0, std) for the dominant m",
         fusions=("concat", "sum"),
         row="OGM",
+        holes="s_m is the mean over the samples that have m",
     )
     Settings = OgmSettings
 
@@ -63,13 +65,16 @@ class Ogm(Method):
     def losses(self, outputs, labels, inputs):
         with torch.no_grad():
             chosen = labels.unsqueeze(1)
-            scores = [full_precision(f).softmax(-1).gather(1, chosen).sum() for f in outputs.modality_logits]
-            scores = torch.stack(scores)
+            logits = [full_precision(f) for f in outputs.modality_logits]
+            chances = torch.stack([f.softmax(-1).gather(1, chosen)[:, 0] for f in logits])
+            there = torch.ones_like(chances, dtype=torch.bool) if outputs.present is None else outputs.present
+            scores = torch.stack([chances.where(there, 0).sum(1), there.sum(1).to(chances)])  # (2, M)
         self.scores = scores if self.scores is None else self.scores + scores
         return super().losses(outputs, labels, inputs)
 
     def on_gradients(self):
-        scores, self.scores = self.trainer.reduce(self.scores, "sum"), None
+        (sums, counts), self.scores = self.trainer.reduce(self.scores, "sum"), None
+        sums = sums * (counts.max() / counts.clamp_min(1))  # as of equally many samples
         if not self.settings.first_epoch <= self.trainer.epoch <= self.settings.last_epoch:
             return
         noisy, generator = self.settings.noise, torch.Generator(device=self.args.device)
@@ -77,7 +82,7 @@ class Ogm(Method):
         chosen = {name: [p for p in self.modulated(name) if p.grad is not None] for name in self.modalities}
         sizes = [parameter.numel() for parameters in chosen.values() for parameter in parameters]
         buffer = torch.empty(max(sizes, default=0), device=self.args.device)  # fresh memory each time would cost more
-        for name, factor in zip(self.modalities, self.coefficients(scores).tolist(), strict=True):
+        for name, factor in zip(self.modalities, self.coefficients(sums).tolist(), strict=True):
             for parameter in chosen[name]:
                 deviation = parameter.grad.std() + 1e-8 if noisy and parameter.numel() > 1 else None  # one has none
                 if factor != 1:
@@ -87,10 +92,12 @@ class Ogm(Method):
                     parameter.grad.add_(noise.mul_(deviation))
 
     def coefficients(self, scores):
-        """k_m (M,) of the summed probabilities `scores` (M,)."""
+        """k_m (M,) of the summed probabilities `scores` (M,); 1 where no other modality is there."""
         others = (scores.sum() - scores) / (len(scores) - 1)
         ratios = scores / others
-        return torch.where(ratios > 1, 1 - torch.tanh(self.settings.alpha * ratios), torch.ones_like(ratios))
+        return torch.where(
+            (ratios > 1) & (others > 0), 1 - torch.tanh(self.settings.alpha * ratios), torch.ones_like(ratios)
+        )
 
     def modulated(self, name):
         """The parameters of a modality's encoder whose gradients are modulated (`list`)."""

@@ -61,6 +61,7 @@ class Pmr(Method):
         batch_statistics=True,
         row="PMR",
         note="after the released code: one modality or the other, no entropy term",
+        no_holes="it compares how far the modalities of every sample are from their prototypes",
     )
     Settings = PmrSettings
     kept = ("prototypes", "known")

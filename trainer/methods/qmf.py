@@ -45,6 +45,7 @@ class Qmf(Method):
         formula="CE(F) + sum_m CE(f_m) + R_m, F = sum_m c_m f_m, R_m ranks confidences c_m by past losses",
         fusions=("qmf",),
         batch_statistics=True,
+        no_holes="it ranks each sample by the past losses of all its modalities beside the next sample",
     )
     Settings = QmfSettings
     kept = ("history", "seen")

@@ -62,6 +62,7 @@ class ReconBoost(Method):
         modality_dropout=False,
         row="ReconBoost",
         own_loss=True,
+        no_holes="in each stage a modality learns what the others got wrong, sample by sample",
     )
     Settings = ReconBoostSettings
     kept = ("phase",)

@@ -15,4 +15,5 @@ class Sum(Method):
         min_modalities=1,
         multi_label=True,
         row="Sum",
+        holes="the fused prediction is made of what is there",
     )

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ..objectives import full_precision, no_autocast
+from ..presence import over
 from ._modalities import take_modality
 from .base import Method, MethodSpec, check_limits, register
 from .concat import Concat
@@ -58,6 +59,7 @@ class Umt(Method):
         extra_passes="one forward pass of every teacher; before that the training of the teachers",
         passes=lambda number: (2, 1),
         trainings=1,
+        holes="teacher and distance of m over the samples that have it",
     )
     Settings = UmtSettings
 
@@ -103,8 +105,8 @@ class Umt(Method):
         with torch.no_grad(), self.trainer.accelerator.autocast():
             targets = [self.teachers[name].lfm.feature_of(name, **inputs) for name in self.modalities]
         with no_autocast(outputs.logits):
-            pairs = zip(outputs.features, targets, strict=True)
-            distance = sum(F.mse_loss(full_precision(z), full_precision(target)) for z, target in pairs)
+            presence, pairs = self.presence(outputs), enumerate(zip(outputs.features, targets, strict=True))
+            distance = sum(over(presence, (m,), F.mse_loss, *map(full_precision, pair)) for m, pair in pairs)
         return {"loss": loss_cls + self.settings.weight * distance, "loss_cls": loss_cls, "loss_teachers": distance}
 
     def state_dict(self):

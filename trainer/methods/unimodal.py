@@ -34,6 +34,7 @@ def unimodal(place):
         multi_label=True,
         extra_passes="none; one encoder only",
         passes=lambda number: (1 / number, 1 / number),
+        holes="samples that lack it are left out",
         row=f"Unimodal-{place}",
     )
     described = {"spec": spec, "number": place, "__doc__": Unimodal.__doc__, "__module__": __name__}

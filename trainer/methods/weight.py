@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from itertools import combinations
 
+import torch
 from torch.nn import functional as F
 
 from ..objectives import full_precision, no_autocast
+from ..presence import over
 from .base import Method, MethodSpec, check_limits, register
 
 
@@ -50,18 +52,23 @@ class Weight(Method):
         fusions=("weight",),
         multi_label=True,
         row="Weight",
+        holes="CE(f_m) over the samples that have m, cosines over those that have both; attention over what is there",
     )
     Settings = WeightSettings
 
     def losses(self, outputs, labels, inputs):
         settings = self.settings
-        unimodal = sum(self.classification_loss(logits, labels) for logits in outputs.modality_logits)
+        unimodal, presence = self.unimodal_losses(outputs, labels).sum(), self.presence(outputs)
         fused = self.classification_loss(outputs.logits, labels)
         with no_autocast(outputs.logits):
             logits = [full_precision(f) for f in outputs.modality_logits]
             single = self.model.config.problem_type != "multi_label_classification"
-            predicted = [f.softmax(-1) if single else f.sigmoid() for f in logits]
-            pairs = list(combinations(predicted, 2))
-            cosine = sum(F.cosine_similarity(one, other).mean() for one, other in pairs) / len(pairs)
+            pairs = list(combinations(range(len(logits)), 2))
+
+            def cosine_of(*logits):
+                return F.cosine_similarity(*(f.softmax(-1) if single else f.sigmoid() for f in logits)).mean()
+
+            cosines = [over(presence, pair, cosine_of, *(logits[m] for m in pair)) for pair in pairs]
+            cosine = torch.stack(cosines).mean() if presence is None else presence.mean(pairs, cosines)
         loss = settings.unimodal * unimodal + settings.fused * fused + settings.diversity * cosine
         return {"loss": loss, "loss_unimodal": unimodal, "loss_fused": fused, "cosine": cosine}
