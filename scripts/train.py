@@ -77,8 +77,10 @@ def summarise(metrics, modalities, prefix):
     width = max(12, *(len(row) + 2 for row in rows))
     lines = [f"{prefix:<{width}}{'accuracy':>10}{'mAP':>10}{'macro F1':>10}"]
     for row, start in rows.items():
-        values = (metrics[f"{prefix}_{start}{key}"] for key in MEASURES)
-        lines.append(f"{row:<{width}}" + "".join(f"{100 * value:>9.1f}%" for value in values))
+        values = [metrics.get(f"{prefix}_{start}{key}") for key in MEASURES]
+        cells = ("-".rjust(10) if value is None else f"{100 * value:>9.1f}%" for value in values)
+        samples = metrics.get(f"{prefix}_{start}samples")
+        lines.append(f"{row:<{width}}{''.join(cells)}" + ("" if samples is None else f"  of {samples:,} samples"))
     lines.append(f"{'gap':<{width}}{100 * metrics[f'{prefix}_gap']:>9.1f}%")
     return "\n".join(lines)
 
@@ -94,6 +96,7 @@ def format_methods():
         note = f" ({spec.note})" if spec.note else ""
         lines = [f"{spec.label}, {spec.venue}; fusion: {fusions}; modalities: {number}", f"{spec.formula}{note}"]
         lines.append(f"extra passes a step: {spec.extra_passes}")
+        lines.append(f"samples that lack a modality: {spec.holes or f'refused, {spec.no_holes}'}")
         lines.append("settings: " + ("  ".join(map(_default, fields(METHODS[spec.name].Settings))) or "none"))
         wrap = textwrap.TextWrapper(100, initial_indent=" " * 14, subsequent_indent=" " * 16, break_on_hyphens=False)
         text = "\n".join(wrap.fill(line) for line in lines)

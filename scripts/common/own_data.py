@@ -58,6 +58,7 @@ def complete(given):
 
     Args:
         given (`dict`): settings; `preset` is `fast` (small towers, nothing to download) or `best` (pretrained towers).
+            `missing: None` is `absent` where training samples lack modalities.
 
     Returns:
         `dict`: with `modalities` and `processor` for each column or group of columns, and how it is trained.
@@ -89,9 +90,24 @@ def complete(given):
         if part.type == "text" and not {"name", "config"} & set(proposal["modalities"][name]):
             given.setdefault("tokenizer", str(_make_tokenizer(splits["train"][name], given["output_dir"])))
             proposal["modalities"][name]["config"] = SMALL_BERT
+    if "missing" in given and given["missing"] is None:
+        given["missing"] = _choose_missing(splits, plan)
     several = isinstance(splits["train"][0]["label"], list)
     metric = {"metric_for_best_model": "map" if several else "accuracy"}
     return {**TRAINING, **metric, **_drop_last(given, len(splits["train"])), **training, **given, **proposal}
+
+
+def _choose_missing(splits, plan):
+    """`absent`, told with counts, where training samples lack some of several modalities; else `error`."""
+    from modeling_lfm.data.holes import count_holes, find_holes
+    from modeling_lfm.inputs_lfm import KINDS
+
+    kinds, columns = {name: KINDS[part.type] for name, part in plan.items()}, {name: name for name in plan}
+    found = {split: find_holes(part, kinds, columns) for split, part in splits.items()}
+    if len(plan) < 2 or not found["train"].any():
+        return "error"
+    say(f"missing: absent, as samples lack modalities ({count_holes(found, plan)})")
+    return "absent"
 
 
 def _drop_last(given, samples):
@@ -186,8 +202,8 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
     Args:
         train, validation, test: a `pandas.DataFrame`, a `datasets.Dataset`, or a file (csv, tsv, jsonl, Parquet); what
             is not given is drawn from `train`, see [`load_table`][modeling_lfm.data.table.load_table]. Columns hold
-            paths of pictures, sounds or clips, texts, numbers, categories, lists of numbers. Numbers and categories may
-            be missing; rows that lack another modality are left out of training, with a warning.
+            paths of pictures, sounds or clips, texts, numbers, categories, lists of numbers. Cells may be empty, and
+            files missing: what is not there is absent, as the counts that are printed tell.
         label (`str`): column of the labels.
         time_limit (`float`, *optional*): seconds after which training stops.
         output_dir (`str`): a new folder for the model, the tables and `fit.yaml`, the settings that `train.py` takes.
@@ -214,7 +230,7 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
             if table is not None:
                 options[f"{split}_file"] = _store(table, folder / "tables" / f"{split}.parquet")
         told = {"benchmark": "table", "data_dir": str(folder / "tables"), "benchmark_options": options}
-        told = complete({**told, "output_dir": str(folder), "report_to": "none", **given})
+        told = complete({**told, "output_dir": str(folder), "report_to": "none", "missing": None, **given})
         say("\n".join(f"{name}: {entry['type']}" for name, entry in told["processor"].items()))
         (folder / "fit.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
         say(f"the same again: python scripts/train.py {folder / 'fit.yaml'} --output_dir DIR")

@@ -153,7 +153,8 @@ def set_up(model_args, data_args, training_args):
     with training_args.main_process_first(desc="reading the data"):
         raw = runs.load_data(data_args, processor)
         check_splits(raw, data_args.benchmark, training_args)
-    runs.check_data(raw, data_args, processor)
+    if runs.check_data(raw, data_args, processor):
+        make_method(training_args.method).check_holes(config)
     fit_processor(processor, raw["train"], columns, data_args.missing)
     processor.complete_towers(config.modalities)
     names, several = runs.read_classes(raw["train"])
