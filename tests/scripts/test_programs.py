@@ -162,11 +162,10 @@ def test_eval_leaves_modalities_out(trained, capsys):
             eval_program.main([*words, "--drop", *drop])
 
 
-def test_a_fresh_process_predicts_what_the_trained_model_does(trained_here, sample):
-    words = ("--checkpoint", trained_here.args.output_dir, "--input", "audio=a.wav", "image=b.png")
-    result = program("predict", *words, cwd=sample)
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
+def test_predict_tells_what_the_trained_model_does(trained_here, sample, capsys, monkeypatch):
+    monkeypatch.chdir(sample)
+    predict_program.main(["--checkpoint", trained_here.args.output_dir, "--input", "audio=a.wav", "image=b.png"])
+    report = json.loads(capsys.readouterr().out)
     model, processor = trained_here.model.eval(), LfmProcessor.from_pretrained(trained_here.args.output_dir)
     loaded = LfmForMultimodalClassification.from_pretrained(trained_here.args.output_dir).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items())
