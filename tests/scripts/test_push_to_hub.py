@@ -108,8 +108,11 @@ def test_a_run_is_sent_in_one_commit_with_its_code(checkpoint, tmp_path, hub, ca
     assert hub.private == {"me/tiny": True, "lab/old": False}
     for name in wanted - RECORDS - PAGE:
         assert hub.files("me/tiny")[name] == (checkpoint / name).read_bytes()
-        mine, old_ones = (hub.files(repo)[name] for repo in ("me/tiny", "lab/old"))
-        assert mine == old_ones or json.loads(mine) == json.loads(old_ones), name
+    for name in code_of(checkpoint) - {"train.py"}:
+        assert hub.files("lab/old")[name] == hub.files("me/tiny")[name]
+    for name in SETTINGS:
+        loads = [json.loads(hub.files(repo)[name])["auto_map"] for repo in ("me/tiny", "lab/old")]
+        assert loads[0] == loads[1]
     for repo, name in (("me/tiny", "tiny"), ("lab/old", "old")):
         card = hub.files(repo)["README.md"].decode()
         assert f'"{repo}"' in card
