@@ -70,7 +70,7 @@ def make_figures(args, folders, left_out):
     models, processor = runs.load_runs(folders)
     args.checkpoint = list(folders.values())[-1]
     args = runs.complete(args)
-    data = cache(lambda: runs.load_split(args, next(iter(models.values())).config, processor))
+    data = cache(lambda: runs.keep_whole(runs.load_split(args, next(iter(models.values())).config, processor)))
     device = None if args.use_cpu else torch.accelerator.current_accelerator(check_available=True)
 
     def look(model):

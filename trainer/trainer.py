@@ -41,7 +41,8 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
             set where the configuration names none.
         args ([`LfmTrainingArguments`]): settings.
         train_dataset (`datasets.Dataset` or a map-style `torch.utils.data.Dataset`): samples are dicts of the model's
-            inputs and `labels`. For a method that watches held-out samples, `args.holdout` of it is kept for that
+            inputs and `labels`; those that lack a modality hold None, or `{modality}_present` False, see
+            [`Presence`]. For a method that watches held-out samples, `args.holdout` of it is kept for that
             unless `holdout_dataset` is given.
         holdout_dataset (*optional*): samples that such a method watches; never trained on. With `args.holdout` 0 it is
             the `eval_dataset`.

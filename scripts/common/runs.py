@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from transformers.hf_argparser import HfArg
 
+from modeling_lfm.scripts.common.console import say
 from modeling_lfm.scripts.common.settings import SourceArguments, check_missing, check_positive
 from modeling_lfm.trainer.cards.record import RESULTS, describe_run, read_json, read_record, write_record
 
@@ -219,6 +220,18 @@ def load_split(args, config, processor):
     check_labels(config, raw, f"{args.benchmark} ({args.split})")
     check_data(raw, args, processor)
     return prepare(raw, args, processor, args.max_samples)
+
+
+def keep_whole(dataset):
+    """The samples of a prepared data set that have every modality, of which figures are made; it is said."""
+    marks = [key for key in dataset.column_names if key.endswith("_present")]
+    if not marks:
+        return dataset
+    whole = np.all([np.asarray(dataset.with_format("numpy")[key][:], bool) for key in marks], axis=0)
+    if not whole.any():
+        raise ValueError("no sample has every modality, and figures compare them; choose another --split.")
+    say(f"figures are of the {whole.sum():,} of {len(whole):,} samples that have every modality")
+    return dataset.select(np.flatnonzero(whole))
 
 
 def check_labels(config, dataset, what):

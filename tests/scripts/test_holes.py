@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from modeling_lfm import fit
+from modeling_lfm.scripts import analyze, prepare_data, train
 from modeling_lfm.scripts import eval as eval_program
-from modeling_lfm.scripts import prepare_data, train
 from tests.data.media import image_bytes
 
 TOWER = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4}}
@@ -78,6 +78,14 @@ def test_training_and_evaluation_count_what_is_there(trained, folder, tmp_path, 
     assert found["accuracy"] == pytest.approx(metrics["test_accuracy"])
     with pytest.raises(ValueError, match=r"photo 4, words 4 of 12"):
         eval_program.main(["--checkpoint", str(out), "--data_dir", str(folder), "--missing", "error"])
+
+
+def test_figures_are_of_whole_samples(trained, folder, tmp_path, capsys):
+    _, _, out = trained
+    line = ["--checkpoint", str(out), "--data_dir", str(folder), "--output", str(tmp_path), "--use_cpu"]
+    analyze.main([*line, "--figures", "agreement", "contributions"])
+    assert "figures are of the 4 of 12 samples that have every modality" in capsys.readouterr().out
+    assert list(tmp_path.glob("contributions*.json"))
 
 
 def test_shards_train_to_the_same_weights(trained, folder, tmp_path):
