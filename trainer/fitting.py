@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import enable_full_determinism, set_seed
+from transformers.utils import logging
 
 from modeling_lfm.modeling_lfm import LfmForMultimodalClassification, LfmOutput
 
@@ -21,6 +22,7 @@ from .methods import Method
 from .objectives import classification_loss
 from .training_args import NEED_METRICS
 
+logger = logging.get_logger(__name__)
 POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
 
@@ -136,8 +138,10 @@ def check_metrics(trainer):
         raise ValueError(f"{', '.join(found)} changes what metrics are made of, and needs your compute_metrics.")
 
 
-def check_parallelism(trainer):
-    """Raise a `ValueError` where the method of a trainer cannot train under its parallelism or precision."""
+def check_training(trainer):
+    """Raise a `ValueError` where the method of a trainer cannot train under its parallelism or precision; warn of what
+    a model of PEFT would not save."""
+    _warn_of_statistics(trainer.model)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if trainer.args.channels_last and sharded:
         raise ValueError("channels_last needs whole parameters: no FSDP or DeepSpeed.")
@@ -149,6 +153,22 @@ def check_parallelism(trainer):
     )
     if shapes_gradients and sharded:
         raise ValueError(f"method {name} needs the whole model in each process: no FSDP or DeepSpeed.")
+
+
+def _warn_of_statistics(model):
+    """Tell of batch normalisation that moves in the base of a `PeftModel`, of which only adapters are saved."""
+    if not hasattr(model, "peft_config"):
+        return
+    training = model.training
+    model.train()  # frozen towers stay in evaluation mode
+    moving = [n for n, m in model.named_modules() if getattr(m, "track_running_stats", False) and m.training]
+    model.train(training)
+    moving = [name for name in moving if "modules_to_save" not in name]
+    if moving:
+        logger.warning(
+            f"{moving[0]} and {len(moving) - 1} other modules keep statistics of batches, which training moves and "
+            "adapters do not hold: set `frozen: true` for their tower, or name them in modules_to_save."
+        )
 
 
 # -- the model -------------------------------------------------------------------------------------------------

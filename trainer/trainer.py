@@ -17,7 +17,7 @@ from .callbacks import REPORTERS, LfmEarlyStoppingCallback, LfmProgressCallback,
 from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
-from .fitting import LossChooser, check_metrics, check_parallelism, make_model, name_classes, train_apart
+from .fitting import LossChooser, check_metrics, check_training, make_model, name_classes, train_apart
 from .holdout import BalancedSampler, SampleReader, choose_holdout, is_stream
 from .holes import PresenceCounter
 from .hub import SharingTrainer
@@ -36,7 +36,7 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
     Everything not named here is as in `transformers.Trainer`.
 
     Args:
-        model ([`LfmForMultimodalClassification`], or [`LfmConfig`]): of a configuration the model is made by
+        model ([`LfmForMultimodalClassification`], `PeftModel` of one, or [`LfmConfig`]): of the last it is made by
             `from_towers`, with weights that `args.seed` draws, and with the classes of a `ClassLabel` of the training
             set where the configuration names none.
         args ([`LfmTrainingArguments`]): settings.
@@ -130,7 +130,7 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
     def _bind(self):
         """Let model and method know each other."""
         self.method.check(self.model.config)
-        check_parallelism(self)
+        check_training(self)
         name_classes(self.model.config, self.given[0])
         if self.args.channels_last:
             self.model.to(memory_format=torch.channels_last)  # convolutions follow their weights, whatever their input

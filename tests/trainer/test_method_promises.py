@@ -7,6 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 from modeling_lfm import LfmForMultimodalClassification
+from modeling_lfm.trainer import LfmTrainer
 from modeling_lfm.trainer.methods import METHODS, list_methods, make_method
 
 from .test_trainer import training_log
@@ -17,9 +18,12 @@ NAMES = [spec.name for spec in SPECS]
 MULTI = [spec.name for spec in SPECS if spec.max_modalities is None and not spec.name.startswith("unimodal")]
 
 
-def make_trainer(folder, name, normalised=True, number=2, **kwargs):
+def make_trainer(folder, name, normalised=True, number=2, frozen=None, **kwargs):
     """A trainer on towers that the method can train, with settings that let every part of it act in a short run."""
     towers = method_towers(name, normalised, number)
+    if frozen is not None:
+        place = list(towers)[frozen]
+        towers = {**towers, place: {**towers[place], "frozen": True}}
     return toy_trainer(folder, towers, method=method_settings(name), **kwargs)
 
 
@@ -114,26 +118,95 @@ class Repeated(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_autocast_with_an_optimizer_that_keeps_its_own_scale(name, tmp_path):
-    """Also where a parameter has its first gradient later than another, as in methods that train a part at a time."""
-    settings = {"size": 40, "holdout": 8, "num_train_epochs": 2, "bf16": True}
+    """Also where a parameter has its first gradient later than another, as in methods that train a part at a time; and
+    a frozen tower stays as it is, its statistics too."""
+    settings = {"size": 40, "holdout": 8, "num_train_epochs": 2, "bf16": True, "frozen": 0}
     trainer = make_trainer(tmp_path, name, optim="adafactor", learning_rate=1e-3, **settings)
     before = {key: value.clone() for key, value in trainer.model.named_parameters()}
+    frozen = {m: spec.get("frozen") for m, spec in trainer.model.config.modalities.items()}
+    towers = {m: copy.deepcopy(trainer.model.lfm.towers[m].state_dict()) for m in frozen if frozen[m]}
+    assert len(towers) == (name not in ("unimodal_2", "unimodal_3"))
     seen = []
-    towers = trainer.model.lfm.projections
-    hook = next(iter(towers.values())).register_forward_hook(lambda m, a, output: seen.append(output.dtype))
+    projections = trainer.model.lfm.projections
+    hook = next(iter(projections.values())).register_forward_hook(lambda m, a, output: seen.append(output.dtype))
     trainer.train()
     hook.remove()
     assert torch.bfloat16 in seen
     losses = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses.isfinite().all()
     assert all(p.isfinite().all() for p in trainer.model.parameters())
-    assert any(not value.equal(before[key]) for key, value in trainer.model.named_parameters())
+    moved = {key for key, value in trainer.model.named_parameters() if not value.equal(before[key])}
+    assert {key for key, value in trainer.model.named_parameters() if value.requires_grad} == moved
+    for modality, state in towers.items():
+        for one, other in zip(state.values(), trainer.model.lfm.towers[modality].state_dict().values(), strict=True):
+            assert torch.equal(one, other)
+
+
+def adapt(trainer):
+    """The model of a trainer as one of PEFT: adapters in its towers, or in the projections of those without attention;
+    what stands behind the towers is trained whole."""
+    peft, model = pytest.importorskip("peft"), trainer.model
+    names = [name for name, _ in model.named_modules()]
+    targets = [n for n in names if n.endswith((".query", ".value", ".qkv"))]
+    projections = [f"lfm.projections.{name}" for name in model.config.modalities]
+    whole = [
+        "fusion",
+        *(n for n in names if n in ("lfm.exchange", *(f"unimodal_heads.{m}" for m in model.config.modalities))),
+    ]
+    whole += projections if targets else []
+    return peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=targets or projections, modules_to_save=whole)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_peft(name, tmp_path):
+    """Adapters and heads learn, the base stays; a resumed run equals an uninterrupted one to the bit, and what is saved
+    is what was trained."""
+    settings = {"size": 24, "holdout": 8, "num_train_epochs": 2, "normalised": False}
+    plain = [make_trainer(tmp_path, name, **settings, save_strategy=kind) for kind in ("epoch", "no")]
+    base = copy.deepcopy(plain[0].model)
+    whole, resumed = (LfmTrainer(adapt(t), t.args, t.given[0], eval_dataset=t.eval_dataset) for t in plain)
+    before = {key: value.clone() for key, value in whole.model.state_dict().items()}
+    whole.train()
+    trained = {key for key, value in whole.model.named_parameters() if value.requires_grad}
+    assert trained == {key for key, value in whole.model.state_dict().items() if not value.equal(before[key])}
+    assert any("lora_" in key for key in trained)
+    assert any("fusion" in key for key in trained)
+    step = whole.state.global_step // 2
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    whole.save_model()
+    loaded = pytest.importorskip("peft").PeftModel.from_pretrained(base, tmp_path).eval()
+    batch = batch_of(whole, toy_data(8, seed=5))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch).logits, whole.model.eval()(**batch).logits)
+
+
+def test_peft_without_a_head_to_train_is_refused_where_a_method_needs_it(tmp_path):
+    peft = pytest.importorskip("peft")
+    for name, method in (("mla", "mla"), ("alpha_parameters", "lfm")):
+        trainer = make_trainer(tmp_path, method, normalised=False)
+        model = peft.get_peft_model(trainer.model, peft.LoraConfig(target_modules=["query"]))
+        with pytest.raises(ValueError, match=rf"{name}.*frozen.*modules_to_save"):
+            LfmTrainer(model, trainer.args, trainer.given[0])
+
+
+def test_statistics_that_no_adapter_keeps_are_told(tmp_path, caplog):
+    peft = pytest.importorskip("peft")
+    for frozen, told in ((None, True), (0, False)):
+        trainer, adapters = make_trainer(tmp_path, "concat", frozen=frozen), peft.LoraConfig(target_modules=["query"])
+        caplog.clear()
+        LfmTrainer(peft.get_peft_model(trainer.model, adapters), trainer.args, trainer.given[0])
+        assert ("towers.audio" in caplog.text and "modules_to_save" in caplog.text) == told
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_falls_and_each_modality_is_measured(name, tmp_path):
     """On a problem that can be learned; and every trainable weight moves."""
-    trainer = make_trainer(tmp_path, name, size=40, holdout=8, num_train_epochs=4, learning_rate=1e-2)
+    settings = {"num_train_epochs": 4, "learning_rate": 1e-2, "optim": "adamw_torch_fused"}
+    trainer = make_trainer(tmp_path, name, size=40, holdout=8, **settings)
     before = {key: value.clone() for key, value in trainer.model.named_parameters() if value.requires_grad}
     untrained = trainer.evaluate(trainer.train_dataset)
     trainer.train()

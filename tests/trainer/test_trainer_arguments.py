@@ -28,7 +28,8 @@ WRONG = {
 }
 # Arguments of transformers that do more or less than there.
 SPECIAL = {
-    "model": "also an `LfmConfig`, of which the model is made: weights by `args.seed`, classes by the data set",
+    "model": "also an `LfmConfig`, of which the model is made: weights by `args.seed`, classes by the data set; or a "
+    "`PeftModel` (fusion and projections in `modules_to_save`), of which the adapters are saved",
     "data_collator": "made of `processing_class` if not given",
     "train_dataset": "a stream, too; a method with a hold-out then needs `holdout_dataset`, LFM also `alpha_every`",
     "compute_loss_func": "the classification loss of every method, and of evaluation; returns the mean of a batch; "

@@ -4,6 +4,9 @@ import copy
 
 import torch
 
+from modeling_lfm.configuration_lfm import LfmConfig
+from modeling_lfm.modeling_lfm import LfmForMultimodalClassification
+
 
 def blank_inputs(inputs, names):
     """Inputs with the modalities `names` replaced by nothing: zeros, or an empty text.
@@ -32,11 +35,11 @@ def take_modality(model, name, seed):
     """A model of the modality `name` alone, F = W z + b, with the tower and projection that it has in `model`.
 
     Args:
-        model ([`LfmForMultimodalClassification`]): not changed.
+        model ([`LfmForMultimodalClassification`], or a `PeftModel` of one): not changed.
         name (`str`): of one of its modalities.
         seed (`int`): from which W and b are drawn; the random state is left as it was.
     """
-    config = type(model.config)(
+    config = LfmConfig(
         modalities={name: copy.deepcopy(model.config.to_dict()["modalities"][name])},
         hidden_size=model.config.hidden_size,
         num_labels=model.config.num_labels,
@@ -44,7 +47,7 @@ def take_modality(model, name, seed):
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        single = type(model)(config)
-    for part in ("towers", "projections"):
-        getattr(single.lfm, part)[name].load_state_dict(getattr(model.lfm, part)[name].state_dict())
+        single = LfmForMultimodalClassification(config)
+    for part in ("towers", "projections"):  # with their adapters, in a model of PEFT
+        getattr(single.lfm, part)[name] = copy.deepcopy(getattr(model.lfm, part)[name]).float()
     return single

@@ -110,7 +110,8 @@ class GBlend(Method):
             return branch, Branch(place), lambda outputs, labels: self.branch_losses(outputs, labels)[place]
         name = self.modalities[place]
         branch = take_modality(self.model, name, self.args.seed)
-        branch.fusion.head.load_state_dict(self.model.unimodal_heads[name].state_dict())
+        head = self.model.unimodal_heads[name]
+        branch.fusion.head.load_state_dict({"weight": head.weight, "bias": head.bias})
         return branch, Concat(), lambda outputs, labels: self.classification_loss(outputs.logits, labels)
 
     def branch_losses(self, outputs, labels):

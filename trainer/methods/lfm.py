@@ -137,6 +137,12 @@ class Lfm(Method):
             )
         if self.needs_holdout:
             self._check_sharding(trainer)
+            implicit = not hasattr(ALPHAS[s.alpha], "candidates") and s.alpha_parameters == "head"
+            if implicit and not any(p.requires_grad for p in self.model.head_parameters()):
+                raise ValueError(
+                    "method.alpha_parameters=head: projections and fusion are frozen, so alpha has nothing to act "
+                    "through: train them (PEFT: modules_to_save), set alpha_parameters=all, or choose another alpha."
+                )
 
     def _check_sharding(self, trainer):
         """Raise a `ValueError` where the parameters are spread over the processes in a way that alpha cannot use."""

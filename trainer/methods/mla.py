@@ -72,6 +72,11 @@ class Mla(Method):
     def bind(self, trainer):
         super().bind(trainer)
         self.batches = []  # of the current step, each run once for every modality
+        if not self.model.fusion.head.weight.requires_grad:
+            raise ValueError(
+                "method mla lets modalities take turns at one classifier, and this model's is frozen: train its fusion "
+                "(PEFT: modules_to_save)."
+            )
 
     def on_train_begin(self):
         weight = self.model.fusion.head.weight

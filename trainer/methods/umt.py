@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from modeling_lfm.configuration_lfm import LfmConfig
+from modeling_lfm.modeling_lfm import LfmForMultimodalClassification
+
 from ..objectives import full_precision, no_autocast
 from ..presence import over
 from ._modalities import take_modality
@@ -86,7 +89,7 @@ class Umt(Method):
         key = f"method.teachers.{name}={folder!r}"
         if not os.path.isfile(os.path.join(folder, "config.json")):
             raise ValueError(f"{key} is not the folder of a saved model.")
-        teacher = type(self.model).from_pretrained(folder)
+        teacher = LfmForMultimodalClassification.from_pretrained(folder)
         found, wanted = teacher.config.hidden_size, self.model.config.hidden_size
         if list(teacher.config.modalities) != [name]:
             has = ", ".join(teacher.config.modalities)
@@ -115,9 +118,11 @@ class Umt(Method):
     def load_state_dict(self, state):
         # Made anew in a run's first start too: training leaves wrappers at a model.
         for name, teacher in state.items():
-            config = type(self.model.config).from_dict(json.loads(teacher["config"]))
-            with torch.random.fork_rng(devices=[]):
-                model = type(self.model)(config)
+            if (self.settings.teachers or {}).get(name):
+                with torch.random.fork_rng(devices=[]):
+                    model = LfmForMultimodalClassification(LfmConfig.from_dict(json.loads(teacher["config"])))
+            else:
+                model = take_modality(self.model, name, self.args.seed)
             model.load_state_dict(teacher["weights"])
             self.teachers[name] = model.to(self.args.device).eval().requires_grad_(False)
 
