@@ -92,6 +92,7 @@ def make_step(trainer):
     args, batch = trainer.args, next(iter(trainer.get_train_dataloader()))
 
     def step():
+        trainer.method.on_step_begin(trainer.state.global_step)
         loss = trainer.training_step(trainer.model_wrapped, dict(batch))  # compiled, if it was asked for
         if args.max_grad_norm:
             trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), args.max_grad_norm)

@@ -1,7 +1,6 @@
 """Speed of training: the trainer against bare loops, number formats, and a step of every method."""
 
 import copy
-import statistics
 import tempfile
 
 import torch
@@ -90,27 +89,20 @@ SHORT_STAGES = {"reconboost": {"modality_epochs": 0.5, "joint_epochs": 0.5}}
 
 
 def methods(setup):
-    """What a step of every method costs over one of concatenation, against the passes that its formula needs."""
+    """What a step of every method costs over one of concatenation."""
     towers, shapes = models.pair(setup, 128)
     specs = [spec for spec in list_methods() if spec.name not in ("concat", "unimodal_3")]
-    specs = setup.pick(specs[::5], specs)
     with tempfile.TemporaryDirectory() as folder:
-        concat, trainer = two_steps(setup, "concat", towers, shapes, folder)
-        shares, rows, excesses = shares_of_a_step(setup, concat, trainer), [], {}
-        for spec in specs:
+        concat, _ = two_steps(setup, "concat", towers, shapes, folder)
+        for spec in setup.pick(specs[::5], specs):
             steps, trainer = two_steps(setup, spec.name, towers, shapes, folder)
             times = setup.take_turns({"concat": concat, spec.name: steps})
-            forward, backward = spec.passes(len(towers))
-            expected = forward * shares["forward"] + backward * shares["backward"] + min(1, backward) * shares["rest"]
             finite = all(parameter.isfinite().all().item() for parameter in trainer.model.parameters())
-            note = f"weights stay finite; {forward:g} forwards, {backward:g} backwards: {expected:.2f} expected"
-            found = ratios(times[spec.name], times["concat"])
-            rows.append(Row(f"{spec.title} (`{spec.name}`)", found, right=finite, note=note))
-            excesses[spec.name] = 100 * (rows[-1].measured / expected - 1)
-    worst = max(excesses, key=excesses.get)
-    note = "a step of concat is " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
-    yield Row(f"most above its passes, of {len(excesses)} methods: {worst}", [excesses[worst]], "%", most=10, note=note)
-    yield from rows
+            found, note = (
+                ratios(times[spec.name], times["concat"]),
+                f"weights stay finite; more passes: {spec.extra_passes}",
+            )
+            yield Row(f"{spec.title} (`{spec.name}`)", found, right=finite, note=note)
 
 
 def two_steps(setup, method, towers, shapes, folder):
@@ -126,17 +118,3 @@ def two_steps(setup, method, towers, shapes, folder):
             step()
 
     return steps, trainer
-
-
-def shares_of_a_step(setup, two_steps, trainer):
-    """Shares of a step of concatenation (`dict`, sum 1): `forward`, `backward`, and the `rest`, as of the optimizer."""
-    batch = next(iter(trainer.get_train_dataloader()))
-    functions = {
-        "forward": lambda: trainer.model(**batch).loss,
-        "both": lambda: trainer.model(**batch).loss.backward(),
-        "steps": two_steps,
-    }
-    times = setup.take_turns(functions, rounds=10)
-    forward, both, steps = (statistics.median(seconds) for seconds in times.values())
-    shares = {"forward": 2 * forward / steps, "backward": max(2 * (both - forward) / steps, 0)}
-    return {**shares, "rest": max(1 - sum(shares.values()), 0)}

@@ -56,7 +56,6 @@ class Agm(Method):
         bibtex="li2023boosting",
         formula="CE(sum_m m_m), m_m Shapley shares of F; gradient of m_m times exp(alpha min(tau_m - r_m, cap))",
         extra_passes="2^M - 2, of blanked inputs",
-        passes=lambda number: (2**number - 1, 2**number - 1),
         batch_statistics=True,
         modality_dropout=False,
         row="AGM",
@@ -71,11 +70,10 @@ class Agm(Method):
             raise ValueError("method agm cannot train with gradient_checkpointing: leave it off.")
 
     def on_train_begin(self):
-        self.start(torch.zeros(len(self.modalities), device=self.args.device), 0)
+        self.mean_scores, self.steps = torch.zeros(len(self.modalities), device=self.args.device), 0
 
-    def start(self, mean_scores, steps):
-        """Go on from the means of s_m (M,) over `steps` optimizer steps."""
-        self.mean_scores, self.steps, self.scores = mean_scores, steps, 0
+    def on_step_begin(self, step):
+        self.scores = 0  # of the batches of this step
 
     def losses(self, outputs, labels, inputs):
         fused = {frozenset(range(len(self.modalities))): outputs.logits, **self.blanked_logits(inputs)}
@@ -114,8 +112,8 @@ class Agm(Method):
 
     def on_gradients(self):
         self.clip()
-        means = self.mean_scores + (self.scores - self.mean_scores) / (self.steps + 1)
-        self.start(means, self.steps + 1)
+        self.steps += 1
+        self.mean_scores = self.mean_scores + (self.scores - self.mean_scores) / self.steps
 
     def clip(self):
         """Clip the norm of the gradient to 1 if one of the head's weights has a gradient above `clip_above`."""
@@ -125,6 +123,3 @@ class Agm(Method):
         limit = self.settings.clip_above
         if limit is not None and any(gradient.abs().max() > limit * scale for gradient in weights):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), scale)
-
-    def load_state_dict(self, state):
-        self.start(state["mean_scores"], state["steps"])

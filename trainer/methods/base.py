@@ -1,7 +1,6 @@
 """What a method is: its settings, what it says of itself, and the hooks by which it changes the training of a model."""
 
 import re
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
@@ -31,16 +30,18 @@ def check_limits(settings, must, *names):
             raise ValueError(f"method.{name}={value} must {must}.")
 
 
+def check_names(key, given, config):
+    """Raise a `ValueError` unless the keys of the setting `key` (`dict` or None) are modalities of a configuration."""
+    unknown = sorted(set(given or {}) - set(config.modalities))
+    if unknown:
+        raise ValueError(f"method.{key} names {unknown}; the modalities are {', '.join(config.modalities)}.")
+
+
 def check_weights(weights):
     """Raise a `ValueError` unless `weights` (`list` or None) are numbers from 0 on, not all 0."""
     plain = all(isinstance(w, (int, float)) and not isinstance(w, bool) and w >= 0 for w in weights or ())
     if weights is not None and not (plain and sum(weights) > 0):
         raise ValueError(f"method.weights={weights} must be numbers from 0 on, not all 0.")
-
-
-def one_pass(number):
-    """Passes of a step of concatenation, whatever the `number` of modalities; see [`MethodSpec`]."""
-    return 1, 1
 
 
 def read_reference(key):
@@ -65,9 +66,6 @@ class MethodSpec:
         min_modalities, max_modalities: how many modalities it can train; None: no limit.
         multi_label: whether its formula is defined for multi-label problems.
         extra_passes: forward and backward passes a step beyond those of concatenation, for M modalities, in words.
-        passes: how often the formula needs every modality's encoder in a step, forwards and backwards: from M to two
-            numbers, the mean over its stages; without what happens once an epoch.
-        trainings: of all encoders that come before the training itself, each as long as it.
         batch_statistics: whether its loss depends on statistics of the batch, so that accumulating the gradients of
             small batches differs from one big batch.
         own_loss: whether its formula has losses that no other classification loss can stand for.
@@ -89,8 +87,6 @@ class MethodSpec:
     max_modalities: int | None = None
     multi_label: bool = False
     extra_passes: str = "none"
-    passes: Callable[[int], tuple[float, float]] = one_pass
-    trainings: float = 0
     batch_statistics: bool = False
     own_loss: bool = False
     modality_dropout: bool = True

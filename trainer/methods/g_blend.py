@@ -60,7 +60,6 @@ class GBlend(Method):
         unimodal_heads=True,
         multi_label=True,
         extra_passes="before that two trainings, of each modality alone and of all; none with constant weights",
-        trainings=2,
         row="G-Blend",
         no_holes="its weights come from losses of all branches on the same samples",
     )

@@ -50,7 +50,6 @@ class MmPareto(Method):
         unimodal_heads=True,
         multi_label=True,
         extra_passes="one backward pass through each encoder",
-        passes=lambda number: (1, 2),
         row="MMPareto",
         holes="CE(f_m) over the samples that have m",
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..presence import over
-from .base import Method, MethodSpec, check_limits, register
+from .base import Method, MethodSpec, check_limits, check_names, register
 
 LEAST_RATIO = 0.01  # ours: a modality that predicts nothing right in one epoch could not recover from a rate of 0
 
@@ -65,9 +65,7 @@ class Mslr(Method):
 
     def check(self, config):
         super().check(config)
-        unknown = sorted(set(self.settings.factors or {}) - set(config.modalities))
-        if unknown:
-            raise ValueError(f"method.factors names {unknown}; the modalities are {', '.join(config.modalities)}.")
+        check_names("factors", self.settings.factors, config)
 
     def bind(self, trainer):
         super().bind(trainer)

@@ -53,12 +53,11 @@ class Qmf(Method):
 
     def on_train_begin(self):
         size = len(self.trainer.train_dataset)
-        history = torch.zeros(len(self.modalities), size, device=self.args.device)
-        self.start(history, torch.zeros(size, dtype=torch.bool, device=self.args.device))
+        self.history = torch.zeros(len(self.modalities), size, device=self.args.device)  # summed losses of the samples
+        self.seen = torch.zeros(size, dtype=torch.bool, device=self.args.device)
 
-    def start(self, history, seen):
-        """Go on from the summed losses `history` (M, N) of the N training samples, and which of them were `seen`."""
-        self.history, self.seen, self.before = history, seen, None
+    def on_step_begin(self, step):
+        self.before = None  # the history before this step
 
     def losses(self, outputs, labels, inputs):
         loss_fused = self.classification_loss(outputs.logits, labels)
@@ -81,13 +80,8 @@ class Qmf(Method):
         self.before = self.history.clone() if self.before is None else self.before
         self.history[:, ids] = self.before[:, ids] + errors.to(self.history.dtype)
         self.seen[ids] = True
-        if self.trainer.accelerator.sync_gradients:
-            self.before = None
         least, greatest = self.history[:, self.seen].aminmax(dim=1, keepdim=True)
         return (self.history[:, ids] - least) / (greatest - least).clamp_min(torch.finfo(least.dtype).tiny)
-
-    def load_state_dict(self, state):
-        self.start(state["history"], state["seen"])
 
 
 def rank_loss(confidences, past):

@@ -58,7 +58,6 @@ class ReconBoost(Method):
         formula="in turns: one modality by (-w_1 + w_2 q_y) log p_y + alpha MSE, then all by CE(b sum_m f_m)",
         fusions=("reconboost",),
         extra_passes="none; one encoder trains while the others only look on, in half of the epochs",
-        passes=lambda number: (1, (1 + 1 / number) / 2),
         modality_dropout=False,
         row="ReconBoost",
         own_loss=True,

@@ -13,7 +13,7 @@ from modeling_lfm.modeling_lfm import LfmForMultimodalClassification
 from ..objectives import full_precision, no_autocast
 from ..presence import over
 from ._modalities import take_modality
-from .base import Method, MethodSpec, check_limits, register
+from .base import Method, MethodSpec, check_limits, check_names, register
 from .concat import Concat
 
 
@@ -60,17 +60,13 @@ class Umt(Method):
         formula="CE(F) + lambda sum_m MSE(z_m, feature of a model trained on modality m alone)",
         multi_label=True,
         extra_passes="one forward pass of every teacher; before that the training of the teachers",
-        passes=lambda number: (2, 1),
-        trainings=1,
         holes="teacher and distance of m over the samples that have it",
     )
     Settings = UmtSettings
 
     def check(self, config):
         super().check(config)
-        unknown = sorted(set(self.settings.teachers or {}) - set(config.modalities))
-        if unknown:
-            raise ValueError(f"method.teachers names {unknown}; the modalities are {', '.join(config.modalities)}.")
+        check_names("teachers", self.settings.teachers, config)
 
     def bind(self, trainer):
         super().bind(trainer)

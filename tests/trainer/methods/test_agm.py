@@ -82,10 +82,10 @@ def test_steps_with_modulated_gradients(number, cap, tmp_path):
 
 def test_the_modality_that_leads_more_than_usual_slows_down():
     method = make_method("agm")
-    method.start(torch.zeros(2), 0)
+    method.mean_scores = torch.zeros(2)
     expected = [math.exp(1 - math.e), math.exp(1 - 1 / math.e)]
     assert method.coefficients(torch.tensor([1.0, 2.0])).tolist() == pytest.approx(expected, rel=1e-5)
-    method.start(torch.tensor([1.0, 2.0]), 3)
+    method.mean_scores = torch.tensor([1.0, 2.0])
     assert method.coefficients(torch.tensor([1.5, 2.5])).tolist() == pytest.approx([1, 1])
 
 
@@ -104,7 +104,7 @@ def test_large_gradients_of_the_head_are_clipped_as_the_authors_do(loudness, cli
 @pytest.mark.parametrize(("cap", "means", "bound"), [(None, [0, 9], 10), (None, [0, 9, 9], 7), (0.5, [0, 9], 0.5)])
 def test_coefficients_are_capped(cap, means, bound):
     method = make_method({"name": "agm", "cap": cap, "alpha": 2.0})
-    method.start(torch.tensor(means, dtype=torch.float32), 1)
+    method.mean_scores = torch.tensor(means, dtype=torch.float32)
     assert method.coefficients(torch.ones(len(means)))[0].item() == pytest.approx(math.exp(2 * bound), rel=1e-4)
 
 

@@ -117,13 +117,14 @@ def test_ranking_lowers_the_confidence_of_the_sample_with_the_higher_loss():
 
 def test_a_sample_counts_once_in_an_optimizer_step(tmp_path):
     trainer = toy_trainer(tmp_path, towers(2), method="qmf", **SETTINGS)
-    method, accelerator = trainer.method, trainer.accelerator
+    method = trainer.method
     method.on_train_begin()
+    method.on_step_begin(0)
     ids, errors = torch.tensor([1, 4]), torch.tensor([[1.0, 3.0], [2.0, 8.0]])
-    for sync in (False, False, True):
-        accelerator.gradient_state._set_sync_gradients(sync)
+    for _ in range(3):  # batches
         assert method.remember(ids, errors).tolist() == [[0.0, 1.0], [0.0, 1.0]]
     assert method.history[:, ids].tolist() == errors.tolist()
+    method.on_step_begin(1)
     method.remember(ids, errors)
     assert method.history[:, ids].tolist() == (2 * errors).tolist()
     assert method.seen.nonzero().flatten().tolist() == [1, 4]
