@@ -288,14 +288,14 @@ class Method:
         """
         return make_presence(outputs, self.trainer.step_counts)
 
+    def each_loss(self, outputs, labels):
+        """CE(f_m) of a batch over the samples that have m: M scalars (`list`), none of which leads to another's graph."""
+        presence, loss = self.presence(outputs), self.classification_loss
+        return [over(presence, (m,), loss, logits, labels) for m, logits in enumerate(outputs.modality_logits)]
+
     def unimodal_losses(self, outputs, labels):
         """CE(f_m) of a batch over the samples that have m, (M,)."""
-        presence = self.presence(outputs)
-        losses = [
-            over(presence, (m,), self.classification_loss, logits, labels)
-            for m, logits in enumerate(outputs.modality_logits)
-        ]
-        return torch.stack(losses)
+        return torch.stack(self.each_loss(outputs, labels))
 
     def named(self, losses, *others):
         """`losses` of the modalities, and of what is called `others` (`str`), as `dict` of `loss_{name}`."""

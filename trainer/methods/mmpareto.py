@@ -66,7 +66,7 @@ class MmPareto(Method):
 
     def run_batch(self, inputs, labels):
         outputs = self.model(**inputs)
-        unimodal = self.unimodal_losses(outputs, labels).unbind()
+        unimodal = self.each_loss(outputs, labels)
         losses = {"loss_fused": self.classification_loss(outputs.logits, labels), **self.named(unimodal)}
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         encoders = {parameter: name for name in self.modalities for parameter in self.model.encoder_parameters(name)}
