@@ -95,7 +95,10 @@ def _read_sound(source, name, seconds):
     if wanted - wave.shape[1] > slack:
         raise ValueError(f"{name} is cut short: {wave.shape[1]} of {wanted} samples can be read; replace the file.")
     if file.frames <= limit and file.format in ("WAV", "WAVEX"):  # of which libsndfile reads what is there
-        _check_riff(source, name)
+        head, size = _read_head(source)
+        claimed = int.from_bytes(head[4:8], "little") + 8  # of a stream, from 2^31 on, it is not known
+        if head[:4] == b"RIFF" and size + 1 < claimed < 0x7FFF0000:
+            raise ValueError(f"{name} is cut short: {size} of {claimed} bytes are there; replace the file.")
     return wave, file.samplerate
 
 
@@ -107,14 +110,6 @@ def _read_head(source):
         return file.read(4096), os.fstat(file.fileno()).st_size
 
 
-def _check_riff(source, name):
-    """Raise a `ValueError` where a wav file is shorter than its head tells; a stream (from 2^31 on) does not know."""
-    head, size = _read_head(source)
-    claimed = int.from_bytes(head[4:8], "little") + 8
-    if head[:4] == b"RIFF" and size + 1 < claimed < 0x7FFF0000:
-        raise ValueError(f"{name} is cut short: {size} of {claimed} bytes are there; replace the file.")
-
-
 def _has_beginning(source, kind):
     """Whether a file starts as its `kind` (`str`) does, of those that decoders also read from the middle on."""
     return kind not in BEGINNINGS or re.match(BEGINNINGS[kind], _read_head(source)[0]) is not None
@@ -122,14 +117,13 @@ def _has_beginning(source, kind):
 
 def _read_track(value, name, seconds, error):
     """The same from the audio track of a video file; `error` tells why it is no audio file."""
-    if av is None:
-        raise ValueError(
-            f"{name} cannot be read as audio ({error}); replace the file, or if it is a video: pip install av."
-        ) from error
+    hint = "" if av is not None else ", or if it is a video: pip install av"
     try:
-        return audio_track(open_media(value), name, seconds)
+        if av is not None:
+            return audio_track(open_media(value), name, seconds)
     except UnknownFormatError:
-        raise ValueError(f"{name} cannot be read as audio ({error}); replace the file.") from error
+        pass
+    raise ValueError(f"{name} cannot be read as audio ({error}); replace the file{hint}.") from error
 
 
 def _channels(array, name):
@@ -163,15 +157,11 @@ def read_waveform(value, sampling_rate, given_rate=None, seconds=None):
 
 
 def audio_track(source, name, seconds=None):
-    """The samples of a file's first audio track, without resampling.
-
-    Args:
-        source: a path, or a binary file object.
-        name (`str`): of it, for messages.
-        seconds (`float`, *optional*): read so much from the start at most.
+    """The samples of a file's first audio track, without resampling; arguments as of [`open_container`].
 
     Returns:
-        `np.ndarray` `(channels, samples)`, float32, PCM in [-1, 1]; and its sampling rate in Hz.
+        `np.ndarray` `(channels, samples)`, float32, PCM in [-1, 1], of the first `seconds` (`float`), if given; and its
+        sampling rate in Hz.
 
     Raises:
         ValueError: no audio track, damaged, cut short, or too long. ImportError: PyAV is missing.

@@ -227,14 +227,7 @@ def _check_modality(name, spec):
 
 
 def build_tower_config(spec):
-    """Nested configuration of a resolved spec; None for a spec whose `config` only changes a pretrained one.
-
-    Args:
-        spec (`dict`): a modality's entry with the key `config` (`dict` or `PreTrainedConfig`).
-
-    Raises:
-        ValueError: the `model_type` is not known to the installed transformers.
-    """
+    """Nested configuration of a modality's entry (`dict`) with a `config`; None where it changes a pretrained one."""
     config = spec["config"]
     if isinstance(config, PreTrainedConfig):
         spec["config"] = config.to_dict()

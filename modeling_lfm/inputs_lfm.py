@@ -105,14 +105,15 @@ class Spectrogram(InputKind):
         check_positive(self, "floor", "std")
         if isinstance(self.mean, bool) or not isinstance(self.mean, (int, float)) or not math.isfinite(self.mean):
             raise ValueError(f"mean={self.mean!r} must be a number")
-        if self.in_model and self.duration is None:
-            raise ValueError("in_model needs a duration, so that the waveforms of a batch have one length")
-        if self.duration is not None:
-            check_positive(self, "duration")
-            if self.duration * self.sampling_rate > MAX_SAMPLES:
-                raise ValueError(f"duration={self.duration} s is more than {MAX_SAMPLES:,} samples")
-            if self.duration * self.sampling_rate < self.n_fft:
-                raise ValueError(f"duration={self.duration} s is shorter than one window of n_fft={self.n_fft} samples")
+        if self.duration is None:
+            if self.in_model:
+                raise ValueError("in_model needs a duration, so that the waveforms of a batch have one length")
+            return
+        check_positive(self, "duration")
+        if not self.n_fft <= self.duration * self.sampling_rate <= MAX_SAMPLES:
+            raise ValueError(
+                f"duration={self.duration} s must be from one window of n_fft={self.n_fft} samples to {MAX_SAMPLES:,}"
+            )
 
     @property
     def frontend(self):
@@ -191,8 +192,13 @@ class Picture(InputKind):
         self.augment = check_augment(self.augment)
         if self.num_channels not in (1, 3):
             raise ValueError(f"num_channels={self.num_channels!r} must be 1 or 3")
-        check_colour(self.background)
-        check_range(self.range)
+        if self.background is not None and not are_numbers(self.background, 3, 0, 255, int):
+            raise ValueError(f"background={self.background!r} must be [red, green, blue], 0 to 255 each, or nothing")
+        ascending = self.range is None or (
+            are_numbers(self.range, 2, -math.inf, math.inf) and self.range[0] < self.range[1]
+        )
+        if not ascending:
+            raise ValueError(f"range={self.range!r} must be two ascending numbers, such as [0, 4000]")
         defaults = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
         for key, default in defaults.items():
             value = getattr(self, key)
@@ -294,18 +300,6 @@ def are_numbers(values, count, low, high, kind=(int, float)):
     )
 
 
-def check_colour(colour):
-    """Raise a `ValueError` unless it is None or [red, green, blue]."""
-    if colour is not None and not are_numbers(colour, 3, 0, 255, int):
-        raise ValueError(f"background={colour!r} must be [red, green, blue], 0 to 255 each, or nothing")
-
-
-def check_range(pair):
-    """Raise a `ValueError` unless it is None or two ascending numbers."""
-    if pair is not None and not (are_numbers(pair, 2, -math.inf, math.inf) and pair[0] < pair[1]):
-        raise ValueError(f"range={pair!r} must be two ascending numbers, such as [0, 4000]")
-
-
 def check_size(size):
     """Height and width (`list[int]`) from `size`, or from one number for both."""
     sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, (list, tuple)) else []
@@ -335,12 +329,9 @@ def crop_and_flip(values, crop, flip):
     """A part of an image or of all frames of a clip, resized to the whole (bilinear).
 
     Args:
-        values (`torch.Tensor` `(..., channels, H, W)`): uint8 or float32.
+        values (`torch.Tensor` `(..., channels, H, W)`): uint8 or float32, as the result.
         crop (`tuple[int, int, int, int]`, *optional*): top, left, height and width of the part.
         flip (`bool`): turn left and right around.
-
-    Returns:
-        `torch.Tensor` of the same shape and type.
     """
     if crop is not None:
         top, left, height, width = crop

@@ -125,8 +125,7 @@ def open_container(source, name):
     """Open a video or audio file (avi, mp4, flv, webm, mkv and others).
 
     Args:
-        source: a path, or a binary file object.
-        name (`str`): of it, for messages.
+        source: a path, or a binary file object. name (`str`): of it, for messages.
 
     Returns:
         `av.container.InputContainer`, to be closed.
@@ -166,12 +165,7 @@ def reason(error):
 
 
 class Extent:
-    """How far the packets of a file reach, against what its head claims: a broken download ends before.
-
-    Args:
-        container (`av.container.InputContainer`)
-        name (`str`): of it, for messages.
-    """
+    """How far the packets of a file reach, against what its head claims: a broken download ends before."""
 
     def __init__(self, container, name):
         self.container, self.name = container, name
@@ -188,14 +182,13 @@ class Extent:
 
     def check(self):
         """Raise a `ValueError` where the packets, all of which were read, end before the claimed length."""
-        found, claims = [], []
+        claims = []  # what is there, what is claimed, what it may lack at least, its unit
         for stream in self.container.streams.video:  # avi files count their frames; of sound the unit varies
-            found.append(self.counts[stream.index])
-            claims.append((stream.frames, 2, "frames"))
+            claims.append((self.counts[stream.index], stream.frames, 2, "frames"))
         if self.container.duration is not None:
-            found.append(self.end - (self.container.start_time or 0) / av.time_base)
-            claims.append((self.container.duration / av.time_base, MISSING[0], "s"))
-        for number, (claimed, least, unit) in zip(found, claims, strict=True):
+            end = self.end - (self.container.start_time or 0) / av.time_base
+            claims.append((end, self.container.duration / av.time_base, MISSING[0], "s"))
+        for number, claimed, least, unit in claims:
             if claimed - number > max(least, MISSING[1] * claimed):
                 raise ValueError(
                     f"{self.name} is cut short: {max(number, 0):.4g} of {claimed:.4g} {unit} are there, as after a "
@@ -247,11 +240,7 @@ def read_image(value, background=WHITE, value_range=None):
 
 
 def to_8_bits(array, name, value_range):
-    """Values from `value_range[0]` to `value_range[1]` as uint8 0 to 255, those beyond cut.
-
-    Raises:
-        ValueError: values that are not finite, or no range.
-    """
+    """Values from `value_range[0]` to `value_range[1]` as uint8 0 to 255, those beyond cut; they must be finite."""
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds values that are not finite; replace them.")
     if value_range is None:
@@ -297,16 +286,12 @@ def _open_image(source, name):
 
 
 def image_pixels(image, size, num_channels, crop=True):
-    """Pixels of a PIL image, resized (bicubic).
+    """Pixels of a PIL image, resized (bicubic): `np.ndarray` `(num_channels, height, width)`, uint8.
 
     Args:
-        image (`PIL.Image.Image`)
-        size (`tuple[int, int]`): height and width.
+        image (`PIL.Image.Image`), size (`tuple[int, int]`): height and width.
         num_channels (`int`): 1 (grey) or 3 (RGB).
         crop (`bool`): keep the proportions, cover `size` and cut at the centre; otherwise stretch.
-
-    Returns:
-        `np.ndarray` `(num_channels, height, width)`, uint8.
     """
     image = image.convert("L" if num_channels == 1 else "RGB")
     width_height = (size[1], size[0])

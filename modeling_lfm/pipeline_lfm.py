@@ -286,11 +286,7 @@ def _fetch(value, timeout, fetched):
 
 
 def is_url(value):
-    """Whether `value` is an address (`str`) that may be downloaded.
-
-    Raises:
-        ValueError: an address, but not of the web.
-    """
+    """Whether `value` is an address (`str`) that may be downloaded; a `ValueError` tells of one that may not."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://|data:", value) if isinstance(value, str) else None
     if scheme is None:
         return False
@@ -300,7 +296,7 @@ def is_url(value):
 
 
 def name_of(url):
-    """An address (`str`) for messages: without what may be secret in it, password and query."""
+    """An address (`str`) for messages: without password and query, which may be secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 

@@ -15,14 +15,10 @@ _MARK = "# Saved with a model that uses it.\n"
 
 
 def suggest(word, known):
-    """The end of an error about a wrong name: the nearest known one, or all of them.
+    """The end of an error about a wrong name: `"did you mean 'concat'?"`, or `"choose one of concat, sum."`
 
     Args:
-        word (`str`): what was given.
-        known (iterable of `str`): what could have been.
-
-    Returns:
-        `str`: `"did you mean 'concat'?"` or `"choose one of concat, sum."`
+        word (`str`): what was given. known (iterable of `str`): what could have been.
     """
     names = [str(name) for name in known]
     near = difflib.get_close_matches(str(word), names, n=1)
@@ -88,11 +84,7 @@ class Registry(dict):
         return thing
 
     def find(self, name):
-        """The thing called `name`.
-
-        Raises:
-            ValueError: there is none; the message names the nearest.
-        """
+        """The thing called `name` (`str`); a `ValueError` names the nearest where there is none."""
         if not isinstance(name, str) or name not in self:
             raise ValueError(
                 f"unknown {self.kind} {name!r}; {suggest(name, self)} If it is your own, import its file first "
@@ -119,23 +111,17 @@ def save_plugins(folder, things):
     """
     if __name__.startswith("transformers_modules."):  # read beside weights, transformers copies all of it
         return
-    folder = Path(folder)
+    folder, ours = Path(folder), {f"{__package__}.{file.stem}" for file in _PACKAGE.glob("*.py")}
     for thing in things:
-        if not _is_ours(thing):
+        if thing.__module__ not in ours:
             name, text = _read_plugin(thing)
             (folder / name).write_text(text, encoding="utf-8")
     # All that are there: a model and its processor are saved one after the other.
     saved = sorted(file.stem for file in folder.glob("*.py") if file.read_text("utf-8").startswith(_MARK))
     if saved:
         lines = [f"from .{name} import __name__ as {name}  # noqa: F401" for name in saved]
-        text = "\n".join(
-            ['"""What this model uses that is not of modeling_lfm."""', "", *lines, "", f"PLUGINS = {saved}"]
-        )
-        (folder / "plugins_lfm.py").write_text(text + "\n", encoding="utf-8")
-
-
-def _is_ours(thing):
-    return thing.__module__ in {f"{__package__}.{file.stem}" for file in _PACKAGE.glob("*.py")}
+        text = ['"""What this model uses that is not of modeling_lfm."""', "", *lines, "", f"PLUGINS = {saved}", ""]
+        (folder / "plugins_lfm.py").write_text("\n".join(text), encoding="utf-8")
 
 
 def _read_plugin(thing):

@@ -199,13 +199,12 @@ class Tabular(InputKind):
         if missing:
             raise ValueError(f"the row has no columns {missing}; give None for an empty cell")
         numbers = [math.nan if is_empty(sample[c]) else to_number(sample[c], c) for c in self.numeric]
-        known = [self._number_of(column, sample[column]) for column in self.categorical]
+        known = []
+        for column in self.categorical:
+            names, cell = self.categories[column], sample[column]
+            name = None if is_empty(cell) else category(cell)
+            known.append(names.index(name) + 1 if name in names else 0)
         return np.array([*numbers, *known], np.float32)
-
-    def _number_of(self, column, cell):
-        names = self.categories[column]
-        name = None if is_empty(cell) else category(cell)
-        return names.index(name) + 1 if name in names else 0
 
     def stack(self, rows):
         """`values` (B, numbers and marks) float32 and, if there are any, `categories` (B, C) int64, as a `dict`."""

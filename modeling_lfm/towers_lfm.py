@@ -37,8 +37,7 @@ _SKETCHING = ContextVar("sketching", default=False)
 def sketch(make):
     """What `make()` returns, a module, made on the meta device: its names and shapes, without memory.
 
-    Raises:
-        ValueError: it has more than `MAX_PARAMETERS`, or cannot be made.
+    A `ValueError` tells of one that cannot be made, or has more than `MAX_PARAMETERS`.
     """
     total = 0
 
@@ -131,17 +130,17 @@ class TimmTower(Tower):
         arguments = spec.get("model_args", {})
         if not isinstance(arguments, dict):
             raise ValueError(f"model_args={arguments!r} must map arguments of the timm model to their values")
-        for key, value in arguments.items():
-            if key not in ARCHITECTURE:
-                raise ValueError(
-                    f"model_args: {key!r} is refused, because it is none of the arguments that tell an architecture "
-                    "(ARCHITECTURE in towers_lfm.py); leave it out"
-                )
-            check_plain(f"model_args: {key}", value)
-        if not isinstance(spec.get("frontend") or {}, dict):
-            raise ValueError(f"frontend={spec['frontend']!r} must map settings of a LogSpectrogram to their values")
-        for key, value in (spec.get("frontend") or {}).items():
-            check_plain(f"frontend: {key}", value)
+        for key in set(arguments) - ARCHITECTURE:
+            raise ValueError(
+                f"model_args: {key!r} is refused, because it is none of the arguments that tell an architecture "
+                "(ARCHITECTURE in towers_lfm.py); leave it out"
+            )
+        frontend = spec.get("frontend") or {}
+        if not isinstance(frontend, dict):
+            raise ValueError(f"frontend={frontend!r} must map settings of a LogSpectrogram to their values")
+        for name, values in (("model_args", arguments), ("frontend", frontend)):
+            for key, value in values.items():
+                check_plain(f"{name}: {key}", value)
         for key in ("in_chans", "num_frames"):
             check_count(key, spec.get(key, 1))
 

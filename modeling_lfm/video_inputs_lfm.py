@@ -145,7 +145,7 @@ class Flow(_Sampled):
         return (self.stored, 2, *self.size)
 
     def vary(self, row, place=None, crop=None, flip=False):
-        values = self._scale(self.choose(row, place))
+        values = self.choose(row, place).float().div_(127 * self.std)
         if crop is not None:
             values[:, 0] *= self.size[1] / crop[3]
             values[:, 1] *= self.size[0] / crop[2]
@@ -168,9 +168,6 @@ class Flow(_Sampled):
     def stack(self, rows):
         rows = [self.choose(row) for row in rows]
         return stack_rows(rows, lambda values: values.div_(127 * self.std) if rows[0].dtype == torch.int8 else values)
-
-    def _scale(self, values):
-        return values.float().div_(127 * self.std)
 
 
 def _sample(sample, stored_frames, places, background=WHITE, value_range=None):

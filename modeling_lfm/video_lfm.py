@@ -151,7 +151,8 @@ class Clip:
     def _open(self):
         self.container = open_container(open_media(self.value), self.name)
         try:
-            streams = [stream for stream in self.container.streams.video if not _is_cover(stream)]
+            cover = av.stream.Disposition.attached_pic  # the picture that goes with a recording, as in mp3 files
+            streams = [stream for stream in self.container.streams.video if not stream.disposition & cover]
             if not streams:
                 raise ValueError(f"{self.name} holds no video; replace the file.")
             self.stream = streams[0]
@@ -237,8 +238,13 @@ class Clip:
         place = None if self.times is None else {time: number for number, time in enumerate(self.times)}
         pixels = 0
         try:
-            if start is not None and not self._seek(start):
-                start = None
+            if start is not None:
+                try:
+                    self.container.seek(start, stream=self.stream)
+                except av.FFmpegError:  # a file without index: from the beginning
+                    self.container.close()
+                    self._open()
+                    start = None
             for number, frame in enumerate(self.container.decode(self.stream)):
                 self._check_size(frame)
                 pixels += frame.width * frame.height
@@ -252,15 +258,6 @@ class Clip:
         except av.FFmpegError as error:
             raise ValueError(f"{self.name} cannot be decoded ({reason(error)}); replace the file.") from error
 
-    def _seek(self, time):
-        try:
-            self.container.seek(time, stream=self.stream)
-        except av.FFmpegError:  # a file without index: from the beginning
-            self.container.close()
-            self._open()
-            return False
-        return True
-
     def _to_image(self, frame):
         """A decoded frame as an image, turned as its file tells; grey of more than 8 bits by `value_range`."""
         bits = max(component.bits for component in frame.format.components)
@@ -269,11 +266,6 @@ class Clip:
         else:
             image = frame.to_image()
         return image.rotate(frame.rotation, expand=True) if frame.rotation else image
-
-
-def _is_cover(stream):
-    """Whether it is the picture that goes with a recording, as in mp3 files."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def optical_flow(first, second):

@@ -24,14 +24,10 @@ ADVICE = (
 
 
 def load_safely(load, name, *args, **kwargs):
-    """`load(name, ...)`, a `from_pretrained` of transformers, from safetensors only.
-
-    Args:
-        load (`callable`), name (`str` or `os.PathLike` or None): folder, or repository of the Hub.
-        args, kwargs: of `load`; `use_safetensors` may not be False.
+    """`load(name, *args, **kwargs)`, a `from_pretrained` of transformers, from safetensors only.
 
     Raises:
-        ValueError: the weights are pickled. OSError: none at all; other errors of transformers.
+        ValueError: the weights are pickled, or `use_safetensors` is False. OSError: there are none.
     """
     if kwargs.pop("use_safetensors", None) is False:
         raise ValueError(f"use_safetensors=False: {ADVICE}.")
@@ -87,11 +83,7 @@ def check_index(folder, variant=None):
 
 
 def read_header(file):
-    """Names and shapes (`dict[str, tuple[int, ...]]`) of the tensors in a safetensors file (`str`).
-
-    Raises:
-        ValueError: it is damaged, or cut off.
-    """
+    """Names and shapes (`dict[str, tuple[int, ...]]`) of the tensors in a safetensors file (`str`), which is whole."""
     try:
         with safe_open(file, "np") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
@@ -103,9 +95,7 @@ def check_shapes(folder, model, variant=None, resized=False):
     """Compare the weights of a local `folder` (`str`) with a sketch of their model, before memory is taken for them.
 
     Args:
-        model (`nn.Module`): on the meta device.
-        variant (`str`, *optional*): as of `from_pretrained`.
-        resized (`bool`): allow other shapes.
+        model (`nn.Module`): on the meta device. variant (`str`, *optional*), resized (`bool`): as of `from_pretrained`.
 
     Raises:
         ValueError: a tensor of another shape, or far fewer numbers than the model has.
@@ -119,16 +109,12 @@ def check_shapes(folder, model, variant=None, resized=False):
     wanted = {name.removeprefix("lfm."): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in () if resized else sorted(found.keys() & wanted.keys()):
         if found[name] != wanted[name]:
-            raise ValueError(
-                f"{folder}: {name} has the shape {found[name]} in the weights, and {wanted[name]} by config.json; they "
-                "are not of one model."
-            )
+            told = f"{name} has the shape {found[name]} in the weights, and {wanted[name]} by config.json"
+            raise ValueError(f"{folder}: {told}; they are not of one model.")
     sizes = [sum(map(math.prod, shapes.values())) for shapes in (found, wanted)]
     if not resized and sizes[0] < sizes[1] - 100_000_000:
-        raise ValueError(
-            f"{folder}: its weights hold {sizes[0]:,} numbers, and the model of config.json has {sizes[1]:,}; they are "
-            "not of one model."
-        )
+        told = f"its weights hold {sizes[0]:,} numbers, and the model of config.json has {sizes[1]:,}"
+        raise ValueError(f"{folder}: {told}; they are not of one model.")
 
 
 def check_missing(name, missing):

@@ -291,7 +291,7 @@ def test_auto_processor_knows_it(tmp_path):
         ({"audio": {**SMALL, "n_fft": 0}}, "n_fft=0 must be a whole number above 0"),
         ({"audio": {**SMALL, "hop_length": 1.5}}, "hop_length=1.5 must be a whole number"),
         ({"audio": {**SMALL, "sampling_rate": "8k"}}, "sampling_rate='8k'"),
-        ({"audio": {**SMALL, "duration": 0.01}}, "shorter than one window"),
+        ({"audio": {**SMALL, "duration": 0.01}}, "must be from one window"),
         ({"video": {**VIDEO, "num_frames": 11}}, "num_frames=11 must not be above 10"),
         ({"video": {**VIDEO, "stored_frames": 0}}, "stored_frames=0 must be a whole number above 0"),
         ({"video": {**VIDEO, "num_frames": 2.5}}, "num_frames=2.5 must be a whole number"),
