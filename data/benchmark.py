@@ -1,6 +1,7 @@
 """What all benchmarks share: a builder that plans its splits from annotations, then reads one sample at a time."""
 
 import hashlib
+import io
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ from typing import ClassVar, get_type_hints
 import datasets
 import numpy as np
 from datasets.exceptions import DatasetGenerationError
+from PIL import Image
 
 from ..registry_lfm import check_type
 from . import find_benchmark
@@ -128,6 +130,13 @@ class Benchmark(datasets.GeneratorBasedBuilder):
     def _generate_examples(self, entries):
         for number, entry in enumerate(entries):
             yield number, self.example(entry)
+
+
+def png_bytes(pixels):
+    """A picture (H, W) or (H, W, 3), uint8, as a PNG file (`bytes`)."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
 
 
 def own_options(cls):

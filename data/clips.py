@@ -10,14 +10,10 @@ REPLACEMENTS = ("replacement", "replacement_for_corrupted_k400")
 
 
 def clip_names(youtube_id, start, end):
-    """Names without ending that a clip may have, the most telling first.
+    """Names without ending (`list[str]`) that the cut of a video from `start` to `end` (s) may have, best first.
 
-    Args:
-        youtube_id (`str`), start (`int`), end (`int`): the cut, in seconds.
-
-    Returns:
-        `list[str]`, of the ActivityNet crawler (and the CVDF archives of Kinetics), VGGSound's authors, downloaders
-        that do not pad, and audiosetdl (in ms). The bare id is not among them: it tells no cut.
+    They are those of the ActivityNet crawler (and the CVDF archives of Kinetics), VGGSound's authors, downloaders that
+    do not pad, and audiosetdl (in ms). The bare id is not among them: it tells no cut.
     """
     return [
         f"{youtube_id}_{start:06d}_{end:06d}",

@@ -166,23 +166,16 @@ class ListedBenchmark(Benchmark):
 
     Media stay where they are: the samples hold `{"bytes": None, "path": absolute path}`. A listed sample without its
     media is left out and reported (see [`DownloadReport`]).
-
-    Attributes:
-        lists (`dict[str, tuple[str]]`): from a split of the source to names that its annotation file may have.
-        folders (`tuple[str]`): where annotation files may lie.
-        width (`int`, *optional*): cells of a line of comma separated values; None where [`rows`] reads other files.
-        place (`str`): where a missing file should be, with `{}` for its name.
-        prefer (`tuple[str]`): a file below a folder of such a name wins over others of the same name.
-        first_of_two (`bool`): whether of two lines that contradict each other the first one counts.
     """
 
     BUILDER_CONFIG_CLASS = HeldOutConfig
+    # From a split of the source to names that its annotation file may have, and where these may lie.
     lists: ClassVar[dict[str, tuple[str, ...]]] = {}
     folders: ClassVar[tuple[str, ...]] = ("", "annotations")
-    width: ClassVar[int | None] = None
-    place: ClassVar[str] = "{}"
-    prefer: ClassVar[tuple[str, ...]] = ()
-    first_of_two: ClassVar[bool] = False
+    width: ClassVar[int | None] = None  # cells of a line of comma separated values
+    place: ClassVar[str] = "{}"  # where a missing file should be, with {} for its name
+    prefer: ClassVar[tuple[str, ...]] = ()  # a file below a folder of such a name wins over others of the same name
+    first_of_two: ClassVar[bool] = False  # whether of two lines that contradict each other the first one counts
 
     def read_line(self, line, split):
         """The sample that a line of the annotation file of `split` (`str`) names; None of one that does not count.

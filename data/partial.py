@@ -9,17 +9,11 @@ MISSING_SHOWN = 10  # names that are printed where nothing else is asked for
 
 @dataclass
 class SplitCount:
-    """Samples of one split of the source.
+    """Samples of one split of the source."""
 
-    Args:
-        found (`int`): whose media are there.
-        listed (`int`): that the annotation file names, after the filters of the data set's authors.
-        published (`int`, *optional*): of the whole data set; None where nobody tells.
-    """
-
-    found: int
-    listed: int
-    published: int | None = None
+    found: int  # whose media are there
+    listed: int  # that the annotation file names, after the filters of the data set's authors
+    published: int | None = None  # of the whole data set; None where nobody tells
 
 
 @dataclass(frozen=True)
@@ -33,23 +27,14 @@ class MissingSample:
 
 @dataclass
 class DownloadReport:
-    """Counts of a benchmark's files: what was built, and what is missing.
-
-    Args:
-        benchmark (`str`), data_dir (`str`)
-        counts (`dict[str, SplitCount]`): by split of the source, in its order; a validation split that is set aside
-            from train counts as train.
-        missing (`list[MissingSample]`): all of them, in the order of the annotation files.
-        notes (`list[str]`): what else a user should know, such as lines that were there twice.
-        origin (`dict[str, str]`): from a built split to that of the source: `{"validation": "train"}`.
-    """
+    """Counts of a benchmark's files: what was built, and what is missing."""
 
     benchmark: str
     data_dir: str
-    counts: dict[str, SplitCount]
-    missing: list[MissingSample] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    origin: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, SplitCount]  # by split of the source; a validation split that is set aside counts as train
+    missing: list[MissingSample] = field(default_factory=list)  # in the order of the annotation files
+    notes: list[str] = field(default_factory=list)  # what else to know, such as lines that were there twice
+    origin: dict[str, str] = field(default_factory=dict)  # from a built split to the source's: {"validation": "train"}
 
     @property
     def found(self):

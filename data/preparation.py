@@ -76,7 +76,7 @@ def prepare_dataset(
     class_names = label_names(dataset, label_column) if class_names is None else list(class_names)
     splits = dataset if isinstance(dataset, dict) else {"the data": dataset}
     for part in splits.values():
-        columns = _check_columns(columns, part, processor)
+        columns = check_columns(columns, part, processor)
     if broken == "raise" or missing != "error":
         found = check_holes(splits, processor.kinds, columns, missing)
         splits = {split: leave_out_empty(part, found[split], split) for split, part in splits.items()}
@@ -211,7 +211,8 @@ def read_prepared(dataset, processor, columns=None):
     return dataset.with_transform(_Decoder(processor, processor.modalities if columns is None else columns))
 
 
-def _check_columns(columns, dataset, processor):
+def check_columns(columns, dataset, processor):
+    """`columns` (`dict`, or None for equal names), whose modalities and columns are there; else a `ValueError`."""
     columns = {name: name for name in processor.modalities} if columns is None else dict(columns)
     unknown = sorted(set(columns) - set(processor.modalities))
     if unknown or not columns:

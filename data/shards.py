@@ -22,7 +22,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from . import prepared
 from .holes import present_key
-from .preparation import BATCH_BYTES, LabelEncoder, encode_sample, sample_bytes, stored_features
+from .preparation import BATCH_BYTES, LabelEncoder, check_columns, encode_sample, sample_bytes, stored_features
 from .sources import find_source
 
 SHARD_BYTES = 2**28  # of samples, before compression; a kill costs each process so much work at most
@@ -96,13 +96,7 @@ class Preparation:
     """
 
     def __init__(self, folder, benchmark, options, raw, data_dir, processor, columns, shard_size=None, missing="error"):
-        known = next(iter(raw.values())).column_names
-        for name, column in columns.items():
-            if column not in known:
-                raise ValueError(
-                    f"{benchmark} has no column {column!r} for the modality {name!r}; it has {', '.join(known)}. "
-                    f"--columns.{name} COLUMN names it."
-                )
+        columns = check_columns(columns, next(iter(raw.values())), processor)
         self.folder, self.raw, self.processor, self.columns = Path(folder), raw, processor, columns
         self.missing = missing
         self.data_dir = None if data_dir is None else str(Path(data_dir).expanduser().resolve())

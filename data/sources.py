@@ -10,35 +10,21 @@ from . import find_benchmark
 
 @dataclass(frozen=True)
 class Source:
-    """What `prepare_data.py --how` tells of a benchmark.
-
-    Args:
-        title (`str`), modalities (`list[str]`), classes (`int`)
-        counts (`dict[str, int]`): samples of each published split; empty where they depend on options.
-        where (`list[str]`): how to obtain it, step by step.
-        licence (`str`): as far as its publisher states one.
-        layout (`list[str]`): what `data_dir` must hold, one entry a line.
-        citation (`str`)
-        urls (`dict[str, str]`): from an annotation file to an address that serves it.
-        names (`str`): of which names the files may be.
-        notes (`list[str]`): what differs from the paper, and other things to know.
-        hub (`list[str]`): data sets of the Hub that hold these very samples, or a part of them.
-        hub_licence (`str`): what the Hub calls the licence.
-    """
+    """What `prepare_data.py --how` tells of a benchmark."""
 
     title: str
     modalities: list[str]
     classes: int
-    counts: dict[str, int]
-    where: list[str]
-    licence: str
-    layout: list[str]
+    counts: dict[str, int]  # samples of each published split; empty where they depend on options
+    where: list[str]  # how to obtain it, step by step
+    licence: str  # as far as its publisher states one
+    layout: list[str]  # what `data_dir` must hold, one entry a line
     citation: str
-    urls: dict[str, str]
-    names: str = ""
-    notes: list[str] = field(default_factory=list)
-    hub: list[str] = field(default_factory=list)
-    hub_licence: str = "unknown"
+    urls: dict[str, str]  # from an annotation file to an address that serves it
+    names: str = ""  # of which names the files may be
+    notes: list[str] = field(default_factory=list)  # what differs from the paper, and other things to know
+    hub: list[str] = field(default_factory=list)  # data sets of the Hub that hold these very samples, or a part of them
+    hub_licence: str = "unknown"  # what the Hub calls the licence
 
     @property
     def layout_line(self):
@@ -64,14 +50,7 @@ def find_source(name):
 
 
 def how(name=None):
-    """Where a benchmark is obtained, its licence and its layout, as lines of text (`str`).
-
-    Args:
-        name (`str`, *optional*): of a benchmark; all of ours if not given.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """Where a benchmark (all of ours if None) is obtained, its licence and its layout, as lines of text (`str`)."""
     if name is None:
         return "\n\n".join(how(name) for name in SOURCES)
     source = find_source(name)

@@ -39,17 +39,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Column:
-    """What a modality is made of.
+    """What a modality is made of."""
 
-    Args:
-        type (`str`): of the processor's types of input.
-        columns (`list[str]`): of the table; several for `tabular` and `vector`.
-        settings (`dict`): of the type, as in the processor.
-    """
-
-    type: str
-    columns: list
-    settings: dict = field(default_factory=dict)
+    type: str  # of the processor's types of input
+    columns: list  # of the table; several for `tabular` and `vector`
+    settings: dict = field(default_factory=dict)  # of the type, as in the processor
 
 
 def load_table(

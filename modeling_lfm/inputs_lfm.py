@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from .audio_lfm import fit_length, log_spectrogram, read_waveform
-from .media_lfm import WHITE, image_pixels, read_image
+from .media_lfm import WHITE, describe, image_pixels, read_image
 from .registry_lfm import Registry
 
 KINDS = Registry("type of input")
@@ -59,6 +60,10 @@ class InputKind:
     def stack(self, rows):
         """Samples (`list[torch.Tensor]`) to a batch, as the model reads it; a `dict` where there are several parts."""
         return stack_rows(rows)
+
+    def blank(self):
+        """The smallest sample, as `encode` gives it: zeros, or an empty text."""
+        return np.zeros([max(side, 1) for side in self.shape], self.dtype)
 
 
 @KINDS.register("spectrogram")
@@ -246,6 +251,7 @@ class Text(InputKind):
     padding: str = "longest"
     parts: ClassVar = ("input_ids", "attention_mask")
     read_only: ClassVar = ("padding",)
+    tokenizer: ClassVar = None  # that of the processor, which sets it
 
     @classmethod
     def is_absent(cls, sample):
@@ -256,6 +262,20 @@ class Text(InputKind):
         check_positive(self, "max_length", whole=True)
         if self.padding not in ("longest", "max_length"):
             raise ValueError(f"padding={self.padding!r} must be 'longest' or 'max_length'")
+
+    def encode(self, sample, sampling_rate=None):
+        """The token numbers (`list[int]`) of a text."""
+        if not isinstance(sample, str):
+            raise ValueError(f"a text is expected, got {describe(sample)}.")
+        return self.tokenizer(sample, truncation=True, max_length=self.max_length)["input_ids"]
+
+    def stack(self, rows):
+        settings = {"padding": self.padding, "max_length": self.max_length, "return_attention_mask": True}
+        rows = {"input_ids": [row.tolist() for row in rows]}
+        return dict(pad_without_fast_tokenizer_warning(self.tokenizer, rows, return_tensors="pt", **settings))
+
+    def blank(self):
+        return self.tokenizer("")["input_ids"] or [self.tokenizer.pad_token_id]
 
 
 def is_nothing(value):

@@ -3,15 +3,12 @@
 import re
 from dataclasses import asdict, fields
 
-import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin
-from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused two.
 from .audio_lfm import read_waveform  # noqa: F401
 from .inputs_lfm import KINDS, Text
-from .media_lfm import describe
 from .numbers_lfm import read_numbers  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import save_plugins, suggest
@@ -52,6 +49,8 @@ class LfmProcessor(ProcessorMixin):
             raise ValueError("a tokenizer was given, but no modality has the type 'text'; leave it out.")
         if texts and getattr(tokenizer, "pad_token", "") is None:
             raise ValueError(f"the tokenizer of {texts[0]!r} has no padding token: set tokenizer.pad_token.")
+        for name in texts:
+            self.kinds[name].tokenizer = tokenizer
         self.tokenizer = None
         if tokenizer is None:
             # transformers reads the parts of a processor from the signature above and refuses None for one; a
@@ -137,11 +136,7 @@ class LfmProcessor(ProcessorMixin):
         kind = self.kinds[modality]
         if kind.centres is not None and not stored:
             return kind.encode(sample, sampling_rate, kind.centres)
-        if not isinstance(kind, Text):
-            return kind.encode(sample, sampling_rate)
-        if not isinstance(sample, str):
-            raise ValueError(f"{modality} expects text, got {describe(sample)}.")
-        return self.tokenizer(sample, truncation=True, max_length=kind.max_length)["input_ids"]
+        return kind.encode(sample, sampling_rate)
 
     def stack(self, modality, rows, fill=False):
         """Samples, as `encode` gives them (or as tensors), to a batch: `dict` of tensors, padded where they differ.
@@ -153,29 +148,12 @@ class LfmProcessor(ProcessorMixin):
         if not any(present) and not fill:
             return {}
         if not all(present):
-            filler = rows[present.index(True)] if any(present) else self._blank(modality)
+            filler = rows[present.index(True)] if any(present) else kind.blank()
             rows = [filler if row is None else row for row in rows]
             return {**self.stack(modality, rows), f"{modality}_present": torch.tensor(present)}
-        if not isinstance(kind, Text):
-            tensors = kind.stack([torch.as_tensor(row) for row in rows])
-            tensors = tensors if isinstance(tensors, dict) else {"values": tensors}
-            return {f"{modality}_{part}": tensor for part, tensor in tensors.items()}
-        padded = pad_without_fast_tokenizer_warning(
-            self.tokenizer,
-            {"input_ids": [np.asarray(row).tolist() for row in rows]},
-            padding=kind.padding,
-            max_length=kind.max_length,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        return {f"{modality}_{part}": padded[part] for part in kind.parts}
-
-    def _blank(self, modality):
-        """The smallest sample of a modality, of zeros; of a text an empty one."""
-        kind = self.kinds[modality]
-        if isinstance(kind, Text):
-            return self.tokenizer("")["input_ids"] or [self.tokenizer.pad_token_id]
-        return torch.zeros([max(side, 1) for side in kind.shape], dtype=torch.from_numpy(np.zeros(0, kind.dtype)).dtype)
+        tensors = kind.stack([torch.as_tensor(row) for row in rows])
+        tensors = tensors if isinstance(tensors, dict) else {"values": tensors}
+        return {f"{modality}_{part}": tensor for part, tensor in tensors.items()}
 
     def shape(self, modality):
         """Shape of what `encode` gives of `modality` (`tuple[int, ...]`; -1 where it varies), or None for text."""

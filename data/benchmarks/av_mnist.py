@@ -12,12 +12,11 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 from scipy.io import wavfile
 
 from modeling_lfm.audio_lfm import load_audio
 
-from ..benchmark import Benchmark, BenchmarkConfig, check_share, split_entries
+from ..benchmark import Benchmark, BenchmarkConfig, check_share, png_bytes, split_entries
 
 IMAGE_FILES = ("images-idx3-ubyte.gz", "train-images-idx3-ubyte.gz")
 LABEL_FILES = ("labels-idx1-ubyte.gz", "train-labels-idx1-ubyte.gz")
@@ -51,8 +50,6 @@ class AvMnistConfig(BenchmarkConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        names = [self.test_speakers] if isinstance(self.test_speakers, str) else self.test_speakers
-        self.test_speakers = tuple(names)
         check_share("validation", self.validation)
         check_share("image_pca_removed", self.image_pca_removed)
         if not self.image_noise >= 0:
@@ -163,7 +160,7 @@ class AvMnist(Benchmark):
             image = np.clip((noisy - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
         return {
             "audio": {"bytes": self._audio(entry["wav"], rng), "path": entry["wav"]},
-            "image": {"bytes": _png(image), "path": f"mnist_{entry['image']}.png"},
+            "image": {"bytes": png_bytes(image), "path": f"mnist_{entry['image']}.png"},
             "label": entry["label"],
         }
 
@@ -213,9 +210,3 @@ def _read_idx(path, dimensions):
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
-
-
-def _png(image):
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, format="PNG")
-    return out.getvalue()

@@ -304,7 +304,7 @@ def test_multi_label(folder, samples, tmp_path):
             FileNotFoundError,
             "sample 1: modality 'sight': no file at /no",
         ),
-        ({"words": 3}, ValueError, "words expects text"),
+        ({"words": 3}, ValueError, "modality 'words': a text is expected"),
         ({"sound": "ftp://x/a.wav"}, ValueError, "modality 'sound': 'ftp://x/a.wav' is not read; give the path"),
         ({"sight": {"path": "file:///etc/hosts"}}, ValueError, "is not read; give the path"),
         ({"sight": "data:image/png;base64,AAAA"}, ValueError, "is not read; give the path"),

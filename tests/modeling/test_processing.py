@@ -335,7 +335,7 @@ def test_wrong_calls_are_refused(tokenizer):
         ({"image": [picture], "text": ["a", "b"]}, "the same number of samples"),
         ({"image": []}, "one at least"),
         ({"image": [picture], "return_tensors": "tf"}, "'pt' or 'np'"),
-        ({"text": [5]}, "text expects text"),
+        ({"text": [5]}, "a text is expected, got an input of type int"),
         ({"text": [None]}, "sample 0 has no modality"),
         ({"image": [3]}, "got int"),
         ({"image": [picture.astype(np.float32) - 1]}, "range"),
