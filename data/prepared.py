@@ -65,15 +65,12 @@ def digest_samples(dataset, data_dir):
                 value = {"path": value, "bytes": None}
             if isinstance(value, dict) and "path" in value:
                 path, content = str(value["path"] or ""), value.get("bytes")
-                held = hashlib.sha256(content).hexdigest() if content is not None else _size(path)
+                size = os.path.getsize(path) if os.path.exists(path) else None
+                held = size if content is None else hashlib.sha256(content).hexdigest()
                 value = {**value, "path": path.replace(f"{data_dir}/", ""), "content": held}
                 value.pop("bytes", None)
             digest.update(json.dumps([column, value], sort_keys=True).encode())
     return digest.hexdigest()[:16]
-
-
-def _size(path):
-    return os.stat(path).st_size if os.path.exists(path) else None
 
 
 def _digest(value):

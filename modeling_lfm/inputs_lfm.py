@@ -29,6 +29,7 @@ class InputKind:
         centres (`list[int]`): where of what is stored evaluation reads only some, which; `encode` takes them.
         is_fitted (`bool`): False while statistics of the training data are missing, which `fit(samples)` finds.
         tower_keys (`dict`): what the entry of its tower has to say.
+        frontend (`dict`, *optional*): settings of a [`LogSpectrogram`] that its tower has to make of what it reads.
 
     Example: see "A type of input" in CONTRIBUTING.md.
     """
@@ -41,6 +42,7 @@ class InputKind:
     centres: ClassVar = None
     is_fitted: ClassVar = True
     tower_keys: ClassVar = {}
+    frontend: ClassVar = None
 
     @classmethod
     def is_absent(cls, sample):
@@ -122,7 +124,6 @@ class Spectrogram(InputKind):
 
     @property
     def frontend(self):
-        """`frontend` of the tower that computes the spectrograms (`dict`); None where the processor does."""
         if not self.in_model:
             return None
         keys = ("n_fft", "hop_length", "floor", "normalize", "mean", "std", "center", "clip")

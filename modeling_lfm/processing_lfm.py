@@ -193,19 +193,20 @@ class LfmProcessor(ProcessorMixin):
             modalities (`dict[str, dict]`): of `LfmConfig`, changed in place; what is there already stays.
 
         Raises:
-            ValueError: a processor that was not fitted.
+            ValueError: a processor that was not fitted; a tower that makes no spectrograms.
         """
         for name in self.unfitted():
             raise ValueError(f"modality {name!r} has no statistics yet: call processor.fit with training samples.")
         for name, kind in self.kinds.items():
+            spec = modalities.get(name, {})
             for key, value in kind.tower_keys.items():
-                if name in modalities:
-                    modalities[name].setdefault(key, value)
-
-    def frontends(self):
-        """`frontend` of the towers (`dict` by modality) that compute spectrograms themselves, see [`Spectrogram`]."""
-        found = {name: getattr(kind, "frontend", None) for name, kind in self.kinds.items()}
-        return {name: frontend for name, frontend in found.items() if frontend is not None}
+                spec.setdefault(key, value)
+            if spec and kind.frontend is not None:
+                if spec["tower"] != "timm":
+                    raise ValueError(
+                        f"processor.{name}: in_model needs a timm tower, and {name} has {spec['tower']!r}."
+                    )
+                spec["frontend"] = kind.frontend
 
     @property
     def varies(self):

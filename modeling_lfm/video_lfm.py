@@ -215,7 +215,8 @@ class Clip:
         """
         found, frames, reached = {}, None, -1
         for number in sorted(set(numbers)):
-            key = self._keyframe(number)
+            place = bisect_right(self.keys, self.times[number]) - 1 if self.keys else 0
+            key = self.keys[place] if place > 0 else None  # the last keyframe up to it, if that is not the first one
             if frames is None or (key is not None and key > self.times[reached]):
                 frames = self._frames(key)
             for reached, frame in frames:  # noqa: B007
@@ -225,11 +226,6 @@ class Clip:
                 raise _Unexpected
             found[number] = self._to_image(frame)
         return [found[number] for number in numbers]
-
-    def _keyframe(self, number):
-        """The time of the last keyframe up to a frame; None of the first, or where the file does not tell."""
-        place = bisect_right(self.keys, self.times[number]) - 1 if self.keys else 0
-        return self.keys[place] if place > 0 else None
 
     def _frames(self, start=None):
         """Frames with their numbers, from the beginning, or from the keyframe at the time `start` on or before it."""

@@ -15,7 +15,6 @@ class CremaD(ListedBenchmark):
     modalities = {"audio": "audio", "video": "video"}
     class_names = list(EMOTIONS.values())
     summary = "CREMA-D: 7,442 clips of 91 actors, six emotions (Open Database License)."
-
     lists = {"train": ("train.csv",), "test": ("test.csv",)}
     width = 2
     place = "VideoFlash/{}.flv"

@@ -180,7 +180,8 @@ class Demo(Benchmark):
         # An image is in one pair only, so its number makes the generator the pair's own.
         generator = np.random.default_rng([self.config.seed, 3, entry["image"]])
         waveform = speak(WORDS[self.class_names[label]], Voice(*entry["voice"]), generator)
-        sample = {"audio": {"bytes": _wav(waveform), "path": f"{label}_{entry['image']:04d}.wav"}, "label": label}
+        soundfile.write(file := io.BytesIO(), waveform, SAMPLING_RATE, format="WAV", subtype="PCM_16")
+        sample = {"audio": {"bytes": file.getvalue(), "path": f"{label}_{entry['image']:04d}.wav"}, "label": label}
         for column in ("image", "second_image"):
             if column in entry:
                 content = png_bytes(_blur(pixels[entry[column]], self.config.image_noise, generator))
@@ -236,9 +237,10 @@ def speak(word: list[Segment], voice: Voice, generator: np.random.Generator) -> 
     pitch = voice.pitch * generator.uniform(0.94, 1.06) * np.interp(time, middles, [s.pitch for s in word])
     phase = np.cumsum(pitch) / SAMPLING_RATE + generator.uniform()
     current = np.minimum(np.searchsorted(ends, time, side="right"), len(word) - 1)
-    voiced, noise = (
-        _smooth(np.array([getattr(segment, name) for segment in word])[current]) for name in ("voiced", "noise")
-    )
+    # A moving average over 10 ms, and silence before and after, so that nothing clicks.
+    window = np.full(SAMPLING_RATE // 100, 100 / SAMPLING_RATE)
+    amplitudes = np.array([[segment.voiced, segment.noise] for segment in word])[current].T
+    voiced, noise = (np.convolve(part, window, mode="same") for part in amplitudes)
     source = voiced * (2 * (phase % 1) - 1) + 0.3 * noise * generator.standard_normal(samples)
     formants = np.array([segment.formants for segment in word]) * voice.formant_scale
     formants = formants * generator.uniform(0.96, 1.04, formants.shape)
@@ -265,11 +267,6 @@ def _filter(source: np.ndarray, formants: np.ndarray, frame: int = 128) -> np.nd
     return output[hop : hop + len(source)]
 
 
-def _smooth(values: np.ndarray, width: int = SAMPLING_RATE // 100) -> np.ndarray:
-    """Moving average over 10 ms, and silence before and after, so that nothing clicks."""
-    return np.convolve(values, np.full(width, 1 / width), mode="same")
-
-
 @lru_cache(maxsize=1)
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """All images, (1797, 8, 8) float64 from 0 to 1, and their labels, (1797,)."""
@@ -277,12 +274,6 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
     digits = load_digits()
     return digits.images / 16, digits.target
-
-
-def _wav(waveform: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, waveform, SAMPLING_RATE, format="WAV", subtype="PCM_16")
-    return file.getvalue()
 
 
 def _blur(pixels: np.ndarray, noise: float, generator: np.random.Generator) -> np.ndarray:

@@ -23,7 +23,6 @@ class KineticsSounds(ClipBenchmark):
     modalities = {"audio": "audio", "video": "video"}
     class_names = CLASS_NAMES
     summary = "KineticsSounds: clips of 31 actions of Kinetics-400 that can be heard and seen."
-
     lists = {"train": ("my_train.txt",), "test": ("my_test.txt",)}
     width = 3
 

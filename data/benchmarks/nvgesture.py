@@ -42,7 +42,6 @@ class NvGesture(ListedBenchmark):
     modalities = {"rgb": "clip", "depth": "clip"}
     class_names = CLASS_NAMES
     summary = "NVGesture: 25 gestures of 20 people, in colour and depth."
-
     lists = {
         split: tuple(f"nvgesture_{split}_correct_cvpr2016{version}.lst" for version in ("_v2", ""))
         for split in ("train", "test")

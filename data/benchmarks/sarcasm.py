@@ -38,7 +38,6 @@ class Sarcasm(ListedBenchmark):
     class_names = ["not sarcastic", "sarcastic"]
     summary = "Multi-modal sarcasm detection: tweets of a picture and a text."
     folders = ("", "text", "annotations")
-
     lists = {"train": ("train.txt",), "validation": ("valid2.txt",), "test": ("test2.txt",)}
     place = "{}.jpg"
 

@@ -40,7 +40,6 @@ class Twitter2015(ListedBenchmark):
     class_names = ["negative", "neutral", "positive"]
     summary = "Twitter2015: sentiment of tweets of a picture and a text towards a target."
     folders = ("", "twitter2015", "annotations")
-
     lists = {"train": ("train.tsv",), "validation": ("dev.tsv",), "test": ("test.tsv",)}
     place = "twitter2015_images/{}.jpg"
     prefer = ("twitter2015_images",)
@@ -59,13 +58,11 @@ class Twitter2015(ListedBenchmark):
         index, label, image, sentence, target = cells
         if TARGET not in sentence:
             raise ValueError(f"the sentence has no {TARGET}: {sentence[:80]!r}.")
-        sample = {"image": image, "text": self._text(sentence, target), "label": self.class_number(label)}
+        way = self.config.target
+        text = sentence if way == "keep" else sentence.replace(TARGET, target)
+        text = " ".join(f"{text} [SEP] {target}".split() if way == "append" else text.split())
+        sample = {"image": image, "text": text, "label": self.class_number(label)}
         return {"name": f"{index} ({check_path(image)})", "key": (image, sentence, target), **sample}
 
     def stems(self, sample):
         return [split_path(sample["image"])[1]]
-
-    def _text(self, sentence, target):
-        way = self.config.target
-        text = sentence if way == "keep" else sentence.replace(TARGET, target)
-        return " ".join(f"{text} [SEP] {target}".split() if way == "append" else text.split())

@@ -123,15 +123,6 @@ def make_processor(modalities, model_args, data_args):
     return LfmProcessor(modalities=entries, tokenizer=tokenizer)
 
 
-def give_frontends(config, processor):
-    """Let the towers (of `LfmConfig`, changed in place) compute the spectrograms that the processor leaves to them."""
-    for name, frontend in processor.frontends().items():
-        spec = config.modalities[name]
-        if spec["tower"] != "timm":
-            raise ValueError(f"processor.{name}: in_model needs a timm tower, and {name} has {spec['tower']!r}.")
-        spec["frontend"] = frontend
-
-
 def set_up(model_args, data_args, training_args):
     """Everything before the first step: the `LfmTrainer` with model and data, and the prepared splits (`dict` of
     `datasets.Dataset`; `test` only with `do_predict`)."""
@@ -146,7 +137,6 @@ def set_up(model_args, data_args, training_args):
     config = make_config(model_args, training_args)
     check_metric(training_args, config.modality_names)
     processor = make_processor(config.modality_names, model_args, data_args)
-    give_frontends(config, processor)
     unused = set(model_args.modalities) - set(config.modality_names)
     columns = {name: column for name, column in data_args.columns.items() if name not in unused}
     data_args = replace(data_args, columns=columns)

@@ -9,7 +9,6 @@ import torch
 
 from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.frontend_lfm import LogSpectrogram
-from modeling_lfm.scripts.common.training import give_frontends
 from tests.data.media import tone
 
 from ..trainer.toy import resnet, toy_model
@@ -42,7 +41,7 @@ def test_spectrograms_of_the_model_are_librosas(settings):
     given = inside(audio=waves, sampling_rate=16000)["audio_values"]
     assert given.shape == (2, round(inside.modalities["audio"]["duration"] * rate))
     assert tuple(given.shape[1:]) == inside.shape("audio")
-    found = LogSpectrogram(inside.frontends()["audio"])(given)
+    found = LogSpectrogram(inside.kinds["audio"].frontend)(given)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -52,7 +51,7 @@ def test_a_model_of_waveforms_travels_and_predicts_the_same(tmp_path):
     outside = LfmProcessor({"audio": settings})
     inside = LfmProcessor({"audio": {**settings, "in_model": True}})
     plain = toy_model({"audio": resnet(1)}).eval()
-    model = toy_model({"audio": {**resnet(1), "frontend": inside.frontends()["audio"]}}).eval()
+    model = toy_model({"audio": {**resnet(1), "frontend": inside.kinds["audio"].frontend}}).eval()
     model.save_pretrained(tmp_path)
     inside.save_pretrained(tmp_path)
     model, inside = LfmForMultimodalClassification.from_pretrained(tmp_path), LfmProcessor.from_pretrained(tmp_path)
@@ -74,5 +73,5 @@ def test_wrong_settings_are_named():
         toy_model({"audio": {**resnet(1), "frontend": {"hop": 3}}})
     processor = LfmProcessor({"text": {"type": "spectrogram", "in_model": True}})
     with pytest.raises(ValueError, match=r"processor\.text: in_model needs a timm tower"):
-        give_frontends(toy_model({"text": TOWERS["text"]}).config, processor)
-    assert LfmProcessor({"audio": {"type": "spectrogram"}}).frontends() == {}
+        processor.complete_towers({"text": TOWERS["text"]})
+    assert LfmProcessor({"audio": {"type": "spectrogram"}}).kinds["audio"].frontend is None

@@ -278,7 +278,7 @@ def test_a_model_that_computes_spectrograms_itself_has_the_same_maps():
     outside, inside = (LfmProcessor({"audio": {**settings, "in_model": flag}}) for flag in (False, True))
     waves = [np.random.default_rng(n).normal(size=4000).astype(np.float32) for n in range(2)]
     batches = [processor(audio=waves, sampling_rate=8000) for processor in (outside, inside)]
-    towers = [resnet(1), {**resnet(1), "frontend": inside.frontends()["audio"]}]
+    towers = [resnet(1), {**resnet(1), "frontend": inside.kinds["audio"].frontend}]
     models = [make_model({"audio": tower}) for tower in towers]
     maps = [grad_cam(model, batch, "audio") for model, batch in zip(models, batches, strict=True)]
     torch.testing.assert_close(maps[1], maps[0], rtol=1e-3, atol=1e-5)
