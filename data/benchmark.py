@@ -20,6 +20,7 @@ from ..registry_lfm import check_type
 from . import find_benchmark
 from .files import fingerprint, list_files
 from .partial import MISSING_SHOWN, DownloadReport, SplitCount
+from .sources import find_source
 
 MEDIA = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 CUT = {"first_frame": datasets.Value("int32"), "last_frame": datasets.Value("int32")}
@@ -75,8 +76,15 @@ class Benchmark(datasets.GeneratorBasedBuilder):
         raise NotImplementedError(f"{type(self).__name__} must define example")
 
     @property
+    def source(self):
+        """[`Source`][modeling_lfm.data.sources.Source]: where its files are from, and what `data_dir` must hold."""
+        return find_source(self.benchmark)
+
+    @property
     def data_dir(self):
-        """`Path` of the data set's files, which exists."""
+        """`Path` of the data set's files, which exists; a `ValueError` where it was not given."""
+        if self.config.data_dir is None:
+            raise ValueError(f"{self.benchmark} needs data_dir. {self.source.layout_line}")
         return Path(self.config.data_dir)
 
     @cached_property

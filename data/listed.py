@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from .benchmark import SPLITS, Benchmark, BenchmarkConfig, check_share, stratified_split
 from .partial import DownloadReport, MissingSample, SplitCount
-from .sources import find_source
 
 EXTENSIONS = {  # those that come first win where a clip lies there twice
     "audio": (".wav", ".flac", ".m4a", ".mp3", ".ogg"),
@@ -245,10 +244,6 @@ class ListedBenchmark(Benchmark):
             raise ValueError(f"label {word[:80]!r} is not {first} to {last}.")
         return self.class_names[int(word) - first]
 
-    @property
-    def source(self):
-        return find_source(self.benchmark)
-
     @cached_property
     def media(self):
         return MediaIndex(self.files, self.data_dir, set(self.modalities.values()))
@@ -267,14 +262,11 @@ class ListedBenchmark(Benchmark):
         )
 
     def plan(self):
-        name, source = self.benchmark, self.source
-        if self.config.data_dir is None:
-            raise ValueError(f"{name} needs data_dir. {source.layout_line}")
-        self.notes = []
+        self.notes, source = [], self.source
         self.listed = listed = self._distinct(self.annotations())
         share, held_out = getattr(self.config, "validation", 0), set()
         origin = {"validation": "train"} if share and "train" in listed else {}
-        report = DownloadReport(name, str(self.data_dir), {}, notes=self.notes, origin=origin)
+        report = DownloadReport(self.benchmark, str(self.data_dir), {}, notes=self.notes, origin=origin)
         wanted = origin.get(self.config.only_split, self.config.only_split)
         if wanted in listed:  # what is missing of the others is no concern of the caller
             listed = {wanted: listed[wanted]}

@@ -9,6 +9,7 @@ import torch
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from .audio_lfm import fit_length, log_spectrogram, read_waveform
+from .frontend_lfm import SETTINGS
 from .media_lfm import WHITE, describe, image_pixels, read_image
 from .registry_lfm import Registry
 
@@ -126,8 +127,7 @@ class Spectrogram(InputKind):
     def frontend(self):
         if not self.in_model:
             return None
-        keys = ("n_fft", "hop_length", "floor", "normalize", "mean", "std", "center", "clip")
-        return {key: getattr(self, key) for key in keys}
+        return {key: getattr(self, key) for key in SETTINGS}
 
     @property
     def shape(self):

@@ -25,7 +25,6 @@ MAX_VALUES = 2**28  # of an idx file; the 60,000 pictures of MNIST have 47 milli
 WAV_NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
 # Corrupted images are stored in 8 bits: this range of standardised grey values becomes 0 to 255.
 STORED_RANGE = (-6.0, 9.0)
-HINT = "data_dir must hold mnist/{images-idx3,labels-idx1}-ubyte.gz and fsdd/{digit}_{speaker}_{index}.wav."
 
 
 @dataclass
@@ -66,8 +65,6 @@ class AvMnist(Benchmark):
 
     def plan(self):
         config = self.config
-        if config.data_dir is None:
-            raise ValueError(f"av_mnist needs data_dir. {HINT}")
         wavs = self._recordings()
         # A folder may hold some speakers only, such as those to train on; a name that nobody has is a slip.
         unknown = sorted(set(config.test_speakers) - {speaker for _, _, speaker in wavs} - SPEAKERS)
@@ -102,7 +99,7 @@ class AvMnist(Benchmark):
             self.file(path, "fetch it again.")
             found.append((name, int(match[1]), match[2]))
         if not found:
-            raise FileNotFoundError(f"no recordings in {folder}. {HINT}")
+            raise FileNotFoundError(f"no recordings in {folder}. {self.source.layout_line}")
         return found
 
     def _read_mnist(self):
@@ -119,7 +116,8 @@ class AvMnist(Benchmark):
         for name in names:
             if f"mnist/{name}" in self.files:
                 return self.file(f"mnist/{name}", "fetch it again.")
-        raise FileNotFoundError(f"neither {' nor '.join(names)} in {self.data_dir / 'mnist'}. {HINT}")
+        places = f"{' nor '.join(names)} in {self.data_dir / 'mnist'}"
+        raise FileNotFoundError(f"neither {places}. {self.source.layout_line}")
 
     def _pair(self, wavs, labels):
         """An image for each recording (`list[int]`), of the same digit, each once, whichever speakers are tested."""

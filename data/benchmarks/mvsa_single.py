@@ -7,7 +7,6 @@ from modeling_lfm.media_lfm import read_image
 from ..benchmark import MAX_TEXT, Benchmark, BenchmarkConfig, check_share, split_entries
 from ..listed import read_csv
 
-HINT = "data_dir must hold train.csv (columns id and label) and data/{id}.jpg and data/{id}.txt."
 HINT_FILE = "fetch it again, or remove its line."
 
 
@@ -36,8 +35,6 @@ class MvsaSingle(Benchmark):
         config = self.config
         check_share("validation", config.validation)
         check_share("test", config.test)
-        if config.data_dir is None:
-            raise ValueError(f"mvsa_single needs data_dir. {HINT}")
         train = self._read("train.csv")
         if "test.csv" in self.files:
             test = self._read("test.csv")
@@ -50,7 +47,7 @@ class MvsaSingle(Benchmark):
         return {"train": train, "validation": validation, "test": test}
 
     def _read(self, file):
-        path = self.file(file, HINT)
+        path = self.file(file, self.source.layout_line)
         entries, seen, rows = [], set(), read_csv(path, None)
         _, header = next(rows, (0, []))
         if not {"id", "label"} <= set(header):
