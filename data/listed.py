@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from ..registry_lfm import about
 from .benchmark import SPLITS, Benchmark, BenchmarkConfig, check_share, stratified_split
 from .partial import DownloadReport, MissingSample, SplitCount
 
@@ -207,10 +208,8 @@ class ListedBenchmark(Benchmark):
         """
         path, samples = self.data_dir / self.annotation_file(*names), []
         for number, line in self.rows(path):
-            try:
+            with about(f"{path}, line {number}"):
                 sample = self.read_line(line, split)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
             if sample is not None:
                 samples.append({**sample, "at": (path.name, number)})
         return samples

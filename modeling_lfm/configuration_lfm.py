@@ -13,7 +13,7 @@ from .frontend_lfm import LogSpectrogram  # noqa: F401
 from .fusion_base_lfm import FUSIONS
 from .fusions_lfm import SumFusion  # noqa: F401  (they register themselves)
 from .mmtm_lfm import MmtmFusion  # noqa: F401
-from .registry_lfm import suggest
+from .registry_lfm import about, suggest
 from .small_towers_lfm import MlpTower  # noqa: F401
 from .towers_lfm import TOWERS
 from .weights_lfm import check_count, check_implementation, check_nested
@@ -209,7 +209,7 @@ def _check_modality(name, spec):
         raise ValueError(f"modality name {name!r} is reserved; choose another.")
     if not isinstance(spec, dict) or "tower" not in spec:
         raise ValueError(f"modality {name!r} of modalities needs a mapping with the key 'tower', got {spec!r}.")
-    try:
+    with about(f"modality {name!r}"):
         kind = TOWERS.find(spec["tower"])
         known = ("tower", "name", "pretrained", "frozen", *kind.keys)
         for key in set(spec) - set(known):
@@ -222,8 +222,6 @@ def _check_modality(name, spec):
         kind.check(spec)
         if kind.nested and isinstance(spec.get("config"), dict):
             check_nested(spec["config"])
-    except ValueError as error:
-        raise ValueError(f"modality {name!r}: {error}") from error
 
 
 def build_tower_config(spec):

@@ -15,7 +15,7 @@ from .fusion_base_lfm import FUSIONS
 from .fusions_lfm import SumFusion  # noqa: F401
 from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
-from .registry_lfm import save_plugins, suggest
+from .registry_lfm import about, save_plugins, suggest
 from .small_towers_lfm import MlpTower  # noqa: F401
 from .towers_lfm import make_tower, resolve_tower_configs, run_tower, sketch
 from .weights_lfm import check_missing, check_shapes, load_safely
@@ -287,11 +287,8 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         model.pretrained_towers = {}
         for name, spec in config.modalities.items():
             if spec.get("pretrained") or spec.get("checkpoint"):
-                try:
+                with about(f"modality {name!r} ({spec.get('name')})"):
                     model.lfm.towers[name].load_pretrained(spec)
-                except (OSError, ValueError) as error:
-                    kind = next(k for k in (FileNotFoundError, OSError, ValueError) if isinstance(error, k))
-                    raise kind(f"modality {name!r} ({spec.get('name')}): {error}") from error
                 model.pretrained_towers[name] = {key: spec.get(key) for key in ("tower", "name", "checkpoint")}
         config.forget_sources()
         return model.eval()

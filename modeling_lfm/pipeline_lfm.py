@@ -15,7 +15,7 @@ from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .fusion_base_lfm import check_finite
-from .registry_lfm import suggest
+from .registry_lfm import about, suggest
 from .weights_lfm import check_count
 
 TASK = "multimodal-classification"
@@ -182,10 +182,8 @@ class MultimodalClassificationPipeline(Pipeline):
         multi_label = self.model.config.is_multi_label
         labels = self.model.config.id2label
         logits = outputs["logits"].double()
-        try:
+        with about(self.model.name_or_path or "the model"):
             check_finite(logits, self.reader.names, outputs["present"])
-        except ValueError as error:
-            raise ValueError(f"{self.model.name_or_path or 'the model'}: {error}") from error
         scores = logits.sigmoid() if multi_label else logits.softmax(-1)
         scores, order = (part.tolist() for part in scores.sort(dim=-1, descending=True, stable=True))
 
@@ -253,13 +251,10 @@ class SampleReader:
         """What the processor encodes of each input of a sample that is there (`dict` by modality)."""
         fetched, rows = {}, {}
         for name, value in self.pick(sample, number, columns).items():
-            try:
+            with about(f"{_where(number)}modality {name!r}"):
                 if self.processor.modalities[name]["type"] != "text":
                     value = _fetch(value, timeout, fetched)
                 rows[name] = self.processor.encode(name, value, sampling_rate, stored=False)
-            except (ValueError, OSError) as error:
-                kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))
-                raise kind(f"{_where(number)}modality {name!r}: {error}") from error
         return rows
 
     def stack(self, rows):

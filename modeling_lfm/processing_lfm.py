@@ -11,7 +11,7 @@ from .audio_lfm import read_waveform  # noqa: F401
 from .inputs_lfm import KINDS, Text
 from .numbers_lfm import read_numbers  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
-from .registry_lfm import save_plugins, suggest
+from .registry_lfm import about, save_plugins, suggest
 from .series_lfm import Sequence  # noqa: F401  (these register themselves)
 from .tables_lfm import Tabular  # noqa: F401
 from .video_inputs_lfm import Video  # noqa: F401
@@ -173,10 +173,8 @@ class LfmProcessor(ProcessorMixin):
         """
         for name in self.unfitted():
             kind = self.kinds[name]
-            try:
+            with about(f"modality {name!r}"):
                 kind.fit(sample for sample in samples.get(name, ()) if not self.is_absent(name, sample))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"modality {name!r}: {error}.") from error
             if not kind.is_fitted:
                 raise ValueError(f"modality {name!r} has no training samples from which to find its statistics.")
             self.modalities[name] |= asdict(kind)
@@ -229,7 +227,7 @@ def _build(name, settings):
     if not isinstance(settings, dict) or "type" not in settings:
         raise ValueError(f"modality {name!r} needs a 'type', one of {', '.join(KINDS)}; got {settings!r}.")
     own = {key: value for key, value in settings.items() if key != "type"}
-    try:
+    with about(f"modality {name!r} ({settings['type']})"):
         kind = KINDS.find(settings["type"])
         presets = getattr(kind, "presets", {})
         known = [field.name for field in fields(kind)] + ["preset"] * bool(presets)
@@ -243,5 +241,3 @@ def _build(name, settings):
             if key in own and type(own[key]) is not bool:
                 raise ValueError(f"{key}={own[key]!r} must be true or false")
         return kind(**own)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"modality {name!r} ({settings['type']}): {error}") from error

@@ -5,6 +5,7 @@ import difflib
 import math
 import re
 import sys
+from contextlib import contextmanager
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import NoneType, UnionType
@@ -23,6 +24,16 @@ def suggest(word, known):
     names = [str(name) for name in known]
     near = difflib.get_close_matches(str(word), names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names) or 'none'}."
+
+
+@contextmanager
+def about(what):
+    """Let an error of wrong values or files, in the block of a `with`, begin with `what` (`str`) it is about."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        kind = next((kind for kind in (FileNotFoundError, OSError) if isinstance(error, kind)), ValueError)
+        raise kind(f"{what}: {error}") from error
 
 
 def check_type(name, value, hint):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from .frontend_lfm import LogSpectrogram
-from .registry_lfm import Registry
+from .registry_lfm import Registry, about
 from .weights_lfm import check_checkpoint, check_count, check_plain, load_safely, timm_weights
 
 TOWERS = Registry("tower")
@@ -327,12 +327,8 @@ def make_tower(config, modality):
             f"modality {modality!r} names the pretrained model {spec.get('name')!r}, whose configuration is not "
             "known yet; make the model with LfmForMultimodalClassification.from_towers(config)."
         )
-    try:
+    with about(f"modality {modality!r} ({spec.get('name')})"):
         tower = kind(spec, nested)
-    except TypeError as error:  # an argument that the architecture does not have, or of a wrong type
-        raise ValueError(f"modality {modality!r} ({spec.get('name')}): {error}; mend its model_args.") from error
-    except ValueError as error:
-        raise ValueError(f"modality {modality!r}: {error}") from error
     if spec.get("frozen"):
         tower.requires_grad_(False)
     return tower
