@@ -264,6 +264,12 @@ class SettingsParser(HfArgumentParser):
         kinds = self.kinds[key]
         if value in ("null", "none", "None") and self.defaults[key] is None:
             return None
+        if value is True and key == "resume_from_checkpoint":  # named without a folder
+            value = "true"
+        bare = value is True and bool not in kinds and {str, list} & {*kinds}
+        empty = isinstance(value, str) and not value.strip() and self.defaults[key] != ""  # a path would be the folder
+        if (value is None and NoneType not in kinds) or bare or empty:
+            raise ValueError(f"{key} is empty: give it a value, or leave it out.")
         if isinstance(value, str) and value.startswith("{") and dict in kinds:
             value = Mapping(value, key)
         elif bool in kinds and str not in kinds and isinstance(value, (str, int)):
@@ -273,12 +279,6 @@ class SettingsParser(HfArgumentParser):
             value = parse_value(value)
         elif isinstance(value, (int, float)) and str in kinds and not isinstance(value, (bool, *kinds)):
             value = str(value)
-        elif value is True and key == "resume_from_checkpoint":  # named without a folder
-            value = "true"
-        bare = value is True and bool not in kinds and {str, list} & {*kinds}
-        empty = value == "" and self.defaults[key] != ""  # a path that is empty would be the folder one is in
-        if (value is None and NoneType not in kinds) or bare or empty:
-            raise ValueError(f"{key} is empty: give it a value, or leave it out.")
         if list in kinds and str not in kinds and isinstance(value, (str, int, float)):
             value = [value]
         if _has_nan(value):

@@ -263,7 +263,7 @@ def test_yaml_that_cannot_be_used_is_told_at_once(tmp_path, content, message):
 
 
 def test_several_values_where_one_is_expected_are_an_error(tmp_path):
-    for key, value in (("seed", ["1", "2"]), ("label_names", {"a": 1}), ("seed", None)):
+    for key, value in (("seed", ["1", "2"]), ("label_names", {"a": 1}), ("seed", None), ("save_total_limit", "")):
         with pytest.raises(ValueError, match=key):
             build({"output_dir": str(tmp_path), key: value}, LfmTrainingArguments)
     args = build({"output_dir": str(tmp_path), "report_to": ["tensorboard", "trackio"]}, LfmTrainingArguments)
