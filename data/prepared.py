@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -48,12 +48,8 @@ def _describe_processor(processor):
 def complete_options(benchmark, options):
     """`options` (`dict`) of a benchmark and the defaults of all others, as JSON values."""
     cls = find_benchmark(benchmark)
-    options = check_options(cls, options)
-    defaults = {
-        name: option.default if option.default_factory is MISSING else option.default_factory()
-        for name, option in own_options(cls).items()
-    }
-    return json.loads(json.dumps({**defaults, **options}))
+    config = cls.BUILDER_CONFIG_CLASS(**check_options(cls, options))
+    return json.loads(json.dumps({name: getattr(config, name) for name in own_options(cls)}))
 
 
 def digest_samples(dataset, data_dir):
@@ -104,8 +100,8 @@ def read_manifest(folder):
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(manifest, dict) and manifest.get("format") != FORMAT:
             raise ValueError("it was written by another version of this library")
-        kinds = {key: type(manifest[key]) for key in ("processor", "columns", "schema", "samples", "files", "shards")}
-        wrong = [key for key, kind in kinds.items() if kind is not dict]
+        parts = ("processor", "columns", "schema", "samples", "files", "shards")
+        wrong = [key for key in parts if not isinstance(manifest[key], dict)]
         wrong += [path for path, told in manifest["shards"].items() if not {"rows", "sha256", "left_out"} <= set(told)]
         numbers = [manifest["samples_per_shard"], *manifest["samples"].values()]
         if wrong or not all(isinstance(number, int) and number > 0 for number in numbers):
