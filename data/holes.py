@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from modeling_lfm.inputs_lfm import Text
 from modeling_lfm.media_lfm import describe
-from modeling_lfm.tables_lfm import Vector
+from modeling_lfm.series_lfm import Vector
 
 MISSING = ("error", "absent")
 

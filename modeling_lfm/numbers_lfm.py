@@ -3,10 +3,8 @@
 import io
 import math
 import os
-from numbers import Number
 
 import numpy as np
-import torch
 
 from .media_lfm import describe, is_array, open_media, to_array
 
@@ -125,25 +123,3 @@ class Moments:
         """One where nothing varies."""
         std = np.sqrt(np.asarray(self._squares) / max(self.count, 1))
         return np.where(std > 1e-12, std, 1.0).tolist()
-
-
-def check_statistics(kind):
-    """Raise a `ValueError` unless mean and std (lists, or None) are finite, and std above 0."""
-    for key in ("mean", "std"):
-        values = getattr(kind, key)
-        if values is None:
-            continue
-        values = [values] if isinstance(values, Number) else list(values)
-        if not all(isinstance(v, Number) and math.isfinite(v) for v in values) or (key == "std" and min(values) <= 0):
-            raise ValueError(f"{key}={values[:5]} must be finite numbers (std above 0)")
-        setattr(kind, key, values)
-    if (kind.mean is None) != (kind.std is None):
-        raise ValueError("mean and std go together")
-
-
-def standardizer(kind):
-    """What standardises one row in place (a function), or None."""
-    if not kind.standardize:
-        return None
-    mean, std = (torch.tensor(part).float() for part in (kind.mean, kind.std))
-    return lambda row: row.sub_(mean).div_(std)

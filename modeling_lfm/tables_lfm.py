@@ -1,4 +1,4 @@
-"""Vectors and rows of tables: the types of input `vector` and `tabular`."""
+"""Rows of tables: the type of input `tabular`, and what the cells of a table hold."""
 
 import math
 from dataclasses import dataclass
@@ -9,95 +9,9 @@ import numpy as np
 import torch
 
 from .inputs_lfm import KINDS, InputKind, stack_rows
-from .media_lfm import describe
-from .numbers_lfm import LARGEST, Moments, check_statistics, read_numbers, standardizer
+from .numbers_lfm import LARGEST
 
 MAX_CATEGORIES = 10_000  # of a column; more are identities, not categories
-
-
-@KINDS.register("vector")
-@dataclass
-class Vector(InputKind):
-    """A feature vector of fixed length; `encode` gives (num_features,) float32, and `stack` standardises it.
-
-    What it reads: an array, tensor or list of numbers, a mapping from columns to numbers, or an npy, npz, csv or mat
-    file. All of its numbers have to be there.
-
-    Args:
-        num_features (`int`, *optional*): its length; [`LfmProcessor.fit`] finds it.
-        mean, std (`list[float]`, *optional*): one for each number, subtracted and divided by; those of the training
-            data, which `fit` finds.
-        standardize (`bool`): False leaves the numbers as they are.
-        key (`str`, *optional*): the array of an npz or mat file that holds several.
-    """
-
-    num_features: int | None = None
-    mean: list | None = None
-    std: list | None = None
-    standardize: bool = True
-    key: str | None = None
-    read_only: ClassVar = ("mean", "std", "standardize")
-    unit: ClassVar = "numbers"  # of what it has so many, in messages
-
-    def __post_init__(self):
-        check_statistics(self)
-
-    @classmethod
-    def is_absent(cls, sample):
-        """A vector without any number is absent, too."""
-        if isinstance(sample, dict) and not {"bytes", "path"} & set(sample):
-            sample = list(sample.values())
-        if isinstance(sample, (list, tuple)):
-            return bool(sample) and all(np.ndim(cell) == 0 and is_empty(cell) for cell in sample)
-        if isinstance(sample, np.ndarray) and sample.dtype.kind == "f":
-            return sample.size > 0 and bool(np.isnan(sample).all())
-        return super().is_absent(sample)
-
-    @property
-    def is_fitted(self):
-        return self.num_features is not None and (self.mean is not None or not self.standardize)
-
-    @property
-    def shape(self):
-        return (self.num_features,)
-
-    @property
-    def tower_keys(self):
-        """What the tower has to know (`dict`)."""
-        return {"in_features": self.num_features}
-
-    def read(self, sample):
-        """The numbers of a raw input (`np.ndarray` `(num_features,)`, float64)."""
-        if isinstance(sample, dict) and not {"bytes", "path"} & set(sample):
-            sample = [to_number(value, name) for name, value in sample.items()]
-        values = read_numbers(sample, self.key).reshape(-1)
-        if not np.isfinite(values).all():
-            place = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise ValueError(f"{describe(sample)}: number {place} of the vector is {values[place]}; mend the sample")
-        return values
-
-    def fit(self, samples):
-        """Find number, mean and standard deviation of the numbers of raw training samples (an iterable)."""
-        moments = Moments()
-        for sample in samples:
-            rows = np.atleast_2d(self.read(sample))
-            self.num_features = self.num_features or rows.shape[1]
-            self._check_width(rows, sample)
-            moments.add(rows)
-        if self.standardize and self.mean is None:
-            self.mean, self.std = moments.mean, moments.std
-
-    def encode(self, sample, sampling_rate=None):
-        values = self.read(sample)
-        self._check_width(values, sample)
-        return values.astype(np.float32)
-
-    def _check_width(self, values, sample):
-        if values.shape[-1] != self.num_features:
-            raise ValueError(f"{describe(sample)}: {values.shape[-1]} {self.unit}, but others have {self.num_features}")
-
-    def stack(self, rows):
-        return stack_rows(rows, standardizer(self))
 
 
 @KINDS.register("tabular")
