@@ -250,7 +250,10 @@ def hash_code(cls):
     """A hash (`str`) of the code that defines a benchmark: a new version must not read what an old one built."""
     bases = [base for base in cls.__mro__ if issubclass(base, Benchmark)]
     files = {getattr(sys.modules[base.__module__], "__file__", None) for base in bases} - {None}  # a notebook has none
-    parts = [cls.__qualname__.encode(), *(Path(file).read_bytes() for file in sorted(files))]
+    parts = [
+        repr((cls.__qualname__, list(cls.class_names))).encode(),
+        *(Path(file).read_bytes() for file in sorted(files)),
+    ]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
