@@ -228,17 +228,11 @@ def load_benchmark(
 
 
 def check_benchmark(name, data_dir=None, **options):
-    """What is there of a benchmark's files and what is missing, without building it.
-
-    Args:
-        name (`str`), data_dir (`str`), options: see [`load_benchmark`].
+    """What is there of a benchmark's files and what is missing, without building it; arguments as [`load_benchmark`].
 
     Returns:
         [`DownloadReport`][modeling_lfm.data.partial.DownloadReport]. Of a benchmark that accepts nothing but whole
         sources, it counts what was found.
-
-    Raises:
-        ValueError, FileNotFoundError: as [`load_benchmark`].
     """
     builder = make_builder(find_benchmark(name), data_dir, None, None, options)
     plan = builder.plan()
@@ -250,11 +244,10 @@ def hash_code(cls):
     """A hash (`str`) of the code that defines a benchmark: a new version must not read what an old one built."""
     bases = [base for base in cls.__mro__ if issubclass(base, Benchmark)]
     files = {getattr(sys.modules[base.__module__], "__file__", None) for base in bases} - {None}  # a notebook has none
-    parts = [
-        repr((cls.__qualname__, list(cls.class_names))).encode(),
-        *(Path(file).read_bytes() for file in sorted(files)),
-    ]
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+    digest = hashlib.sha256(repr((cls.__qualname__, list(cls.class_names))).encode())
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def stratified_split(labels, count, seed):

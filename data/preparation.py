@@ -123,7 +123,7 @@ def fit_processor(processor, train, columns=None, missing="error"):
     """Let a processor find the statistics that it lacks (of vectors, tables and series) in raw training samples.
 
     Args:
-        processor ([`LfmProcessor`]): changed in place; nothing happens to one that lacks nothing.
+        processor ([`LfmProcessor`]): changed in place, unless it lacks nothing.
         train (`datasets.Dataset`), columns (`dict[str, str]`, *optional*), missing (`str`): as in [`prepare_dataset`].
 
     Raises:
@@ -338,17 +338,13 @@ def is_vectors(rows, column):
 
 
 class LabelEncoder:
-    """Turns a raw label and the index of its sample into the stored label.
+    """Turns a raw label and the index of its sample (for messages) into the stored label.
 
     Args:
-        dataset (`datasets.Dataset`), column (`str`): its raw labels.
-        names (`list[str]`): the classes, in their order.
+        dataset (`datasets.Dataset`), column (`str`): its raw labels. names (`list[str]`): the classes in their order.
 
     Attributes:
         feature: of what it returns, a `ClassLabel`, or for multi-label problems a float32 vector, a number a class.
-
-    Raises:
-        ValueError: a call's label is not one of `names`; the message names the sample.
     """
 
     def __init__(self, dataset, column, names):

@@ -130,14 +130,10 @@ def read_table(source, absolute=False):
 
 
 def read_rows(source, columns):
-    """The raw inputs of each row of a table, for a model that was trained.
-
-    Args:
-        source: as `train` of [`load_table`]; labels are not read.
-        columns (`dict`): as there. A modality none of whose columns is in the table is absent.
+    """The raw inputs of each row of a table, for a model that was trained; `source` and `columns` as in [`load_table`].
 
     Returns:
-        `list[dict]`: from modality to its raw input, None where it is missing.
+        `list[dict]`: from modality to its raw input; a modality none of whose columns is there is absent.
 
     Raises:
         ValueError: no modality is there, or a part of one's columns only. FileNotFoundError: no such table.
@@ -214,11 +210,7 @@ def _check_labels(frame, label, split):
 
 
 def infer_columns(frame, apart=()):
-    """What the columns of a table are.
-
-    Args:
-        frame (`pandas.DataFrame`)
-        apart (`set[str]`): columns that are no modalities, such as the label.
+    """What the columns of a table (`pandas.DataFrame`) are, but for those `apart` (`set[str]`), such as the label.
 
     Returns:
         `dict[str, Column]`: media, texts and lists of numbers are modalities of their own, under the names of their

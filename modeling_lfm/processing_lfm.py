@@ -166,10 +166,7 @@ class LfmProcessor(ProcessorMixin):
             samples (`dict[str, Iterable]`): from a modality to its raw inputs; absent ones are passed over.
 
         Returns:
-            [`LfmProcessor`]: this one, changed in place.
-
-        Raises:
-            ValueError: an input that cannot be read, or none at all; the message names the modality.
+            [`LfmProcessor`]: this one, changed in place. A `ValueError` names a modality that cannot be read.
         """
         for name in self.unfitted():
             kind = self.kinds[name]

@@ -109,13 +109,10 @@ def _place(thing):
 
 
 def save_plugins(folder, things):
-    """Copy the files of those things that are not of this package into a folder that models are saved in.
+    """Copy the files of those `things` (classes) that are not of this package into a `folder` that models are saved in.
 
     `plugins_lfm.py`, which configuration, model and processor import, is written there to import them. Imports of this
     package become imports of its files beside them. Call it after the package's own files were saved.
-
-    Args:
-        folder (`str` or `os.PathLike`), things (iterable of classes)
 
     Raises:
         ValueError: a file that would not work there; the message says why.
