@@ -9,7 +9,6 @@ import torch
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from .audio_lfm import fit_length, log_spectrogram, read_waveform
-from .frontend_lfm import SETTINGS
 from .media_lfm import WHITE, describe, image_pixels, read_image
 from .registry_lfm import Registry
 
@@ -127,7 +126,8 @@ class Spectrogram(InputKind):
     def frontend(self):
         if not self.in_model:
             return None
-        return {key: getattr(self, key) for key in SETTINGS}
+        keys = ("n_fft", "hop_length", "floor", "normalize", "mean", "std", "center", "clip")
+        return {key: getattr(self, key) for key in keys}
 
     @property
     def shape(self):

@@ -6,9 +6,10 @@ from dataclasses import asdict, fields
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
-# Older releases of transformers fetch what this file imports, but not what those files import: hence the unused two.
+# Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
 from .audio_lfm import read_waveform  # noqa: F401
 from .inputs_lfm import KINDS, Text
+from .media_lfm import describe  # noqa: F401
 from .numbers_lfm import read_numbers  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import about, save_plugins, suggest
