@@ -24,38 +24,7 @@ Without --present every sample needs every modality. With it, further inputs MOD
 samples have it: logits follow from those that are there, MODALITY_logits of the others are NaN, and what stands in
 their tensors does not matter. A sample without any gets NaN.
 
-to run it, with raw inputs as the processor reads them:
-
-import json
-
-import onnxruntime
-
-from modeling_lfm import LfmProcessor
-
-folder = "outputs/demo_onnx"
-processor = LfmProcessor.from_pretrained(folder)
-session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
-labels = json.loads(session.get_modelmeta().custom_metadata_map["id2label"])
-
-inputs = dict(processor(audio=["7.wav"], image=["7.png"], return_tensors="np"))
-logits, audio_logits, image_logits = session.run(None, inputs)
-print(labels[str(logits[0].argmax())])
-
-with --present, fill in what is absent before session.run:
-
-import numpy as np
-
-inputs = dict(processor(audio=["7.wav"], return_tensors="np"))  # no image
-size, given = len(next(iter(inputs.values()))), set(inputs)
-for entry in session.get_inputs():
-    name, _, part = entry.name.rpartition("_")
-    if part == "present":
-        there = {f"{name}_values", f"{name}_input_ids"} & given
-        inputs.setdefault(entry.name, np.full(size, bool(there)))
-    elif entry.name not in inputs:
-        dtype = np.float32 if entry.type == "tensor(float)" else np.int64
-        inputs[entry.name] = np.zeros((size, *entry.shape[1:]), dtype)
-logits, audio_logits, image_logits = session.run(None, inputs)  # image_logits are NaN
+How the file is run, and what is absent filled in, is shown in scripts/README.md.
 """
 
 from dataclasses import dataclass

@@ -183,13 +183,8 @@ def make_model(config, args, dataset):
 
 
 def name_classes(config, dataset, number=False):
-    """Give a configuration without names of classes those of the `ClassLabel` of a data set, if that has one.
-
-    Args:
-        config ([`LfmConfig`]): changed in place.
-        dataset: with `features`, or around one that has them.
-        number (`bool`): their number as well, as no model was made of it yet; else it must be the same.
-    """
+    """Give a configuration (in place) without names of classes those of the `ClassLabel` of a data set, if that, or one
+    within it, has `features`; with `number` also their number, as no model was made of it yet."""
     while not hasattr(dataset, "features") and dataset is not None:
         dataset = getattr(dataset, "unaugmented", getattr(dataset, "dataset", None))
     feature = dataset and (dataset.features or {}).get("labels")

@@ -154,9 +154,9 @@ class SharingTrainer(Trainer):
     ):
         """Write README.md with its pictures, and `lfm_run.json`, from which `write_model_card` can make it again.
 
-        What is not given is taken from the run; results are those in `output_dir` (`save_metrics`), or of the last
-        `evaluate` with `metric_key_prefix="test"`. Only the main process writes. Arguments as in transformers; of
-        `tasks` the first becomes the `pipeline_tag`, and `dataset_tags` are data sets of the Hub.
+        Arguments as in transformers: of `tasks` the first becomes the `pipeline_tag`, and `dataset_tags` are data sets
+        of the Hub. What is not given is taken from the run; results are those in `output_dir` (`save_metrics`), or of
+        the last `evaluate` with `metric_key_prefix="test"`. Only the main process writes.
 
         Raises:
             ValueError: a licence or an identifier that the Hub would refuse.

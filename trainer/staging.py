@@ -45,15 +45,9 @@ def list_weights(folder):
 
 
 def list_other_files(folder, run=True):
-    """What belongs to a shared model beside its weights. Nothing else leaves: no optimizer, pickles, logs of
-    TensorBoard, checkpoints of the training, data or hidden files.
-
-    Args:
-        folder (`str` or `Path`)
-        run (`bool`): with results, log and record of the training, and the model card with its pictures.
-
-    Returns:
-        `dict[str, Path]`: by name: settings, tokenizer, code and what `run` adds.
+    """What belongs to a shared model beside its weights (`dict[str, Path]` by name): settings, tokenizer and code, and
+    with `run` (`bool`) results, log and record of the training, and the model card with its pictures. Nothing else
+    leaves: no optimizer, pickles, logs of TensorBoard, checkpoints of the training, data or hidden files.
 
     Raises:
         ValueError: a file is a link that leads out of the folder; the card shows a missing picture.

@@ -1,8 +1,10 @@
 """Exported files against the model that they were made from, by onnxruntime and torch.export.load."""
 
 import json
+import re
 import resource
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -347,19 +349,15 @@ def test_one_modality_cannot_be_absent(tmp_path):
         exporting.export_model(model, LfmProcessor({"one": {**PICTURE, "num_channels": 1}}), tmp_path, present=True)
 
 
-def test_snippets_of_the_help_run_as_written(checkpoint, tmp_path, monkeypatch, capsys):
+def test_snippets_of_the_page_run_as_written(checkpoint, tmp_path, monkeypatch, capsys):
     needs_onnx()
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     soundfile.write("7.wav", (0.1 * rng.normal(size=8000)).astype(np.float32), 8000)
     Image.fromarray(rng.integers(0, 255, (28, 28), dtype=np.uint8)).save("7.png")
     model, processor = program.runs.load_run(checkpoint)
-    with pytest.raises(SystemExit):
-        program.main(["--help"])
-    text = capsys.readouterr().out
-    blocks = text[text.index("import json") : text.index("\n\noptions:")].split(
-        "\nwith --present, fill in what is absent before session.run:\n"
-    )
+    page = (Path(__file__).parents[2] / "scripts" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
     names = {}
     for block, words in zip(blocks, ([], ["--present"]), strict=True):
         program.main(["--checkpoint", str(checkpoint), "--output", "outputs/demo_onnx", *words])
@@ -368,7 +366,7 @@ def test_snippets_of_the_help_run_as_written(checkpoint, tmp_path, monkeypatch, 
         assert "model: outputs/demo_onnx/model.onnx (" in printed
         if words:
             names["session"] = names["onnxruntime"].InferenceSession("outputs/demo_onnx/model.onnx")
-        exec(compile(block, "the help of export.py", "exec"), names)
+        exec(compile(block, "scripts/README.md", "exec"), names)
         given = {"audio": ["7.wav"]} if words else {"audio": ["7.wav"], "image": ["7.png"]}
         expected = outputs(model, processor(**given))
         found = {name: torch.from_numpy(names[name]) for name in ("logits", "audio_logits", "image_logits")}

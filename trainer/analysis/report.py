@@ -7,28 +7,7 @@ from pathlib import Path
 
 from ..cards.record import to_json
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{{ title }}</title>
-<style>body { margin: auto; padding: 1rem; max-width: 60rem; font: 1rem/1.5 sans-serif } img { max-width: 100% }</style>
-<h1>{{ title }}</h1>
-<ul>{% for name, fact in facts.items() %}<li>{{ name }}: {{ fact }}</li>{% endfor %}</ul>
-{% for section in sections.values() %}
-<h2>{{ section.title }}</h2>
-{% for name in section.figures %}<p><img alt="{{ section.title }}" src="data:image/png;base64,{{ pictures[name] }}"></p>
-{% endfor %}
-{% for note in section.notes %}<p>{{ note }}</p>{% endfor %}
-<details><summary>How it is computed</summary><p>{{ section.method }}</p></details>
-{% endfor %}
-{% if left_out %}
-<h2>Left out</h2>
-<ul>{% for name, reason in left_out.items() %}<li>{{ name }}: {{ reason }}</li>{% endfor %}</ul>
-{% endif %}
-</html>
-"""
+TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 @dataclass
@@ -74,7 +53,7 @@ def write_report(sections, folder, title, facts, left_out=None):
         for figure, drawn in section.figures.items():
             drawn.savefig(folder / f"{figure}.png")
             pictures[figure] = base64.b64encode((folder / f"{figure}.png").read_bytes()).decode()
-    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = page.render(sections=sections, pictures=pictures, title=title, facts=facts, left_out=left_out)
     (folder / "report.html").write_text(text, encoding="utf-8")
     return folder / "report.html"

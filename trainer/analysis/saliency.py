@@ -9,16 +9,9 @@ SMALLEST = 4  # numbers on the shorter side of a feature map that is worth looki
 
 
 def find_layer(encoder, run):
-    """The layer whose feature map Grad-CAM weighs: the last one that an encoder runs through.
-
-    Where the input is so small that in the end less than 4 x 4 numbers are left, the last layer that has more.
-
-    Args:
-        encoder (`nn.Module`), run (a function without arguments): what runs it, in any way.
-
-    Returns:
-        `nn.Module`; None where the encoder does not end in feature maps (B, C, h, w), as transformers do not.
-    """
+    """The layer (`nn.Module`) whose feature map Grad-CAM weighs: the last one that an encoder, which `run()` runs in
+    any way, passes through, or the last that has more where in the end less than 4 x 4 numbers are left. None where it
+    does not end in feature maps (B, C, h, w), as transformers do not."""
     passed = []
 
     def keep(layer, inputs, output):

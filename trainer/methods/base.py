@@ -289,7 +289,8 @@ class Method:
         return make_presence(outputs, self.trainer.step_counts)
 
     def each_loss(self, outputs, labels):
-        """CE(f_m) of a batch over the samples that have m: M scalars (`list`), none of which leads to another's graph."""
+        """CE(f_m) of a batch over the samples that have m: M scalars (`list`), none of which leads to another's
+        graph."""
         presence, loss = self.presence(outputs), self.classification_loss
         return [over(presence, (m,), loss, logits, labels) for m, logits in enumerate(outputs.modality_logits)]
 
