@@ -3,8 +3,9 @@
 usage: python bare_program.py JOBS.json ANSWERS.pt
 
 Each job is a mapping: `source` (folder or repository), `inputs` (a list of calls of the processor), `load` (further
-arguments of `from_pretrained`), `save_to` (a folder; what was loaded is saved there). `{"job": "no network"}` tells the
-server to answer nothing more, and `{"job": "imports"}` answers which libraries are there.
+arguments of `from_pretrained`), `save_to` (a folder; what was loaded is saved there). With `"job": "pipeline"` the
+inputs are samples, and a pipeline answers. `{"job": "no network"}` tells the server to answer nothing more, and
+`{"job": "imports"}` answers which libraries are there.
 """
 
 import importlib.util
@@ -15,7 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 LIBRARIES = ("modeling_lfm", "accelerate", "av", "cv2", "datasets", "evaluate", "librosa", "matplotlib", "soundfile")
 
@@ -40,6 +41,20 @@ def answer(source, inputs, load=None, save_to=None):
     return {"class": type(model).__name__, "names": list(config.modality_names), "answers": answers}
 
 
+def answer_by_pipeline(source, inputs, save_to):
+    """What a pipeline says without trust, and then to the samples, one alone and all in a batch."""
+    try:
+        pipeline("multimodal-classification", model=source, trust_remote_code=False)
+        refusal = "none"
+    except ValueError as error:
+        refusal = str(error)
+    classifier = pipeline("multimodal-classification", model=source, trust_remote_code=True, device="cpu")
+    parts = (classifier, classifier.model, classifier.model.config, classifier.processor)
+    assert all(type(part).__module__.startswith("transformers_modules.") for part in parts), parts
+    classifier.save_pretrained(save_to)
+    return [refusal, classifier(inputs[0], top_k=None), *classifier(inputs, top_k=None, batch_size=3, num_workers=1)]
+
+
 def main(jobs, answers):
     torch.set_num_threads(1)
     results = []
@@ -50,6 +65,8 @@ def main(jobs, answers):
         elif kind == "no network":
             urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/stop").close()
             results.append(None)
+        elif kind == "pipeline":
+            results.append(answer_by_pipeline(**job))
         else:
             results.append(answer(**job))
     torch.save(results, answers)

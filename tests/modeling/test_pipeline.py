@@ -1,12 +1,8 @@
 """The pipeline: its answers against the plain model's logits, whatever the input's form, the batch, what is absent."""
 
-import filecmp
 import json
-import os
 import pickle
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -432,53 +428,3 @@ def test_saving_it_saves_all_that_it_needs(classifier, samples, tmp_path):
     # transformers would ask for trust_remote_code if it saw them where the package is installed.
     assert AutoConfig.from_pretrained(tmp_path).custom_pipelines == {}
     assert "sight" in repr(again)
-
-
-PROGRAM = """
-import json, sys
-from transformers import pipeline
-
-folder, samples, saved = json.loads(sys.argv[1])
-try:
-    pipeline("multimodal-classification", model=folder, trust_remote_code=False)
-except ValueError as error:
-    assert "trust_remote_code" in str(error), error
-else:
-    raise AssertionError("it must ask for trust")
-classifier = pipeline("multimodal-classification", model=folder, trust_remote_code=True, device="cpu")
-parts = (classifier, classifier.model, classifier.model.config, classifier.processor)
-assert all(type(part).__module__.startswith("transformers_modules.") for part in parts), parts
-assert "modeling_lfm" not in sys.modules
-answers = [classifier(samples[0], top_k=None), *classifier(samples, top_k=None, batch_size=3, num_workers=1)]
-classifier.save_pretrained(saved)
-print(json.dumps(answers))
-"""
-
-
-def test_it_travels_with_the_weights(classifier, samples, folder, tmp_path, monkeypatch):
-    """In a process that does not import the package; what that saves holds the code again."""
-    for cls, auto in (
-        (LfmConfig, "AutoConfig"),
-        (type(classifier.model), "AutoModel"),
-        (LfmProcessor, "AutoProcessor"),
-    ):
-        monkeypatch.setattr(cls, "_auto_class", auto)
-    classifier.save_pretrained(tmp_path / "shared")
-    mixed = [{"sound": samples[0]["sound"], "clip": samples[0]["clip"]}, samples[1], {"words": "the cat"}]
-    words = json.dumps([str(tmp_path / "shared"), mixed, str(tmp_path / "again")])
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, words],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert result.returncode == 0, result.stderr
-    expected = [classifier(sample, top_k=None) for sample in mixed]
-    assert same(json.loads(result.stdout.splitlines()[-1]), [expected[0], *expected])
-    code = {path.name for path in (tmp_path / "shared").glob("*.py")}
-    assert {"pipeline_lfm.py", "modeling_lfm.py", "media_lfm.py"} <= code
-    assert filecmp.cmpfiles(tmp_path / "shared", tmp_path / "again", code, shallow=False)[1:] == ([], [])
-    assert same(pipeline(TASK, model=str(tmp_path / "again"))(mixed, top_k=None), expected)

@@ -13,10 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPTokenizer
+from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPTokenizer, pipeline
 
 import modeling_lfm
-from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmModel, LfmProcessor, towers_lfm
+from modeling_lfm import (
+    LfmConfig,
+    LfmForMultimodalClassification,
+    LfmModel,
+    LfmProcessor,
+    MultimodalClassificationPipeline,
+    towers_lfm,
+)
 from modeling_lfm.fusions_lfm import FUSIONS
 from modeling_lfm.inputs_lfm import KINDS
 from modeling_lfm.registry_lfm import save_plugins
@@ -289,7 +296,11 @@ def audio_video_case(folder):
         "audio": [str(folder / f"{name}.wav") for name in "ab"],
         "video": [str(folder / f"{n}.mp4") for n in "ab"],
     }
-    return Case(folder, model, LfmProcessor(kinds), inputs)
+    processor = LfmProcessor(kinds)
+    case = Case(folder, model, processor, inputs)
+    case.classifier, case.piped = MultimodalClassificationPipeline(model=model, processor=processor), folder / "piped"
+    case.samples = [{"audio": inputs["audio"][0], "video": inputs["video"][0]}, {"video": inputs["video"][1]}]
+    return case
 
 
 def moving(number, size, speed):
@@ -345,8 +356,13 @@ def still_jobs(cases, hub):
 
 
 def moving_jobs(cases):
-    case = cases["streams"]
-    return [case.job(source=str(place)) for place in (case.folder.parent / "again", case.folder / "checkpoint-1")]
+    case, sounds = cases["streams"], cases["audio_video"]
+    sounds.classifier.save_pretrained(sounds.piped)
+    piped = {"job": "pipeline", "source": str(sounds.piped), "inputs": sounds.samples}
+    return [
+        {**piped, "save_to": str(sounds.piped.parent / "piped_again")},
+        *(case.job(source=str(place)) for place in (case.folder.parent / "again", case.folder / "checkpoint-1")),
+    ]
 
 
 CASES = {
@@ -420,6 +436,25 @@ def test_what_was_saved_again_and_the_checkpoints_of_a_run_load_too(bare):
     again, checkpoint = results["moving"][-2:]
     cases["streams"].check(again)
     cases["streams"].check(checkpoint)
+
+
+def test_a_pipeline_travels_too(bare):
+    """What it saves there holds the code again, and answers here."""
+    cases, results = bare
+    case, again = cases["audio_video"], cases["audio_video"].piped.with_name("piped_again")
+    expected = [case.classifier(sample, top_k=None) for sample in case.samples]
+    here = pipeline("multimodal-classification", model=str(again))(case.samples, top_k=None)
+    refusal, *there = results["moving"][-3]
+    assert "trust_remote_code" in refusal
+    for answer, wanted in zip([*there, *here], [expected[0], *expected, *expected], strict=True):
+        parts, others = ({"fused": one, **one["modalities"]} for one in (answer, wanted))
+        assert parts.keys() == others.keys()
+        for name, part in parts.items():
+            scores = {entry["label"]: entry["score"] for entry in others[name]["scores"]}
+            assert {entry["label"]: entry["score"] for entry in part["scores"]} == pytest.approx(scores, abs=1e-5)
+    code = {path.name for path in case.piped.glob("*.py")}
+    assert {"pipeline_lfm.py", "modeling_lfm.py", "media_lfm.py"} <= code
+    assert filecmp.cmpfiles(case.piped, again, code, shallow=False)[1:] == ([], [])
 
 
 def test_revisions_of_a_repository(bare):
