@@ -34,8 +34,6 @@ MEASUREMENTS = {
     "alpha": ("The learned alpha", "alpha.cost"),
     "methods": ("Methods: a step over that of concat", "training.methods"),
     "throughput": ("Samples a second of training", "training.throughput"),
-    "memory": ("Memory", "files.memory"),
-    "startup": ("Start-up", "processes.startup"),
     "input": ("Input pipeline", "files.reading"),
     "pipeline": ("Latency of a prediction", "files.pipeline"),
     "processes": ("Several processes", "processes.processes"),

@@ -1,17 +1,11 @@
-"""Speed of what begins with files: reading them, preparing them, predicting from them, and the memory that it takes."""
+"""Speed of what begins with files: reading them, preparing them, predicting from them."""
 
-import json
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from contextlib import contextmanager
 from itertools import islice
 
 import datasets
 import numpy as np
-import psutil
 import soundfile
 import torch
 from PIL import Image
@@ -20,7 +14,7 @@ from torch.utils.data import DataLoader
 from modeling_lfm import LfmProcessor, MultimodalClassificationPipeline
 from modeling_lfm.data import AugmentedDataset, LfmDataCollator, prepare_dataset
 from modeling_lfm.scripts.speed import models
-from modeling_lfm.scripts.speed.rows import Row, Setup, ratios
+from modeling_lfm.scripts.speed.rows import Row, ratios
 
 
 def write_files(folder, count, size):
@@ -104,60 +98,3 @@ def pipeline(setup):
         added = [1000 * (a - b - c) / count for a, b, c in zip(whole, inner, before, strict=True)]
         yield Row("added to forward and pre-processing, a sample", added, "ms")
         yield Row("share of pre-processing", [100 * value for value in ratios(before, whole)], "%")
-
-
-COUNTS = (16, 64, 256)  # pictures: once, 4 times and 16 times
-
-
-def memory(setup):
-    """The peaks of preparing data and of training on it, for growing data sets, in a process of their own."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "modeling_lfm.scripts.speed.files", folder]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    for phase, sizes in json.loads(done.stdout.strip().splitlines()[-1]).items():
-        note = " / ".join(f"{size:.0f}" for size in sizes) + f" MB with {' / '.join(map(str, COUNTS))} pictures"
-        yield Row(f"peak of {phase}, 16 times the data over once", [sizes[-1] / sizes[0]], most=1.1, note=note)
-
-
-@contextmanager
-def peak_memory(found):
-    """Append the most memory in MB while it is open, files that are mapped not counted, to `found` (`list`)."""
-    process, done, peak = psutil.Process(), threading.Event(), [0.0]
-
-    def watch():
-        while True:  # once at least, however busy the machine is
-            memory = process.memory_info()
-            peak[0] = max(peak[0], (memory.rss - memory.shared) / 2**20)
-            if done.wait(0.002):
-                break
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    yield
-    done.set()
-    thread.join()
-    found.append(peak[0])
-
-
-def work(folder):
-    """In the process: the peaks in MB (`dict` by phase, of lists by number of pictures), printed as JSON."""
-    datasets.disable_progress_bars()
-    processor, peaks = LfmProcessor({"image": {"type": "image", "size": [160, 160]}}), {"preparing": [], "training": []}
-    paths = [f"{folder}/{number}.bmp" for number in range(COUNTS[-1])]  # of 200 kB, all different
-    for number, path in enumerate(paths):
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (260, 260, 3), dtype=np.uint8)).save(path)
-    for count in (COUNTS[0], *COUNTS):  # the first is a warm-up
-        raw = datasets.Dataset.from_dict({"image": paths[:count], "label": ["a", "b"] * (count // 2)})
-        with peak_memory(peaks["preparing"]):
-            data = prepare_dataset(raw, processor, class_names=["a", "b"], batch_size=8)
-        model, steps = models.make_model({"image": models.resnet(3, **models.TINY)}), {"max_steps": count // 8}
-        trainer = models.make_trainer(Setup(), folder, model, data, 8, processor=processor, **steps)
-        with peak_memory(peaks["training"]):
-            trainer.train()
-    print(json.dumps({phase: found[1:] for phase, found in peaks.items()}))
-
-
-if __name__ == "__main__":
-    work(sys.argv[1])

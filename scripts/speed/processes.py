@@ -1,4 +1,4 @@
-"""Several processes and start-up: what two processes do in the time of one, and how fast programs begin."""
+"""What two processes do in the time of one."""
 
 import json
 import os
@@ -11,10 +11,8 @@ from pathlib import Path
 import torch
 
 from modeling_lfm.scripts.speed import models
-from modeling_lfm.scripts.speed.rows import Row, Setup, ratios
+from modeling_lfm.scripts.speed.rows import Row, Setup
 
-FOLDER = Path(__file__).resolve().parents[1]
-AUTO = "from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel"
 LOSSES = ("js", "infonce")  # the second gathers the features of all processes; they compute about the same
 
 
@@ -24,20 +22,6 @@ def start(*words, **environment):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-
-
-def startup(setup):
-    """Seconds of every program's --help, and of importing the package."""
-    programs = sorted(file for file in FOLDER.glob("*.py") if "\ndef main(" in file.read_text(encoding="utf-8"))
-    calls = {file.name: lambda file=file: start(file, "--help") for file in programs[: setup.pick(1, None)]}
-    times = setup.take_turns(calls, rounds=2)
-    slowest = max(calls, key=lambda name: min(times[name]))
-    yield Row(f"{slowest} --help, the slowest of {len(calls)}", times[slowest], "s", most=1.5)
-    calls = {"ours": lambda: start("-c", "import modeling_lfm"), "auto": lambda: start("-c", AUTO)}
-    times = setup.take_turns(calls, rounds=3)
-    note = f"{min(times['ours']):.2f} s and {min(times['auto']):.2f} s, with the interpreter's own start"
-    values = ratios(times["ours"], times["auto"])
-    yield Row("import modeling_lfm over transformers' Auto classes", values, most=1.1, note=note)
 
 
 def processes(setup):

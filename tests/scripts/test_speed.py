@@ -50,7 +50,7 @@ def start_here(*words, **environment):
         processes.work(*words[-3:])
 
 
-@pytest.mark.parametrize("name", [name for name in benchmark.MEASUREMENTS if name != "memory"])  # tests/data has it
+@pytest.mark.parametrize("name", benchmark.MEASUREMENTS)
 def test_the_measurements_run(name, tmp_path, capsys, monkeypatch):
     """On its smallest sizes each has numbers, and nothing that was timed was wrong."""
     monkeypatch.setattr(processes, "start", start_here)  # each import of torch and transformers takes seconds
