@@ -9,47 +9,9 @@ import yaml
 
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import say
+from modeling_lfm.scripts.common.settings import read_config
 
-SMALL_RESNET = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [16, 32, 64, 64], "stem_width": 16}}
-VOCABULARY = 8000  # word pieces at most of a tokenizer that is made of the training texts
-SMALL_BERT = {
-    **{"model_type": "bert", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
-    **{"intermediate_size": 256, "vocab_size": VOCABULARY},
-}
-LITE = {"tower": "timm", "name": "efficientnet_lite0.ra_in1k", "pretrained": True}
-MINILM = {"tower": "transformers", "name": "sentence-transformers/all-MiniLM-L6-v2", "pretrained": True}
-SMALL = {  # how each type of input is read without anything to download: its processor and its tower
-    "image": ({"size": [64, 64]}, SMALL_RESNET),
-    "spectrogram": ({"hop_length": 320, "normalize": True}, {**SMALL_RESNET, "in_chans": 1}),
-    "video": ({"size": [64, 64], "num_frames": 4}, SMALL_RESNET),
-    "flow": ({"size": [64, 64], "num_frames": 4}, {**SMALL_RESNET, "in_chans": 2}),
-    "text": ({"max_length": 64}, {"tower": "transformers", "pooling": "mean"}),
-    "vector": ({}, {"tower": "mlp"}),
-    "tabular": ({}, {"tower": "mlp"}),
-    "sequence": ({}, {"tower": "sequence", "width": 64}),
-}
-PRETRAINED = {
-    **SMALL,
-    "image": ({"size": [224, 224]}, LITE),
-    "spectrogram": ({"normalize": True}, {**LITE, "in_chans": 1}),
-    "video": ({"size": [224, 224], "num_frames": 4}, LITE),
-    "text": ({"max_length": 64}, {**MINILM, "pooling": "mean"}),
-}
-TRAINING = {
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 1,
-    "load_best_model_at_end": True,
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64,
-    "warmup_steps": 0.05,
-    "lr_scheduler_type": "cosine",
-    "max_grad_norm": 0,
-}
-PRESETS = {
-    "fast": (SMALL, {"num_train_epochs": 20, "early_stopping_patience": 5, "learning_rate": 1e-3, "hidden_size": 128}),
-    "best": (PRETRAINED, {"num_train_epochs": 10, "early_stopping_patience": 3, "learning_rate": 1e-4}),
-}
+PRESETS = Path(__file__).with_name("presets.yaml")
 LONGEST = 10.0  # seconds of sound that are read where nothing else is said
 
 
@@ -70,31 +32,41 @@ def complete(given):
     from modeling_lfm.data.benchmark import make_builder
 
     given = dict(given)
-    preset = given.get("preset", "fast")
-    if preset not in PRESETS:
-        raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
-    kinds, training = PRESETS[preset]
+    presets, preset = read_config(PRESETS), given.get("preset", "fast")
+    if preset not in presets:
+        raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(presets)}.")
+    types, training = presets[preset]["types"], presets[preset]["training"]
+    batch_size = given.get("per_device_train_batch_size", training["per_device_train_batch_size"])
     if is_prepared(given.get("data_dir")):
-        return {**TRAINING, **training, "metric_for_best_model": "accuracy", **_as_prepared(given, kinds)}
+        found, samples = _as_prepared(given, types)
+        return {**training, "metric_for_best_model": "accuracy", "dataloader_drop_last": samples > batch_size, **found}
     options = given.get("benchmark_options") or {}
     splits, plan = make_builder(find_benchmark("table"), given.get("data_dir"), None, None, options).read
     # Told in full, so that what is read later is read in the same way.
     columns = {name: {"type": part.type, "columns": part.columns, **part.settings} for name, part in plan.items()}
     proposal = {"modalities": {}, "processor": {}, "benchmark_options": {**options, "table_columns": columns}}
     for name, part in plan.items():
-        reads, tower = kinds[part.type]
-        own = dict((given.get("modalities") or {}).get(name) or {})
-        proposal["processor"][name] = {"type": part.type, **reads, **_look_at(part.type, splits["train"][name])}
+        reads, cells = types[part.type]["processor"], splits["train"][name]
+        proposal["processor"][name] = {"type": part.type, **reads, **_look_at(part.type, cells)}
         proposal["processor"][name] |= part.settings | dict((given.get("processor") or {}).get(name) or {})
-        proposal["modalities"][name] = own if "tower" in own else {**tower, **own}
-        if part.type == "text" and not {"name", "config"} & set(proposal["modalities"][name]):
-            given.setdefault("tokenizer", str(_make_tokenizer(splits["train"][name], given["output_dir"])))
-            proposal["modalities"][name]["config"] = SMALL_BERT
+        proposal["modalities"][name], is_small = _propose_tower(given, name, types[part.type])
+        if is_small and "tokenizer" not in given:
+            size = types["text"]["config"]["vocab_size"]
+            given["tokenizer"] = str(_make_tokenizer(cells, given["output_dir"], size))
     if "missing" in given and given["missing"] is None:
         given["missing"] = _choose_missing(splits, plan)
-    several = isinstance(splits["train"][0]["label"], list)
-    metric = {"metric_for_best_model": "map" if several else "accuracy"}
-    return {**TRAINING, **metric, **_drop_last(given, len(splits["train"])), **training, **given, **proposal}
+    training["metric_for_best_model"] = "map" if isinstance(splits["train"][0]["label"], list) else "accuracy"
+    training["dataloader_drop_last"] = len(splits["train"]) > batch_size  # batch normalisation takes no batch of one
+    return {**training, **given, **proposal}
+
+
+def _propose_tower(given, name, kind):
+    """The tower of a modality (`dict`), by what is `given` and the preset's entry of its type, and whether it is a
+    small one of text that reads the tokens of a tokenizer of its own."""
+    own = dict((given.get("modalities") or {}).get(name) or {})
+    tower = own if "tower" in own else {**kind["tower"], **own}
+    is_small = "config" in kind and not {"name", "config"} & set(tower)
+    return (tower | {"config": kind["config"]} if is_small else tower), is_small
 
 
 def _choose_missing(splits, plan):
@@ -110,12 +82,6 @@ def _choose_missing(splits, plan):
     return "absent"
 
 
-def _drop_last(given, samples):
-    """Batch normalisation takes no batch of one."""
-    batch = given.get("per_device_train_batch_size", TRAINING["per_device_train_batch_size"])
-    return {"dataloader_drop_last": samples > batch}
-
-
 def complete_arguments(args):
     """Fill in what the arguments of `prepare_data.py` do not say of how a table is read, see [`complete`]."""
     told = {key: value for key, value in vars(args).items() if value is not None}
@@ -124,25 +90,20 @@ def complete_arguments(args):
             setattr(args, key, value)
 
 
-def _as_prepared(given, kinds):
-    """Settings that fit what `prepare_data.py` wrote: its processor, with the statistics that it found."""
+def _as_prepared(given, types):
+    """Settings that fit what `prepare_data.py` wrote, with its processor, and the number of training samples."""
     from modeling_lfm import LfmProcessor
     from modeling_lfm.data.prepared import PROCESSOR, read_manifest
 
     folder = Path(given["data_dir"]).expanduser()
     manifest, processor = read_manifest(folder), LfmProcessor.from_pretrained(folder / PROCESSOR)
-    told, towers = given.get("modalities") or {}, {}
     entries = {name: processor.modalities[name] for name in manifest["columns"]}  # in the order of the table
-    for name, kind in entries.items():
-        own = dict(told.get(name) or {})
-        towers[name] = own if "tower" in own else {**kinds[kind["type"]][1], **own}
-        if kind["type"] == "text" and not {"name", "config"} & set(towers[name]):
-            towers[name]["config"] = SMALL_BERT
+    towers = {name: _propose_tower(given, name, types[entry["type"]])[0] for name, entry in entries.items()}
     options = manifest["benchmark_options"] | (given.get("benchmark_options") or {})
     proposal = {"modalities": towers, "processor": entries, "benchmark_options": options}
     if processor.tokenizer is not None:
         proposal["tokenizer"] = str(folder / PROCESSOR)
-    return {**_drop_last(given, manifest["samples"]["train"]), **given, **proposal}
+    return {**given, **proposal}, manifest["samples"]["train"]
 
 
 def _look_at(kind, cells):
@@ -161,8 +122,9 @@ def _look_at(kind, cells):
     return {"duration": round(float(np.clip(np.quantile(lengths, 0.9), 0.1, LONGEST)), 2)} if lengths else {}
 
 
-def _make_tokenizer(texts, output_dir):
-    """A folder with a tokenizer of the most frequent words of the training texts, and of letters for the others.
+def _make_tokenizer(texts, output_dir, size):
+    """A folder with a tokenizer of the most frequent words of the training texts, and of letters for the others, `size`
+    pieces at most.
 
     The same from the same texts, which the trainers of `tokenizers` do not promise.
     """
@@ -176,7 +138,7 @@ def _make_tokenizer(texts, output_dir):
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     pieces = [*special.values(), *letters, *(f"##{letter}" for letter in letters)]
     pieces += sorted(counts, key=lambda word: (-counts[word], word))
-    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces[:VOCABULARY]))}
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces[:size]))}
     maker = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     maker.normalizer, maker.pre_tokenizer = clean, split
     maker.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
