@@ -17,6 +17,7 @@ from modeling_lfm.data import (
 )
 from modeling_lfm.data.files import fingerprint, list_files
 from modeling_lfm.data.sources import SOURCES, how
+from modeling_lfm.inputs_lfm import KINDS
 from modeling_lfm.scripts import prepare_data
 
 from . import layouts
@@ -168,6 +169,25 @@ def test_links_out_of_the_folder_are_refused(name, victim, tmp_path):
     assert sum(len(part) for part in load_benchmark(name, data_dir=folder, links=True).values()) > 0
 
 
+FRAGILE = """
+import multiprocessing
+import os
+from dataclasses import dataclass
+
+from modeling_lfm.inputs_lfm import KINDS, Picture
+
+
+@KINDS.register("fragile")
+@dataclass
+class Fragile(Picture):
+    mark: str = ""  # a file; who makes it dies, as in a decoder that crashes
+
+    def encode(self, sample, sampling_rate=None):
+        if multiprocessing.parent_process() and not os.path.exists(self.mark):
+            open(self.mark, "w").close()
+            os.kill(os.getpid(), 9)
+        return super().encode(sample)
+"""
 MINE = """
 from modeling_lfm.data import BENCHMARKS, Benchmark
 
@@ -188,16 +208,18 @@ class Mine(Benchmark):
 CONFIG = """
 benchmark: mine
 modalities: {image: {tower: timm, name: resnet10t}}
-processor: {image: {type: image, size: [8, 8]}}
+processor: {image: {type: fragile, size: [8, 8], mark: MARK}}
 """
 
 
 def test_a_benchmark_of_a_users_own(tmp_path, monkeypatch):
-    """Fifteen lines in a file outside the package: built, prepared, read back."""
+    """A file outside the package: built, prepared by two processes one of which dies, prepared again, read back."""
     (tmp_path / "my_parts.py").write_text(MINE)
-    (tmp_path / "mine.yaml").write_text(CONFIG)
+    (tmp_path / "my_kind.py").write_text(FRAGILE)
+    (tmp_path / "mine.yaml").write_text(CONFIG.replace("MARK", str(tmp_path / "mark")))
     monkeypatch.syspath_prepend(tmp_path)
     import_module("my_parts")
+    import_module("my_kind")
     for number in range(6):
         pixels = np.full((9, 9, 3), number, np.uint8)
         layouts.write(
@@ -210,12 +232,16 @@ def test_a_benchmark_of_a_users_own(tmp_path, monkeypatch):
     assert check_benchmark("mine", tmp_path / "files").found == 6
     assert "mine" in how("mine")
     words = ["--benchmark", "mine", "--config", tmp_path / "mine.yaml", "--data_dir", tmp_path / "files"]
-    prepare_data.main([str(word) for word in [*words, "--output", tmp_path / "out", "--num_proc", 2]])
+    words = [str(word) for word in [*words, "--output", tmp_path / "out", "--num_proc"]]
+    with pytest.raises(ChildProcessError, match="a process ended while it prepared a shard"):
+        prepare_data.main([*words, "2"])
+    prepare_data.main([*words, "1"])
     test = load_prepared(tmp_path / "out", LfmProcessor.from_pretrained(tmp_path / "out" / "processor"), split="test")
     assert [int(sample["image_values"].float().mean()) for sample in test] == [4, 5]
     with pytest.raises(ValueError, match="'demo' exists already"):
         BENCHMARKS.register("demo", find_benchmark("mine"))
     monkeypatch.delitem(BENCHMARKS, "mine")
+    monkeypatch.delitem(KINDS, "fragile")
 
 
 @pytest.mark.parametrize(("name", "victim"), [("mvsa_single", "data/1.txt"), ("mvsa_single", "data/1.jpg")])
