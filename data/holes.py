@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from modeling_lfm.inputs_lfm import Text
 from modeling_lfm.media_lfm import describe
 from modeling_lfm.series_lfm import Vector
+from modeling_lfm.tables_lfm import is_alone
 
 MISSING = ("error", "absent")
 
@@ -25,15 +26,15 @@ def present_key(modality):
     return f"{modality}_present"
 
 
-def is_hole(kind, sample, alone=False):
-    """Whether a raw input is missing (`bool`).
+def is_hole(kinds, modality, sample):
+    """Whether a raw input of a modality is missing (`bool`).
 
     Args:
-        kind ([`InputKind`][modeling_lfm.inputs_lfm.InputKind]): of its modality, or the type of it.
+        kinds (`dict`): from all modalities to their [`InputKind`][modeling_lfm.inputs_lfm.InputKind], or its type.
         sample: see [`LfmProcessor`][modeling_lfm.processing_lfm.LfmProcessor].
-        alone (`bool`): there is no other modality, so that rows of empty cells are read as such.
     """
-    if sample is None or (not alone and kind.is_absent(sample)):
+    kind = kinds[modality]
+    if sample is None or (not is_alone(kind, kinds) and kind.is_absent(sample)):
         return True
     return not _is_of(kind, Text) and _is_lost(sample)
 
@@ -61,28 +62,28 @@ def find_holes(dataset, kinds, columns):
     Returns:
         `np.ndarray` (M, N) bool, True where a modality is missing, in the order of `columns`.
     """
-    holes, alone = np.zeros((len(columns), len(dataset)), bool), len(kinds) == 1
+    holes = np.zeros((len(columns), len(dataset)), bool)
     names = list(dict.fromkeys(columns.values()))
     start = 0
     for table in dataset.select_columns(names).with_format("arrow").iter(1000):
         for place, (name, column) in enumerate(columns.items()):
             part = table.column(column).combine_chunks()
-            holes[place, start : start + len(part)] = _holes_of(part, kinds[name], alone)
+            holes[place, start : start + len(part)] = _holes_of(part, kinds, name)
         start += len(table)
     return holes
 
 
-def _holes_of(values, kind, alone):
+def _holes_of(values, kinds, modality):
     """The same of an Arrow array, whose media in memory are not looked at."""
     if pa.types.is_struct(values.type) and values.type.get_field_index("bytes") >= 0:
         empty = pc.is_null(pc.struct_field(values, "bytes")).to_numpy(zero_copy_only=False)
         paths = pc.struct_field(values, "path").to_pylist()
         named = zip(empty, paths, strict=True)
-        return [bare and (not path or is_hole(kind, {"bytes": None, "path": path}, alone)) for bare, path in named]
+        return [bare and (not path or is_hole(kinds, modality, {"bytes": None, "path": path})) for bare, path in named]
     cells = (pa.types.is_string, pa.types.is_large_string, pa.types.is_struct, pa.types.is_floating)
-    if not (_is_of(kind, Vector) or any(is_kind(values.type) for is_kind in cells)):
+    if not (_is_of(kinds[modality], Vector) or any(is_kind(values.type) for is_kind in cells)):
         return pc.is_null(values).to_numpy(zero_copy_only=False)
-    return [is_hole(kind, value, alone) for value in values.to_pylist()]
+    return [is_hole(kinds, modality, value) for value in values.to_pylist()]
 
 
 def check_holes(raw, kinds, columns, missing):

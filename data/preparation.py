@@ -132,8 +132,8 @@ def fit_processor(processor, train, columns=None, missing="error"):
     names = {name: (columns or {}).get(name, name) for name in processor.unfitted()}
     samples = {name: train[column] for name, column in names.items() if column in getattr(train, "features", ())}
     if missing == "absent":
-        kinds, alone = processor.kinds, len(processor.kinds) == 1
-        samples = {n: [cell for cell in cells if not is_hole(kinds[n], cell, alone)] for n, cells in samples.items()}
+        kinds = processor.kinds
+        samples = {n: [cell for cell in cells if not is_hole(kinds, n, cell)] for n, cells in samples.items()}
     processor.fit(samples)
 
 
@@ -190,7 +190,7 @@ def encode_sample(processor, columns, sample, missing="error"):
     output = {}
     for name, column in columns.items():
         kind = processor.kinds[name]
-        absent = missing == "absent" and is_hole(kind, sample[column], len(processor.kinds) == 1)
+        absent = missing == "absent" and is_hole(processor.kinds, name, sample[column])
         if missing == "absent":
             output[present_key(name)] = not absent
         elif processor.is_absent(name, sample[column]):

@@ -14,7 +14,7 @@ from .numbers_lfm import read_numbers  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import about, save_plugins, suggest
 from .series_lfm import Sequence  # noqa: F401  (these register themselves)
-from .tables_lfm import Tabular  # noqa: F401
+from .tables_lfm import is_alone
 from .video_inputs_lfm import Video  # noqa: F401
 from .video_lfm import read_frames  # noqa: F401
 
@@ -123,9 +123,10 @@ class LfmProcessor(ProcessorMixin):
     def is_absent(self, modality, sample):
         """Whether a raw input stands for nothing (`bool`): None, NaN, no name of a file, a row of empty cells.
 
-        Of a single modality only None does: its rows of empty cells are read as such.
+        Where a row of a table is the only modality, its empty cells are read as such.
         """
-        return sample is None or (len(self.kinds) > 1 and self.kinds[modality].is_absent(sample))
+        kind = self.kinds[modality]
+        return sample is None or (not is_alone(kind, self.kinds) and kind.is_absent(sample))
 
     def encode(self, modality, sample, sampling_rate=None, stored=True):
         """One raw input in a compact form, to be stored: an array of `shape`, or token numbers (`list[int]`).

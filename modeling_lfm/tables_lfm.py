@@ -131,6 +131,11 @@ class Tabular(InputKind):
         return {"values": values, **({"categories": known.long()} if self.categorical else {})}
 
 
+def is_alone(kind, kinds):
+    """Whether `kind` (a type of input, or an object of it) is a row of a table, and all that there is of `kinds`."""
+    return len(kinds) == 1 and issubclass(kind if isinstance(kind, type) else type(kind), Tabular)
+
+
 # -- cells ---------------------------------------------------------------------------------------------------------
 
 

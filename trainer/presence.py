@@ -34,7 +34,7 @@ class Presence:
     def count(mask: Tensor) -> Tensor:
         """B, the samples that have each modality, and those that have both of each pair: `(1 + M + M (M - 1) / 2,)`."""
         pairs = [one & other for one, other in combinations(mask, 2)]
-        return torch.stack([torch.ones_like(mask[0]), *mask, *pairs]).sum(1).double()
+        return torch.stack([torch.ones_like(mask[0]), *mask, *pairs]).sum(1)
 
     def there(self, *modalities: int) -> Tensor:
         """Which samples have all of these modalities, `(B,)` bool."""

@@ -160,6 +160,8 @@ def set_up(model_args, data_args, training_args):
     if processor.varies:
         train_dataset = AugmentedDataset(train_dataset, processor, training_args.seed)
     trainer = LfmTrainer(model, training_args, train_dataset, splits.get("validation"), processing_class=processor)
+    if len(trainer.train_dataset) < training_args.train_batch_size:
+        training_args.dataloader_drop_last = False  # it would drop all that there is
     check_parts(trainer)
     return trainer, splits
 

@@ -101,6 +101,10 @@ def test_a_single_modality_reads_empty_cells():
     alone = LfmProcessor({"t": {"type": "tabular"}})
     prepared = prepare_dataset(datasets.DatasetDict({"train": raw}), alone)["train"]
     assert len(prepared) == 3
+    vectors = datasets.DatasetDict({"train": raw.add_column("v", [[1.0], [None], [5.0]])})
+    alone = LfmProcessor({"v": {"type": "vector"}})
+    assert len(prepare_dataset(vectors, alone, missing="absent")["train"]) == 2
+    assert alone.kinds["v"].mean == [3.0]
     both = LfmProcessor({"t": {"type": "tabular"}, "v": {"type": "vector"}})
     raw = raw.add_column("v", [[1.0], [2.0], [float("nan")]])
     with pytest.raises(ValueError, match=r"train: t 1, v 1 of 3"):

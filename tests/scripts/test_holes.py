@@ -80,6 +80,13 @@ def test_training_and_evaluation_count_what_is_there(trained, folder, tmp_path, 
         eval_program.main(["--checkpoint", str(out), "--data_dir", str(folder), "--missing", "error"])
 
 
+def test_one_modality_alone_is_trained_on_those_that_have_it(folder, tmp_path):
+    line = words_of(folder, "--output_dir", str(tmp_path / "a"), "--missing", "absent", "--method", "unimodal_1")
+    trainer, _ = train.train(*train.parse_arguments([*line, "--processor.photo.augment", "true"]))
+    assert len(trainer.train_dataset) == 24  # drawn anew in each epoch
+    assert list(trainer.model.config.modalities) == ["photo"]
+
+
 def test_figures_are_of_whole_samples(trained, folder, tmp_path, capsys):
     _, _, out = trained
     line = ["--checkpoint", str(out), "--data_dir", str(folder), "--output", str(tmp_path), "--use_cpu"]
