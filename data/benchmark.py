@@ -39,6 +39,7 @@ class BenchmarkConfig(datasets.BuilderConfig):
     seed: int = field(default=0, metadata={"help": "of every random choice"})
     links: bool = field(default=False, metadata={"help": "follow symbolic links out of data_dir, if you trust them"})
     only_split: str | None = None
+    missing: str = "error"
     fingerprint: str = ""
 
 
@@ -149,7 +150,7 @@ def png_bytes(pixels):
 
 def own_options(cls):
     """Options of a benchmark's class that a user may set, by name (`dict[str, dataclasses.Field]`)."""
-    others = {f.name for f in fields(datasets.BuilderConfig)} | {"only_split", "fingerprint"}
+    others = {f.name for f in fields(datasets.BuilderConfig)} | {"only_split", "fingerprint", "missing"}
     return {f.name: f for f in sorted(fields(cls.BUILDER_CONFIG_CLASS), key=lambda f: f.name) if f.name not in others}
 
 
@@ -165,7 +166,7 @@ def check_options(cls, options):
     return options
 
 
-def make_builder(cls, data_dir, split, cache_dir, options):
+def make_builder(cls, data_dir, split, cache_dir, options, missing="error"):
     """The builder of a benchmark's class, which has not read its files yet; arguments as in [`load_benchmark`]."""
     name, options = cls.__name__, check_options(cls, options)
     if split is not None and split not in SPLITS:
@@ -177,13 +178,21 @@ def make_builder(cls, data_dir, split, cache_dir, options):
             raise FileNotFoundError(f"no folder at {data_dir}; data_dir must hold the files of {name}.")
         files = list_files(data_dir, options.get("links", False))
     keys = {"hash": hash_code(cls), "fingerprint": fingerprint(files), "only_split": split}
+    keys |= {"missing": missing} if missing == "absent" else {}  # as if it were none, so that caches stay
     builder = cls(data_dir=data_dir, cache_dir=cache_dir, **keys, **options)
     builder.files = files  # a second listing could take long, and differ
     return builder
 
 
 def load_benchmark(
-    name, data_dir=None, split=None, cache_dir=None, strict=False, missing_shown=MISSING_SHOWN, **options
+    name,
+    data_dir=None,
+    split=None,
+    cache_dir=None,
+    strict=False,
+    missing_shown=MISSING_SHOWN,
+    missing="error",
+    **options,
 ):
     """Build a benchmark from its files, or read it from the cache.
 
@@ -197,6 +206,8 @@ def load_benchmark(
         cache_dir (`str`, *optional*): of the Arrow files; that of `datasets` if not given.
         strict (`bool`): make missing media an error, for the paper's six too.
         missing_shown (`int`, *optional*): names of missing samples that the warning shows; None: no warning.
+        missing (`str`): of the paper's six, a sample that lacks one of its media is left out and reported (`"error"`),
+            or stays without it (`"absent"`; not of `nvgesture`).
         options: of the benchmark, see its configuration class.
 
     Returns:
@@ -208,7 +219,7 @@ def load_benchmark(
         ValueError: an unknown benchmark, option or split, a damaged file, a wrong label, a split without samples.
         FileNotFoundError: a missing file or folder; with `strict`, an incomplete download.
     """
-    builder = make_builder(find_benchmark(name), data_dir, split, cache_dir, options)
+    builder = make_builder(find_benchmark(name), data_dir, split, cache_dir, options, missing)
     try:
         builder.download_and_prepare()
     except DatasetGenerationError as error:
@@ -227,14 +238,14 @@ def load_benchmark(
     return builder.as_dataset(split)
 
 
-def check_benchmark(name, data_dir=None, **options):
+def check_benchmark(name, data_dir=None, missing="error", **options):
     """What is there of a benchmark's files and what is missing, without building it; arguments as [`load_benchmark`].
 
     Returns:
         [`DownloadReport`][modeling_lfm.data.partial.DownloadReport]. Of a benchmark that accepts nothing but whole
         sources, it counts what was found.
     """
-    builder = make_builder(find_benchmark(name), data_dir, None, None, options)
+    builder = make_builder(find_benchmark(name), data_dir, None, None, options, missing)
     plan = builder.plan()
     counts = {split: SplitCount(len(entries), len(entries)) for split, entries in plan.items()}
     return builder.report or DownloadReport(name, str(data_dir or ""), counts)

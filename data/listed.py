@@ -225,10 +225,14 @@ class ListedBenchmark(Benchmark):
             kinds = ("audio", "video") if kind == "audio" else (kind,)
             found = (self.media.find(kind, stem, self.prefer) for kind in kinds for stem in stems)
             entry[column] = next(filter(None, found), None)
-            if entry[column] is None:
+            if entry[column] is None and self.config.missing == "error":
                 reasons = [self.media.reason(kinds[-1], stem, self.place.format(stem)) for stem in stems]
                 # A file that is there but cannot be used tells more than one that is not.
                 return next((reason for reason in reasons if not reason.startswith("no file")), reasons[0])
+        lacking = [column for column, found in entry.items() if found is None]
+        if len(lacking) == len(entry):
+            return f"no file of any of {', '.join(entry)}"
+        self.lacking += bool(lacking)
         return entry
 
     @cached_property
@@ -261,7 +265,7 @@ class ListedBenchmark(Benchmark):
         )
 
     def plan(self):
-        self.notes, source = [], self.source
+        self.notes, self.lacking, source = [], 0, self.source
         self.listed = listed = self._distinct(self.annotations())
         share, held_out = getattr(self.config, "validation", 0), set()
         origin = {"validation": "train"} if share and "train" in listed else {}
@@ -286,6 +290,8 @@ class ListedBenchmark(Benchmark):
                 target = "validation" if split == "train" and index in held_out else split
                 plan[target].append({**entry, "label": sample["label"]})
                 count.found += 1
+        if self.lacking:
+            self.notes.append(f"Samples that lack some of their media: {self.lacking:,}.")
         self.report = report
         if not report.found:
             raise FileNotFoundError(f"{report.text(3)}\n{source.layout_line}")
@@ -316,9 +322,12 @@ class ListedBenchmark(Benchmark):
             )
         return kept
 
+    def _full_path(self, path):
+        return None if path is None else f"{self.config.data_dir}/{path}"
+
     def example(self, entry):
         columns = {
-            name: entry[name] if kind == "text" else {"bytes": None, "path": f"{self.config.data_dir}/{entry[name]}"}
+            name: entry[name] if kind == "text" else {"bytes": None, "path": self._full_path(entry[name])}
             for name, kind in self.modalities.items()
         }
         return {**columns, "label": entry["label"]}

@@ -9,7 +9,6 @@ examples:
   python scripts/prepare_data.py --benchmark crema_d --data_dir CREMA-D --output prepared/crema_d --download
   python scripts/prepare_data.py --benchmark crema_d --data_dir CREMA-D --output prepared/112 --processor.video.size 112
   python scripts/train.py crema_d --data_dir prepared/crema_d                  training from the shards
-
 written to output: data/*.parquet and README.md, which datasets.load_dataset reads without this library; processor/;
 preparation.json (what was prepared how, and a checksum of each shard); report.json (counts, every missing sample).
 """
@@ -26,7 +25,6 @@ from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
 
 FROM_CONFIG = ("processor", "columns", "benchmark_options", "modalities", "tokenizer", "num_proc", "missing")
-
 BAR = {"unit": "", "mininterval": 0.5 if sys.stderr.isatty() else 30}  # in a file, a line in half a minute
 
 
@@ -79,7 +77,7 @@ def parse_arguments(argv):
 
     args = arguments.read_arguments(argv, __doc__, PrepareArguments, start=start)
     arguments.check_positive(args, "num_proc", "samples_per_shard")
-    arguments.check_missing(args.missing)
+    args.missing = arguments.check_missing(args.missing) or "error"
     if args.public and args.push_to_hub is None:
         raise ValueError("--public says who may see what --push_to_hub sends; give that too.")
     if config.get("benchmark", args.benchmark) != args.benchmark:
@@ -101,7 +99,7 @@ def prepare(args):
         open_repository(args.push_to_hub, "dataset", private=not args.public)  # better now than after hours
     if args.download and (absent := download(args.benchmark, args.data_dir)):
         say(f"{len(absent)} files are not on the server, such as {absent[0]}")
-    report = check_benchmark(args.benchmark, args.data_dir, **args.benchmark_options)
+    report = check_benchmark(args.benchmark, args.data_dir, args.missing, **args.benchmark_options)
     say(report.text(args.missing_shown))
     if args.strict:
         report.require_complete(args.missing_shown)
@@ -121,11 +119,11 @@ def write(output, args, report):
 
     processor = make_processor([name for name in args.modalities if name in args.processor], args, args)
     columns = runs.pick_columns(processor.modalities, args.columns)
-    raw = load_benchmark(args.benchmark, args.data_dir, missing_shown=None, **args.benchmark_options)
+    raw = load_benchmark(args.benchmark, args.data_dir, None, None, False, None, args.missing, **args.benchmark_options)
     runs.check_data(raw, args, processor)
     fit_processor(processor, raw["train"], columns, args.missing)
     source = (args.benchmark, args.benchmark_options, raw, args.data_dir)
-    task = Preparation(output, *source, processor, columns, args.samples_per_shard, args.missing or "error")
+    task = Preparation(output, *source, processor, columns, args.samples_per_shard, args.missing)
     task.begin(args.verify)
     total, left = (sum(len(shard) for shard in shards) for shards in (task.shards, task.todo))
     with tqdm(desc="preparing samples", total=total, initial=total - left, **BAR) as bar:

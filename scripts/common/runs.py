@@ -166,7 +166,8 @@ def load_data(args, processor, split=None):
     if is_prepared(args.data_dir):
         columns = pick_columns(processor.modalities, args.columns)
         return load_prepared(args.data_dir, processor, columns, args.benchmark, args.benchmark_options, split)
-    return load_benchmark(args.benchmark, args.data_dir, split, **args.benchmark_options)
+    missing = args.missing or "error"
+    return load_benchmark(args.benchmark, args.data_dir, split, missing=missing, **args.benchmark_options)
 
 
 def prepare(dataset, args, processor, limit=None):

@@ -104,9 +104,10 @@ class DataArguments(SourceArguments):
 
 
 def check_missing(value):
-    """Raise a `ValueError` unless it is a value of the setting `missing`."""
+    """The value of the setting `missing`; a `ValueError` if it is none."""
     if value not in (None, "error", "absent"):
         raise ValueError(f"missing={value!r} is unknown; choose error or absent.")
+    return value
 
 
 # -- configurations -------------------------------------------------------------------------------------------

@@ -42,6 +42,22 @@ def test_sound_of_the_video_and_other_containers(folder):
     assert test[2]["audio"]["path"].endswith(f"AudioWAV/{third}.wav")
 
 
+def test_samples_that_lack_one_of_their_media_may_stay(folder):
+    lines = (folder / "test.csv").read_text().splitlines()
+    first, second = (line.split(",")[0] for line in lines[:2])
+    for clip in (first, second):
+        (folder / "VideoFlash" / f"{clip}.flv").unlink()
+    (folder / "AudioWAV" / f"{second}.wav").unlink()
+    assert len(load_benchmark("crema_d", data_dir=folder, split="test")) == 4
+    test = load_benchmark("crema_d", data_dir=folder, split="test", missing="absent")
+    assert len(test) == 5
+    assert test[0]["video"] == {"bytes": None, "path": None}
+    assert test[0]["audio"]["path"].endswith(f"{first}.wav")
+    report = check_benchmark("crema_d", data_dir=folder, missing="absent")
+    assert "Samples that lack some of their media: 1." in report.notes
+    assert [sample.name for sample in report.missing] == [second]
+
+
 def test_annotations_in_their_own_folder(folder):
     for name in ("train.csv", "test.csv"):
         write(folder / "annotations" / name, (folder / name).read_text())
