@@ -69,7 +69,7 @@ _KEY = (
 )
 # Name, what may close it ("key": or os.environ["KEY"] =), a type, the sign, and the value: quoted or not.
 _ASSIGNED = re.compile(
-    rf"""(?<![\w.-])(?P<name>[\w.-]{{0,60}}?(?:(?P<word>{_PASSWORD})|{_KEY}|(?P<shell>(?-i:[A-Z0-9]_(?:TOKEN|KEY|PASS|AUTH)))))"""
+    rf"""(?<![\w.-])(?P<name>[\w.-]{{0,60}}?(?:(?P<word>{_PASSWORD})|{_KEY}|(?P<shell>(?-i:[A-Z0-9]_(?:KEY|PASS|AUTH)|TOKEN|SECRET))))"""
     r"""(?:\\?["']|[\])])*(?:\s*:\s*[A-Za-z][\w.| ]*(?==))?\s*(?P<sign>:=|=>|[:=]|(?<=[\w])\s(?=\S+\s*$))\s*"""
     r"""(?:\\?["'](?P<quoted>[^"'\s\\]+)\\?["']|(?P<plain>[^\s"'`<>()\[\]{},;&\\]+)(?=[\s;&"'`,]|\\n|$))""",
     re.IGNORECASE,

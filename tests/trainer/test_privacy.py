@@ -53,6 +53,7 @@ NAMED = "a password or key"
         ("api_key = 'abcdefgh1234'", NAMED + " (api_ke...)"),
         ("NAME_API_KEY=abcdefgh1234", NAMED + " (NAME_A...)"),
         ("export WANDB_API_KEY=0a1b2c3d4e5f", NAMED + " (WANDB_...)"),
+        ("export TOKEN=abcdef123456", NAMED + " (TOKEN...)"),
         ("SERVICE_TOKEN=abcdefgh1234", NAMED + " (SERVIC...)"),
         ("password=letmein", NAMED + " (passwo...)"),
         ("db_password: hunter2", NAMED + " (db_pas...)"),
