@@ -15,6 +15,7 @@ _EXPORTS = {
     "Benchmark": "benchmark",
     "BenchmarkConfig": "benchmark",
     "LfmDataCollator": ".trainer.collator",
+    "cache_features": "features",
     "check_benchmark": "benchmark",
     "check_holes": "holes",
     "fit_processor": "preparation",

@@ -113,7 +113,7 @@ def _prepare(dataset, processor, columns, label_column, class_names, num_proc, b
         remove_columns=raw.column_names,
         features=datasets.Features({**stored, "labels": encode_label.feature}),
         new_fingerprint=fingerprint,
-        cache_file_name=_cache_file(raw, fingerprint),
+        cache_file_name=cache_file(raw, fingerprint),
         desc="preparing",
     )
     return read_prepared(_leave_out(prepared) if skip else prepared, processor, columns)
@@ -137,7 +137,7 @@ def fit_processor(processor, train, columns=None, missing="error"):
     processor.fit(samples)
 
 
-def _cache_file(raw, fingerprint):
+def cache_file(raw, fingerprint):
     """Where samples of a data set in memory are written, which `datasets` would keep there; None beside its files."""
     if raw.cache_files:
         return None
@@ -208,7 +208,7 @@ def read_prepared(dataset, processor, columns=None):
 
     Those of `columns` alone, where given. Settings of the processor that only matter in reading may have changed.
     """
-    return dataset.with_transform(_Decoder(processor, processor.modalities if columns is None else columns))
+    return dataset.with_transform(Decoder(processor, processor.modalities if columns is None else columns))
 
 
 def check_columns(columns, dataset, processor):
@@ -260,7 +260,7 @@ def _encode(processor, columns, label_column, encode_label, skip, missing, batch
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
-class _Decoder:
+class Decoder:
     """Stored bytes to tensors; small and without the tokenizer, so that it travels to other processes."""
 
     def __init__(self, processor, names):

@@ -124,6 +124,8 @@ class LfmModel(LfmPreTrainedModel):
     Modalities may be absent from samples, where `{modality}_present`, bool (B,), is False; what stands in their place
     is not used, and a tower that trains does not see it. In evaluation mode the tensors of one that is absent from the
     whole batch may be left out.
+
+    `{modality}_vector` (B, num_features) of a frozen tower is what it would give, computed before.
     """
 
     def __init__(self, config):
@@ -143,7 +145,8 @@ class LfmModel(LfmPreTrainedModel):
     @property
     def input_names(self):
         """`tuple[str]`: the names of all tensors that `forward` reads, `{modality}_present` apart."""
-        return tuple(f"{name}_{part}" for name, tower in self.towers.items() for part in tower.input_names)
+        frozen = tuple(f"{name}_vector" for name, spec in self.config.modalities.items() if spec.get("frozen"))
+        return tuple(f"{name}_{part}" for name, tower in self.towers.items() for part in tower.input_names) + frozen
 
     def train(self, mode=True):
         """As in torch, but frozen towers stay in evaluation mode (their normalisation does not move)."""
@@ -171,7 +174,7 @@ class LfmModel(LfmPreTrainedModel):
             present = {name: inputs[mark] for mark, name in marks.items() if mark in inputs and name in given}
             vectors = self.exchange.run(self.towers, tensors, present)
         else:
-            vectors = {name: self._run_tower(name, inputs) for name in given}
+            vectors = {name: self.run_tower(name, inputs) for name in given}
         example = next(iter(vectors.values()))
         return tuple(
             vectors[name] if name in vectors else example.new_zeros(example.shape[0], tower.num_features)
@@ -180,8 +183,22 @@ class LfmModel(LfmPreTrainedModel):
 
     def _given(self, inputs):
         """Names of the modalities to be read (`list[str]`): those whose tensors are there; in training, all."""
-        given = [name for name, t in self.towers.items() if inputs.get(f"{name}_{t.input_names[0]}") is not None]
+        given = [name for name in self.towers if self._first_input(name, inputs) is not None]
         return given if given and not self.training else list(self.towers)
+
+    def _first_input(self, name, inputs):
+        """The vector of a modality if it is given, else the first of what its tower reads, or None."""
+        vector = inputs.get(f"{name}_vector")
+        return inputs.get(f"{name}_{self.towers[name].input_names[0]}") if vector is None else vector
+
+    def run_tower(self, name, inputs):
+        """The vector (B, num_features) of one tower, or `{name}_vector` where `inputs` (`dict`) hold it."""
+        vector = inputs.get(f"{name}_vector")
+        if vector is None:
+            return run_tower(self.towers[name], self._tower_inputs(name, inputs), inputs.get(f"{name}_present"))
+        if not self.config.modalities[name].get("frozen"):
+            raise ValueError(f"{name}_vector is given, but the tower of {name} is not frozen: it would not learn.")
+        return vector.to(self.projections[name].weight.dtype)
 
     def read_presence(self, inputs):
         """Which modalities are there: bool (M, B), or None if all are.
@@ -196,7 +213,9 @@ class LfmModel(LfmPreTrainedModel):
         marks = {name: inputs.get(f"{name}_present") for name in self.towers}
         if len(given) == len(self.towers) and all(mark is None for mark in marks.values()):
             return None
-        example = self._tower_inputs(given[0], inputs)[0]
+        example = self._first_input(given[0], inputs)
+        if example is None:
+            self._tower_inputs(given[0], inputs)  # which says what is missing
         here = torch.ones(example.shape[0], dtype=torch.bool, device=example.device)
         rows = []
         for name, mark in marks.items():
@@ -219,10 +238,7 @@ class LfmModel(LfmPreTrainedModel):
         """
         if self.exchange is not None:
             raise ValueError(f"the towers of fusion {self.config.fusion} run together: call run_towers.")
-        return self.projections[name](self._run_tower(name, inputs))
-
-    def _run_tower(self, name, inputs):
-        return run_tower(self.towers[name], self._tower_inputs(name, inputs), inputs.get(f"{name}_present"))
+        return self.projections[name](self.run_tower(name, inputs))
 
     def _tower_inputs(self, name, inputs):
         tower = self.towers[name]

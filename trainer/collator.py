@@ -26,8 +26,12 @@ class LfmDataCollator:
         """
         batch = {}
         for name, kind in self.processor.kinds.items():
-            key = f"{name}_{kind.parts[0]}"
-            if key in samples[0]:
+            key, vector = f"{name}_{kind.parts[0]}", f"{name}_vector"
+            if vector in samples[0]:  # as `cache_features` stores them
+                batch[vector] = torch.stack([torch.as_tensor(sample[vector]) for sample in samples])
+                if f"{name}_present" in samples[0]:
+                    batch[f"{name}_present"] = torch.tensor([bool(sample[f"{name}_present"]) for sample in samples])
+            elif key in samples[0]:
                 batch |= self.processor.stack(name, [sample[key] for sample in samples], fill=True)
                 if f"{name}_present" in samples[0]:
                     batch.setdefault(f"{name}_present", torch.ones(len(samples), dtype=torch.bool))

@@ -280,7 +280,9 @@ class ModalityMeter:
     def prediction_step(self, model, inputs, *args, **kwargs):
         """As in transformers, without the inputs of the modalities `absent`."""
         towers = self.model.lfm.towers
-        left_out = {f"{name}_{part}" for name in self.absent for part in (*towers[name].input_names, "present")}
+        left_out = {
+            f"{name}_{part}" for name in self.absent for part in (*towers[name].input_names, "vector", "present")
+        }
         inputs = {key: value for key, value in inputs.items() if key not in left_out}
         return super().prediction_step(model, inputs, *args, **kwargs)
 

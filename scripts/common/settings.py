@@ -97,6 +97,9 @@ class DataArguments(SourceArguments):
     max_train_samples: int | None = HfArg(default=None, help="Train on so many samples at most.")
     max_eval_samples: int | None = HfArg(default=None, help="Validate on so many samples at most.")
     max_test_samples: int | None = HfArg(default=None, help="Test on so many samples at most.")
+    cache_features: bool = HfArg(
+        default=False, help="Compute the vectors of frozen towers once, and store them with the data."
+    )
 
     def __post_init__(self):
         check_positive(self, "num_proc", "max_train_samples", "max_eval_samples", "max_test_samples")

@@ -129,7 +129,7 @@ def set_up(model_args, data_args, training_args):
     from transformers import set_seed
 
     from modeling_lfm import LfmForMultimodalClassification
-    from modeling_lfm.data import AugmentedDataset, fit_processor
+    from modeling_lfm.data import AugmentedDataset, cache_features, fit_processor
     from modeling_lfm.trainer import LfmTrainer
     from modeling_lfm.trainer.fitting import check_parts
     from modeling_lfm.trainer.methods import make_method
@@ -156,6 +156,8 @@ def set_up(model_args, data_args, training_args):
     model = LfmForMultimodalClassification.from_towers(config)  # what is wrong with it is told before data is prepared
     with training_args.main_process_first(desc="preparing the data"):
         splits = prepare_splits(raw, processor, data_args, training_args.do_predict)
+        if data_args.cache_features:
+            splits = cache_features(model.to(training_args.device), splits, processor)
     train_dataset = splits["train"]
     if processor.varies:
         train_dataset = AugmentedDataset(train_dataset, processor, training_args.seed)
