@@ -178,8 +178,15 @@ class TimmTower(Tower):
             self.encoder.load_state_dict(_create_timm(spec, timm_weights(spec["name"])).state_dict())
             return
         check_checkpoint(file)
+        heads = self.encoder.pretrained_cfg.get("classifier") or ()
+        heads = (heads,) if isinstance(heads, str) else tuple(heads)
+        weights = {
+            key: tensor
+            for key, tensor in timm.models.load_state_dict(file).items()
+            if not key.startswith(tuple(f"{head}." for head in heads))  # a tower has none
+        }
         try:
-            timm.models.load_checkpoint(self.encoder, file, strict=True)
+            self.encoder.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f"{file} does not hold the weights of the tower {spec['name']}: {error}") from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
@@ -204,6 +205,15 @@ def test_towers_are_not_made_of_pickled_weights(here):
     for name in ("hf-hub:timm/resnet18.a1_in1k", f"local-dir:{here}"):
         with pytest.raises(ValueError, match="must be a timm architecture"):
             LfmConfig({"a": {"tower": "timm", "name": name}})
+
+
+def test_a_file_of_weights_may_have_a_classifier(here):
+    spec = resnet(1)
+    whole = timm.create_model(spec["name"], in_chans=1, num_classes=7, **spec["model_args"])
+    save_file(whole.state_dict(), "whole.safetensors")
+    config = LfmConfig({"a": {**spec, "checkpoint": "whole.safetensors"}})
+    found = LfmForMultimodalClassification.from_towers(config).lfm.towers["a"].encoder.state_dict()
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in found.items())
 
 
 @pytest.fixture
