@@ -39,12 +39,8 @@ def cache_features(model, dataset, processor, batch_size=64):
     LfmTrainer(model, args, data["train"], eval_dataset=data["validation"], processing_class=processor).train()
     ```
     """
-    names = [name for name, spec in model.config.modalities.items() if spec.get("frozen")]
+    names = find_frozen(model)
     varying = [name for name in names if processor.kinds[name].varies]
-    if not names:
-        raise ValueError("cache_features: no tower is frozen; set frozen: true in an entry of modalities.")
-    if model.lfm.exchange is not None:
-        raise ValueError(f"cache_features: the towers of fusion {model.config.fusion} run together.")
     if varying:
         raise ValueError(f"cache_features: {varying[0]} varies from epoch to epoch; leave its augment out.")
     if isinstance(dataset, dict):
@@ -58,6 +54,16 @@ def cache_features(model, dataset, processor, batch_size=64):
         decoder.layouts[f"{name}_vector"] = (np.float32, (model.lfm.towers[name].num_features,))
     joined = datasets.concatenate_datasets([dataset.with_format(None).select_columns(left), vectors], axis=1)
     return joined.with_transform(decoder)
+
+
+def find_frozen(model):
+    """Names of the modalities (`list[str]`) whose towers are frozen; a `ValueError` if there is none to be cached."""
+    names = [name for name, spec in model.config.modalities.items() if spec.get("frozen")]
+    if not names:
+        raise ValueError("cache_features: no tower is frozen; set frozen: true in an entry of modalities.")
+    if model.lfm.exchange is not None:
+        raise ValueError(f"cache_features: the towers of fusion {model.config.fusion} run together.")
+    return names
 
 
 def _inputs(processor, name):

@@ -47,11 +47,14 @@ def check_cells(cells, forced):
 def check_cell(config):
     """Why the model of a configuration makes no sense (`str`, or None), and its bytes."""
     from modeling_lfm import LfmForMultimodalClassification
+    from modeling_lfm.data.features import find_frozen
     from modeling_lfm.scripts.common.console import hide_progress_bars
     from modeling_lfm.scripts.common.training import make_config, read_run, set_up
+    from modeling_lfm.scripts.experiments.probe import check_probe
     from modeling_lfm.towers_lfm import TOWERS, resolve_tower_configs
 
     hide_progress_bars()
+    probe = config.pop("probe", None)
     with tempfile.TemporaryDirectory() as folder:
         model_args, data_args, training_args = read_run({**config, "output_dir": folder})
         try:
@@ -60,15 +63,18 @@ def check_cell(config):
             for spec in model_config.modalities.values():
                 if "in_features" in TOWERS[spec["tower"]].keys:
                     spec.setdefault("in_features", 1)  # the training samples will tell
-            LfmForMultimodalClassification(model_config)
+            model = LfmForMultimodalClassification(model_config)
+            if data_args.cache_features:
+                find_frozen(model)
         except ValueError as error:
             return str(error), 0
         except OSError as error:
             names = {m: spec["name"] for m, spec in model_config.modalities.items() if "name" in spec}
             remedy = "is neither a folder nor on the Hub; give a folder with --modalities.MODALITY.name."
             raise FileNotFoundError(f"{data_args.benchmark}: a pretrained tower of {names} {remedy}") from error
-        trainer, _ = set_up(model_args, data_args, training_args)
-    return None, 4 * trainer.model.num_parameters()
+        trainer, splits = set_up(model_args, data_args, training_args)
+        reason = check_probe(probe, trainer.model.config.modality_names, splits["train"]) if probe else None
+    return reason, 4 * trainer.model.num_parameters()
 
 
 def check_output(folder, largest, jobs):

@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -38,7 +39,7 @@ def run_one(config, threads):
     """Train one model, choose its best epoch on the validation split, and evaluate that on the test split, once.
 
     Args:
-        config (`dict`): settings of train.py.
+        config (`dict`): settings of train.py; with `probe`, see [`run_probe`], no model is trained.
         threads (`int`): of torch.
 
     Returns:
@@ -52,6 +53,7 @@ def run_one(config, threads):
 
     from modeling_lfm.scripts.common.console import hide_progress_bars
     from modeling_lfm.scripts.common.training import read_run, set_up
+    from modeling_lfm.scripts.experiments.probe import run_probe
     from modeling_lfm.trainer.callbacks import LfmProgressCallback
 
     torch.set_num_threads(threads)
@@ -59,7 +61,11 @@ def run_one(config, threads):
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory(prefix="lfm-run-", ignore_cleanup_errors=True) as _scratch:
         settings = {**config, **FORCED, "output_dir": _scratch}
+        probe = settings.pop("probe", None)
         trainer, splits = set_up(*read_run(settings))
+        if probe is not None:
+            began = time.perf_counter()
+            return {**run_probe(probe, trainer, splits), "seconds": time.perf_counter() - began}
         trainer.pop_callback(LfmProgressCallback)
         seconds = trainer.train().metrics["train_runtime"]
     state, method = trainer.state, trainer.method

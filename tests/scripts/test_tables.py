@@ -3,12 +3,17 @@
 import json
 from argparse import Namespace
 
+import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from modeling_lfm.scripts import reproduce
 from modeling_lfm.scripts.common.settings import CONFIGS, list_configs, read_config
-from modeling_lfm.scripts.experiments.check import check_cells, check_output
-from modeling_lfm.scripts.experiments.run import FORCED
+from modeling_lfm.scripts.common.training import read_run, set_up
+from modeling_lfm.scripts.experiments.check import SMALL, check_cell, check_cells, check_output
+from modeling_lfm.scripts.experiments.probe import STRENGTHS
+from modeling_lfm.scripts.experiments.run import FORCED, run_one
 from modeling_lfm.scripts.experiments.tables import TABLES, Table, find_table, make_cells, merge, read_table
 from modeling_lfm.trainer.methods import METHODS, make_method
 
@@ -16,6 +21,7 @@ from ..data.media import make_mvsa
 from ..modeling.towers import make_tokenizer
 
 PRESETS = ("paper_1", "paper_2", "paper_3", "paper_4", "paper_5", "figure_1")
+PROBES = ("Linear probe", "Late fusion of probes")
 CLIP = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -137,7 +143,7 @@ def test_tables_are_found_by_number_name_or_path(tmp_path, monkeypatch):
 def test_tables_of_the_paper_make_sense_on_sound_and_images(name):
     table = read_table(find_table(name), "demo")
     inapplicable = checked(name, "demo")
-    assert set(inapplicable) == {"Unimodal-3"} & set(table.rows)
+    assert set(inapplicable) == {"Unimodal-3", *PROBES} & set(table.rows)
     assert table.reference in table.rows
     # The learned alpha watches the validation split, so that all rows train on the same samples.
     assert table.settings["demo"]["holdout"] == 0
@@ -162,7 +168,7 @@ def test_gradients_are_not_clipped_where_methods_are_compared():
 
 def test_the_main_table_has_every_method_in_its_row():
     rows = read_table(find_table("1"), "av_mnist").rows
-    methods = {row: make_method(changes["method"]) for row, changes in rows.items()}
+    methods = {row: make_method(changes["method"]) for row, changes in rows.items() if row not in PROBES}
     assert {m.spec.name for m in methods.values()} == {cls.spec.name for cls in METHODS.values()}
     for row, method in methods.items():
         assert method.spec.row in (row, None) or (row, method.settings.alpha) == ("LFM-H", "heuristic")
@@ -173,7 +179,7 @@ def test_the_main_table_has_every_method_in_its_row():
 def test_a_text_tower_rules_out_the_fusions_of_feature_maps(mvsa):
     text = json.dumps({"tower": "transformers", "config": BERT})
     inapplicable = checked("1", "mvsa_single", **{"modalities.text": text}, **mvsa)
-    assert set(inapplicable) == {"Unimodal-3", "Channel", "Greedy"}
+    assert set(inapplicable) == {"Unimodal-3", "Channel", "Greedy", *PROBES}
     assert "there are only 2 (image, text)" in inapplicable["Unimodal-3"]
 
 
@@ -245,3 +251,46 @@ def test_published_settings_fit_their_methods_and_data_sets():
             method = make_method({"name": name, **settings})
             modalities = read_config(benchmark)["modalities"]
             assert set(getattr(method.settings, "factors", None) or {}) <= set(modalities)
+
+
+@pytest.mark.parametrize("kind", ["linear", "late"])
+def test_a_probe_is_a_logistic_regression_on_what_frozen_towers_give(kind):
+    frozen = {name: {"frozen": True} for name in ("audio", "image")}
+    small = {"max_train_samples": 64, "max_eval_samples": 40, "max_test_samples": 40, "use_cpu": True}
+    base = merge(read_config("demo"), {**small, "cache_features": True})
+    base["modalities"] = {name: {**spec, **frozen[name]} for name, spec in base["modalities"].items()}
+    record = run_one({**base, "method": "concat", "probe": kind}, threads=1)
+    trainer, splits = set_up(*read_run({**base, "do_predict": True, "output_dir": "unused"}))
+    names = trainer.model.config.modality_names
+    data = {
+        split: (
+            [np.stack([np.asarray(row) for row in part[f"{name}_vector"]]) for name in names],
+            np.asarray([sample["labels"] for sample in part]),
+        )
+        for split, part in splits.items()
+    }
+
+    def fit(parts):
+        scaler = StandardScaler().fit(parts["train"])
+        scores = {}
+        for strength in STRENGTHS:
+            probe = LogisticRegression(C=strength, max_iter=1000).fit(
+                scaler.transform(parts["train"]), data["train"][1]
+            )
+            right = probe.score(scaler.transform(parts["validation"]), data["validation"][1])
+            scores.setdefault(right, probe.predict_log_proba(scaler.transform(parts["test"])))
+        return scores[max(scores)]
+
+    single = [fit({split: parts[i] for split, (parts, _) in data.items()}) for i in range(len(names))]
+    joined = fit({split: np.concatenate(parts, 1) for split, (parts, _) in data.items()})
+    fused = joined if kind == "linear" else np.mean(single, axis=0)
+    for key, logits in (("accuracy", fused), *((f"{n}_accuracy", one) for n, one in zip(names, single, strict=True))):
+        assert record["test"][key] == pytest.approx((logits.argmax(1) == data["test"][1]).mean())
+
+
+def test_probes_need_the_vectors_of_frozen_towers():
+    small = {"max_train_samples": 64, "max_eval_samples": 40, "max_test_samples": 40, "use_cpu": True}
+    config = {**read_config("demo"), **small, "method": "concat", "probe": "linear"}
+    assert "cache_features" in check_cell({**config, **FORCED, **SMALL})[0]
+    with pytest.raises(ValueError, match="probe='linea'"):
+        check_cell({**config, "probe": "linea", **FORCED, **SMALL})
