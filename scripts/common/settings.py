@@ -235,12 +235,14 @@ class SettingsParser(HfArgumentParser):
 
     def __init__(self, dataclass_types, text=""):
         super().__init__(dataclass_types, description=text, formatter_class=_Formatter, usage=SUPPRESS)
-        self.kinds, self.defaults = {}, {}  # of each setting, the types that it may have, and its default
+        # Of each setting the types that it may have, those of the parts of a list, and its default.
+        self.kinds, self.parts, self.defaults = {}, {}, {}
         for cls in self.dataclass_types:
             hints = get_type_hints(cls)
             for field in (field for field in fields(cls) if field.init):
                 hint = hints[field.name]
                 kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+                self.parts[field.name] = {part for kind in kinds if get_origin(kind) is list for part in get_args(kind)}
                 kinds = [dict if kind is Mapping else get_origin(kind) or kind for kind in kinds]
                 self.kinds[field.name] = tuple(kind for kind in kinds if isinstance(kind, type))
                 self.defaults[field.name] = {} if field.default_factory is not MISSING else field.default
@@ -285,6 +287,10 @@ class SettingsParser(HfArgumentParser):
             value = str(value)
         if list in kinds and str not in kinds and isinstance(value, (str, int, float)):
             value = [value]
+        if isinstance(value, list) and self.parts[key]:
+            kind = Union[tuple(self.parts[key])]  # noqa: UP007
+            told = [parse_value(part) if isinstance(part, str) and kind is not str else part for part in value]
+            value = [check_type(key, part, kind) for part in told]
         if _has_nan(value):
             raise ValueError(f"{key}={value} is not a number.")
         return check_type(key, value, Union[kinds])  # noqa: UP007

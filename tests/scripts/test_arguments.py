@@ -92,6 +92,8 @@ def test_values_get_the_types_of_their_fields():
         "early_stopping_patience": "none",
         "resume_from_checkpoint": True,
         "lr_scheduler_kwargs": "{a: 1}",
+        "class_weights": ["1", "2.5"],
+        "metrics": ["auroc"],
     }
     args = build(settings, LfmTrainingArguments)
     assert args.output_dir == "5"
@@ -101,6 +103,8 @@ def test_values_get_the_types_of_their_fields():
     assert args.early_stopping_patience is None
     assert args.resume_from_checkpoint == "true"
     assert args.lr_scheduler_kwargs == {"a": 1}
+    assert args.class_weights == [1, 2.5]
+    assert args.metrics == ["auroc"]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +114,7 @@ def test_values_get_the_types_of_their_fields():
         ("zzzzzz", 1, "unknown setting 'zzzzzz'"),
         ("seed", "x", "seed='x' should be of type int"),
         ("seed", True, "seed=True should be of type int"),
+        ("class_weights", ["1", "x"], "class_weights='x' should be of type float"),
         ("learning_rate", "fast", "learning_rate='fast' should be of type float"),
         ("bf16", "maybe", "bf16='maybe' should be of type bool"),
         ("method", "omg", "unknown method 'omg'.*'ogm'"),
