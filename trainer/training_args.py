@@ -37,9 +37,9 @@ NEED_METRICS = {"batch_eval_metrics": False, "eval_do_concat_batches": True}
 class LfmTrainingArguments(TrainingArguments):
     """Training arguments of [`LfmTrainer`].
 
-    Three defaults differ from `TrainingArguments`: `eval_strategy="epoch"` would need an evaluation set, so it stays
+    Four defaults differ from `TrainingArguments`: `eval_strategy="epoch"` would need an evaluation set, so it stays
     `"no"`, but `logging_strategy` is `"epoch"`, `remove_unused_columns` is False (inputs are named after modalities),
-    and `report_to` is `"none"`.
+    `report_to` is `"none"`, and `logging_nan_inf_filter` is False (a loss that is no number is logged as it is).
     """
 
     method: dict | str | None = HfArg(
@@ -94,6 +94,9 @@ class LfmTrainingArguments(TrainingArguments):
         default="random", help="random, sequential, or balanced: drawn so that all classes are equally frequent."
     )
     logging_strategy: str = HfArg(default="epoch", help="When to log: no, steps or epoch.")
+    logging_nan_inf_filter: bool = HfArg(
+        default=False, help="Leave losses that are no numbers out of the log: each step then waits for the device."
+    )
     remove_unused_columns: bool = HfArg(default=False, help="Must stay False: inputs are named after modalities.")
     report_to: list[str] | str | None = HfArg(
         default="none",

@@ -40,6 +40,7 @@ SPECIAL = {
     "eval_do_concat_batches": "needs `compute_metrics` where it is False",
     "optimizers": "not for `mslr`, which sets learning rates",
     "optim": "not those that step within the backward pass (LOMO, `*_layerwise`)",
+    "logging_nan_inf_filter": "False by default: a loss that is no number is logged as it is, and no step waits for it",
     "label_smoothing_factor": "for single-label problems; evaluation is without",
     "train_sampling_strategy": "`balanced`, too",
     "gradient_checkpointing": "not for `agm`",

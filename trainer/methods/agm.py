@@ -121,5 +121,9 @@ class Agm(Method):
         scale = 1.0 if scaler is None else scaler.get_scale()
         weights = [p.grad for p in self.model.fusion.parameters() if p.dim() > 1 and p.grad is not None]
         limit = self.settings.clip_above
-        if limit is not None and any(gradient.abs().max() > limit * scale for gradient in weights):
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), scale)
+        if limit is not None and weights:
+            large = torch.stack([gradient.abs().max() for gradient in weights]).max() > limit * scale
+            parameters = [p for p in self.model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+            # A norm of 0 leaves gradients as they are; to ask whether it is large would wait for the device.
+            torch.nn.utils.clip_grads_with_norm_(parameters, scale, torch.where(large, norm, 0.0))

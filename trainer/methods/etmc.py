@@ -1,5 +1,6 @@
 """ETMC: each modality gives evidence for the classes, and Dempster's rule combines it."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -85,5 +86,5 @@ def evidential_loss(alpha, labels, annealing):
     wrong = alpha.scatter(1, chosen, 1.0)
     total = wrong.sum(1, keepdim=True)
     divergence = ((wrong - 1) * (torch.digamma(wrong) - torch.digamma(total))).sum(1) - torch.lgamma(wrong).sum(1)
-    divergence = divergence + torch.lgamma(total).squeeze(1) - torch.lgamma(total.new_tensor(alpha.shape[1]))
+    divergence = divergence + torch.lgamma(total).squeeze(1) - math.lgamma(alpha.shape[1])
     return (expected + annealing * divergence).mean()

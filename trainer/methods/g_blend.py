@@ -120,7 +120,8 @@ class GBlend(Method):
 
     def losses(self, outputs, labels, inputs):
         losses = self.branch_losses(outputs, labels)
-        return {"loss": (losses * losses.new_tensor(self.weights)).sum(), **self.named(losses, "fused")}
+        weighted = [weight * loss for weight, loss in zip(self.weights, losses, strict=True)]
+        return {"loss": torch.stack(weighted).sum(), **self.named(losses, "fused")}
 
     def logs(self):
         return {f"weight_{name}": weight for name, weight in zip(self.branches, self.weights or [], strict=False)}

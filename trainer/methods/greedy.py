@@ -103,16 +103,17 @@ class Greedy(Method):
 
     def measure(self):
         """Add this step's speeds to the sums, and return d."""
-        quotients = []
-        squeezes = [p for block in self.blocks for p in block.squeeze.parameters()]
-        for place, name in enumerate(self.modalities):
+        squeezes, speeds = [p for block in self.blocks for p in block.squeeze.parameters()], []
+        for name in self.modalities:
             excitations = [p for block in self.blocks for p in block.excite[name].parameters()]
-            self.main[place] += speed(self.branch_parameters(name))
-            self.bypass[place] += speed([*squeezes, *excitations])
-            if not (self.bypass[place] and self.main[place]):
-                return 0.0  # a frozen tower has no speed
-            quotients.append(math.log10(self.bypass[place] / self.main[place]))
-        return quotients[0] - quotients[1]
+            speeds += [speed(self.branch_parameters(name)), speed([*squeezes, *excitations])]
+        found = torch.stack(speeds).tolist()  # what is computed next depends on it
+        self.main = [total + new for total, new in zip(self.main, found[::2], strict=True)]
+        self.bypass = [total + new for total, new in zip(self.bypass, found[1::2], strict=True)]
+        if not all((*self.main, *self.bypass)):
+            return 0.0  # a frozen tower has no speed
+        first, second = (math.log10(b / m) for b, m in zip(self.bypass, self.main, strict=True))
+        return first - second
 
     def hold(self):
         """Fix the gates of the modality `held` at their means, and let go of the others."""
@@ -133,10 +134,10 @@ class Greedy(Method):
 
 
 def speed(parameters):
-    """|gradient|^2 / |weights|^2 over all `parameters` (`float`)."""
+    """|gradient|^2 / |weights|^2 over all `parameters` (scalar, float64)."""
     norms = [square(p.detach()) for p in parameters]
     gradients = [square(p.grad) for p in parameters if p.grad is not None]
-    return (sum(gradients) / sum(norms)).item() if gradients else 0.0
+    return sum(gradients) / sum(norms) if gradients else torch.zeros_like(sum(norms))
 
 
 def square(tensor):

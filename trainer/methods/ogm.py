@@ -82,11 +82,10 @@ class Ogm(Method):
         chosen = {name: [p for p in self.modulated(name) if p.grad is not None] for name in self.modalities}
         sizes = [parameter.numel() for parameters in chosen.values() for parameter in parameters]
         buffer = torch.empty(max(sizes, default=0), device=self.args.device)  # fresh memory each time would cost more
-        for name, factor in zip(self.modalities, self.coefficients(sums).tolist(), strict=True):
+        for name, factor in zip(self.modalities, self.coefficients(sums), strict=True):
             for parameter in chosen[name]:
                 deviation = parameter.grad.std() + 1e-8 if noisy and parameter.numel() > 1 else None  # one has none
-                if factor != 1:
-                    parameter.grad.mul_(factor)
+                parameter.grad.mul_(factor)
                 if deviation is not None:
                     noise = buffer[: parameter.numel()].normal_(generator=generator).view(parameter.shape)
                     parameter.grad.add_(noise.mul_(deviation))

@@ -101,8 +101,8 @@ class Pmr(Method):
         log_p = torch.where(self.known[labels], self.log_probabilities(outputs.features, labels), 0)
         with torch.no_grad():
             scores = self.trainer.reduce(log_p.exp().sum(1), "sum")  # samples of unknown classes count 1 in each
-            slower = torch.ones_like(scores)
-            slower[-1 - scores.flip(0).argmax()] = 0  # of equals the last is the faster
+            faster = len(scores) - 1 - scores.flip(0).argmax()  # of equals the last
+            slower = (torch.arange(len(scores), device=scores.device) != faster).to(scores.dtype)
         loss = (slower * -log_p.mean(1)).sum()
         return {"loss": loss_cls + self.settings.alpha * loss, "loss_cls": loss_cls, "loss_prototypes": loss}
 
