@@ -67,8 +67,8 @@ def find_holes(dataset, kinds, columns):
     start = 0
     for table in dataset.select_columns(names).with_format("arrow").iter(1000):
         for place, (name, column) in enumerate(columns.items()):
-            part = table.column(column).combine_chunks()
-            holes[place, start : start + len(part)] = _holes_of(part, kinds, name)
+            parts = [_holes_of(chunk, kinds, name) for chunk in table.column(column).chunks]  # as they lie in the file
+            holes[place, start : start + len(table)] = np.concatenate(parts)
         start += len(table)
     return holes
 
