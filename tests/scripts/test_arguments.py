@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import dataclass, field
 
 import pytest
 import yaml
@@ -130,6 +131,28 @@ def test_values_get_the_types_of_their_fields():
 def test_wrong_settings_are_errors_that_name_the_key(tmp_path, key, value, message):
     with pytest.raises(ValueError, match=message):
         build({"output_dir": str(tmp_path), key: value}, LfmTrainingArguments)
+
+
+@dataclass
+class Lists:
+    numbers: list[int] = field(default_factory=list)
+    shares: list[float] | str | None = None
+    words: list[str] = field(default_factory=list)
+
+
+def test_lists_hold_what_their_type_says():
+    read, _ = read_arguments(
+        ["--numbers", "3", "5", "--shares", "1", "2e-1", "--words", "7"],
+        "",
+        Lists,
+        ModelArguments,
+        start=lambda words, overrides: {"modalities": {"a": {}}},
+    )
+    assert read == Lists([3, 5], [1.0, 0.2], ["7"])
+    assert build({"numbers": "3", "shares": "balanced"}, Lists) == Lists([3], "balanced")
+    for key, value in (("numbers", ["a"]), ("shares", [1, "a"]), ("numbers", [1.5])):
+        with pytest.raises(ValueError, match=f"{key}=.* should be of type"):
+            build({key: value}, Lists)
 
 
 def test_a_setting_of_the_chosen_method_is_suggested_and_no_other(tmp_path):
