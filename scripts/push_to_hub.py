@@ -76,8 +76,6 @@ def check_arguments(args):
         raise ValueError(f"--repo_id {args.repo_id} should be USER/NAME, such as me/{args.repo_id}.")
     if args.create_pr and args.revision is not None:
         raise ValueError("--create_pr proposes a change of main; leave --revision out.")
-    if not args.commit_message.strip():
-        raise ValueError("--commit_message is empty; leave it out for 'Upload model'.")
 
 
 def describe(args, files):

@@ -360,7 +360,7 @@ def test_weights_that_nobody_could_use_are_refused(checkpoint, capsys, hub):
 def test_wrong_arguments(checkpoint, capsys, tmp_path, hub):
     assert "should be USER/NAME, such as me/tiny" in fails(capsys, checkpoint, repo="tiny")
     assert "cannot be a name on the Hub" in fails(capsys, checkpoint, repo="me/ti--ny")
-    assert "--commit_message is empty" in fails(capsys, checkpoint, "--commit_message", " ")
+    assert "commit_message is empty" in fails(capsys, checkpoint, "--commit_message", " ")
     assert "holds no model (no config.json)" in fails(capsys, tmp_path)
     assert "did you mean 'license'" in fails(capsys, checkpoint, "--licence", "mit")
     assert "is no identifier of the Hub" in fails(capsys, checkpoint, "--license", "My Licence")
