@@ -242,7 +242,8 @@ class SettingsParser(HfArgumentParser):
             for field in (field for field in fields(cls) if field.init):
                 hint = hints[field.name]
                 kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-                self.parts[field.name] = {part for kind in kinds if get_origin(kind) is list for part in get_args(kind)}
+                parts = {part for kind in kinds if get_origin(kind) is list for part in get_args(kind)}
+                self.parts[field.name] = parts & {int, float, str}
                 kinds = [dict if kind is Mapping else get_origin(kind) or kind for kind in kinds]
                 self.kinds[field.name] = tuple(kind for kind in kinds if isinstance(kind, type))
                 self.defaults[field.name] = {} if field.default_factory is not MISSING else field.default

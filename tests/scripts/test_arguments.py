@@ -150,6 +150,7 @@ def test_lists_hold_what_their_type_says():
     )
     assert read == Lists([3, 5], [1.0, 0.2], ["7"])
     assert build({"numbers": "3", "shares": "balanced"}, Lists) == Lists([3], "balanced")
+    assert build({"output_dir": "x", "debug": ["underflow_overflow"]}, LfmTrainingArguments).debug
     for key, value in (("numbers", ["a"]), ("shares", [1, "a"]), ("numbers", [1.5])):
         with pytest.raises(ValueError, match=f"{key}=.* should be of type"):
             build({key: value}, Lists)

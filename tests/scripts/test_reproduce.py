@@ -219,7 +219,7 @@ def test_what_the_table_lacks_is_named(tmp_path):
         reproduce.main([str(tmp_path / "table.yaml"), "--rows", "concat"])
     with pytest.raises(ValueError, match="jobs=0"):
         reproduce.main(["--table", "1", "--benchmark", "demo", "--jobs", "0"])
-    with pytest.raises(ValueError, match="seeds=.one. should be of type int"):
+    with pytest.raises(ValueError, match=r"seeds='one' should be of type int"):
         reproduce.main(["--table", "1", "--benchmark", "demo", "--seeds", "one"])
     with pytest.raises(ValueError, match="'table' is missing"):
         reproduce.main(["--benchmark", "demo"])
