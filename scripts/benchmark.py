@@ -7,7 +7,7 @@ with status 1 if a measurement failed; a goal that is missed is in the table onl
 
 examples:
   python scripts/benchmark.py --json speed.json --markdown speed.md
-  python scripts/benchmark.py --only methods alpha --json speed.json --markdown speed.md     the rest of the files stays
+  python scripts/benchmark.py --only methods alpha --markdown speed.md
   python scripts/benchmark.py --device cuda
 """
 
@@ -47,8 +47,8 @@ class SpeedArguments:
     only: list[str] = HfArg(default_factory=lambda: list(MEASUREMENTS), help="These measurements only.")
     device: str = HfArg(default="cpu", help="cpu or cuda.")
     quick: bool = HfArg(default=False, help="Smallest sizes: to try it, not to measure.")
-    json: str | None = HfArg(default=None, help="Where numbers are written, those of --only anew.")
-    markdown: str | None = HfArg(default=None, help="Where the table of all numbers is written.")
+    json: str | None = HfArg(default=None, help="Where the numbers are written.")
+    markdown: str | None = HfArg(default=None, help="Where the tables are written.")
 
     def __post_init__(self):
         for key, values, known in (("only", self.only, MEASUREMENTS), ("device", [self.device], ("cpu", "cuda"))):
@@ -73,21 +73,6 @@ def describe_machine(device, start):
     }
 
 
-def read_report(path):
-    """What `path` (`str`, or None) holds of earlier calls: measurements by name (`dict`)."""
-    from modeling_lfm.scripts.speed.rows import Row
-
-    if path is None or not Path(path).is_file():
-        return {}
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-        for found in report.values():
-            found["machine"], [Row(**row) for row in found["rows"]]
-        return {name: report[name] for name in MEASUREMENTS if name in report}
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"{path} holds no report of this program; remove it or name another file.") from error
-
-
 def format_report(report):
     """The report (`dict` of measurements by name) as Markdown (`str`)."""
     from modeling_lfm.scripts.speed.rows import Row, format_table
@@ -110,7 +95,7 @@ def main(argv=None):
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda needs a CUDA device, and torch sees none.")
-    report, failed = {} if args.only == [*MEASUREMENTS] else read_report(args.json), []
+    report, failed = {}, []
     for name in args.only:
         print(f"\n{MEASUREMENTS[name][0]}\n", flush=True)
         start, rows = time.perf_counter(), []

@@ -30,9 +30,8 @@ def open_repository(name, repo_type="model", private=False, revision=None, creat
 
     Args:
         name (`str`): such as `me/av_mnist`. repo_type (`str`): `"model"` or `"dataset"`.
-        private (`bool`): make it so that only you see it.
+        private (`bool`): only you may see it. create_pr (`bool`): it belongs to somebody else, and must be there.
         revision (`str`, *optional*): a branch, made if it is not there; `main` if not given.
-        create_pr (`bool`): it belongs to somebody else, and must be there.
 
     Returns:
         What the Hub tells of the repository (`huggingface_hub.ModelInfo`), or None if it was made now.
@@ -73,20 +72,12 @@ def is_edited(name, revision=None):
 
 
 def push_files(name, files, message, repo_type="model", revision=None, create_pr=False, stale=WEIGHT_NAMES):
-    """Send files in one commit. What the Hub has already is not sent again.
+    """Send `files` (`dict[str, Path]` by name in a repository that [`open_repository`] opened) in one commit.
 
-    Args:
-        name (`str`): a repository that is there, see [`open_repository`].
-        files (`dict[str, Path]`): by name in the repository.
-        message (`str`): of the commit.
-        repo_type, revision, create_pr: as in [`open_repository`].
-        stale (`re.Pattern`): files of the repository so called are removed in the same commit, if not among `files`.
+    Files of the repository that are called as `stale` (`re.Pattern`) tells, and are not among them, are removed in it.
 
     Returns:
-        `huggingface_hub.CommitInfo`, or None if the Hub had it all already.
-
-    Raises:
-        OSError: it fails; the message tells whether anything was committed.
+        `huggingface_hub.CommitInfo`, or None if the Hub had it all already. Raises an `OSError` where it fails.
     """
     api = HfApi()
     with explained(name):

@@ -12,11 +12,8 @@ SMALL = {
 
 
 def check_cells(cells, forced):
-    """Set up each cell as its run will, on a few samples.
-
-    Args:
-        cells (`dict`): configurations by (setting, row).
-        forced (`dict`): settings of every run that take the place of the configuration's.
+    """Set up each cell (its configuration by (setting, row)) as its run will, with the `forced` settings of every run
+    in place of its own, on a few samples.
 
     Returns:
         `dict` from (setting, row) to a sentence: cells that make no sense there, such as a third modality of two, or a
@@ -78,13 +75,8 @@ def check_cell(config):
 
 
 def check_output(folder, largest, jobs):
-    """Raise an `OSError` that names the place and the remedy where results or checkpoints could not be written.
-
-    Args:
-        folder (`Path`): of the results; made here.
-        largest (`int`): bytes of the largest model.
-        jobs (`int`): runs at the same time.
-    """
+    """Raise an `OSError` that names the place and the remedy where results could not be written to `folder`, which is
+    made, or checkpoints of so many `jobs` at a time, the `largest` of a model of so many bytes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:

@@ -10,40 +10,8 @@ from modeling_lfm import __version__
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.page.page import find_examples
 
-APP = '''"""The page of a model: pip install -r requirements.txt, then python app.py."""
-
-import os
-from pathlib import Path
-
-from modeling_lfm.scripts.common.console import run
-from modeling_lfm.scripts.demo import main
-
-here = Path(__file__).resolve().parent
-words = ["--checkpoint", str(here / "model"), "--title", {title!r}]
-words += ["--host", os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")]
-words += ["--port", os.environ.get("GRADIO_SERVER_PORT", "7860")]
-if (here / "examples").is_dir():
-    words += ["--examples", str(here / "examples")]
-
-if __name__ == "__main__":
-    run(lambda: main(words))
-'''
-README = """---
-title: {quoted}
-sdk: gradio
-sdk_version: {gradio}
-python_version: "{python}"
-app_file: app.py
-tags:
-- multimodal-classification
-- lfm
----
-
-# {title}
-
-Here: `pip install -r requirements.txt && python app.py`. As a Space: `hf upload USER/NAME . --repo-type space`. Where
-`modeling-lfm` comes from no package index, lay its wheel into this folder and name the file in requirements.txt.
-"""
+# Of its files the template, which `str.format` fills.
+FILES = {"app.py": "space_app.txt", "README.md": "space_readme.txt"}
 
 
 def export(args):
@@ -66,7 +34,8 @@ def export(args):
             shutil.copyfile(file, folder / "examples" / name / f"{modality}{file.suffix}")
     told = {"title": args.title, "quoted": json.dumps(args.title, ensure_ascii=False)}
     told |= {"gradio": importlib.metadata.version("gradio"), "python": "{}.{}".format(*sys.version_info)}
-    (folder / "app.py").write_text(APP.format(**told), encoding="utf-8")
-    (folder / "README.md").write_text(README.format(**told), encoding="utf-8")
+    for name, template in FILES.items():
+        text = Path(__file__).with_name(template).read_text(encoding="utf-8")
+        (folder / name).write_text(text.format(**told), encoding="utf-8")
     (folder / "requirements.txt").write_text(f"modeling-lfm[demo]=={__version__}\n", encoding="utf-8")
     return folder

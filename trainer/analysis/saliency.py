@@ -123,8 +123,7 @@ def attention_rollout(model, inputs, modality):
     """How much each token of a modality weighs in its tower's vector, by attention rollout; whatever is decided.
 
     Args:
-        model ([`LfmForMultimodalClassification`]): in evaluation mode.
-        inputs (`dict`): those of its `forward`, for B samples.
+        model, inputs: see [`grad_cam`].
         modality (`str`): one whose tower is a transformer with attention over the whole input.
 
     Returns:

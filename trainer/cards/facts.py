@@ -93,28 +93,19 @@ def gather_from_folder(folder):
         raise FileNotFoundError(f"{folder} holds no model (no config.json); give the folder that train.py wrote.")
     config, record = LfmConfig.from_pretrained(folder), read_record(folder)
     has_processor = (folder / "processor_config.json").is_file()
+    processor = LfmProcessor.from_pretrained(folder) if has_processor else None
     with torch.device("meta"):
         parameters = LfmForMultimodalClassification(config).num_parameters()
-    return CardFacts(
-        name=folder.resolve().name,
-        config=config,
-        processor=LfmProcessor.from_pretrained(folder) if has_processor else None,
-        parameters=parameters,
-        **_read_results(folder, read_json(folder / "trainer_state.json", {}), record),
-    )
+    state = read_json(folder / "trainer_state.json", {})
+    return CardFacts(folder.resolve().name, config, processor, parameters, **_read_results(folder, state, record))
 
 
 def gather_from_trainer(trainer):
     """Facts of the run of a [`LfmTrainer`]: what it knows, and the results and the data set in its `output_dir`."""
     folder = Path(trainer.args.output_dir)
-    state = json.loads(json.dumps(vars(trainer.state), default=str))
-    return CardFacts(
-        name=folder.resolve().name,
-        config=trainer.model.config,
-        processor=trainer.processor,
-        parameters=trainer.model.num_parameters(),
-        **_read_results(folder, state, read_record(folder) | {"run": describe_run(trainer)}),
-    )
+    state, model = json.loads(json.dumps(vars(trainer.state), default=str)), trainer.model
+    found = _read_results(folder, state, read_record(folder) | {"run": describe_run(trainer)})
+    return CardFacts(folder.resolve().name, model.config, trainer.processor, model.num_parameters(), **found)
 
 
 def _read_results(folder, state, record):
@@ -128,8 +119,5 @@ def _read_results(folder, state, record):
         entry = read_json(folder / f"{prefix}_results.json", {}) or (entries[-1] if entries else {})
         numbers = {key: value for key, value in entry.items() if isinstance(value, (int, float)) and value == value}
         found[split] = {k.removeprefix(f"{prefix}_"): v for k, v in numbers.items() if k.startswith(f"{prefix}_")}
-    return {
-        "state": state,
-        "record": record,
-        "metrics": {split: metrics for split, metrics in found.items() if metrics},
-    }
+    metrics = {split: numbers for split, numbers in found.items() if numbers}
+    return {"state": state, "record": record, "metrics": metrics}
