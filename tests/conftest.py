@@ -1,5 +1,7 @@
 """Settings of every test: no network, one thread, a cache of its own, and where the real data sets lie."""
 
+import atexit
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -21,6 +23,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
+atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 
 # The files that take longest, first: where several processes run the tests, each takes a file at a time, and none
 # shall be left with a long one when the others have nothing more to do.
@@ -33,6 +36,13 @@ LONGEST = (
 
 def pytest_configure(config):
     config.option.loadscopereorder = False  # xdist would take first what has most tests
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_objects_to_look_through():
+    """Each run of a trainer collects garbage, and would look through all that was imported, 0.2 seconds long."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -6,6 +6,7 @@ Every run is a fork of this process, which has imported everything and computed 
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -115,6 +116,7 @@ def kill_one(config, base, method, last, whole):
 
 def main(config, folder, kills, *methods):
     told = {}
+    gc.freeze()  # or each fork looks through, and copies, all that was imported
     for method in methods:
         base = Path(folder) / method
         base.mkdir(parents=True)

@@ -1,6 +1,8 @@
 """All that is tested in two processes, one after the other under one `accelerate launch`: each start takes seconds."""
 
+import atexit
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -136,6 +138,8 @@ def shard_from_now_on():
 
 def main(folder, config):
     folder, results = Path(folder), {}
+    gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported
+    atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 
     def note(key, function, *args):
         try:

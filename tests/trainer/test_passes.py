@@ -10,7 +10,7 @@ from modeling_lfm.trainer.methods import list_methods
 from .toy import NORMALISED, method_settings, method_towers, toy_trainer
 
 SPECS = list_methods()
-BATCH, STEPS = 8, 4
+BATCH, STEPS = 8, 2
 # How often every encoder is needed in a step, forwards and backwards, of M modalities, the mean over the stages of a
 # method and without what happens once an epoch; once each if not told.
 PASSES = {

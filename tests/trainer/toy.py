@@ -1,8 +1,5 @@
 """A toy problem for tests of the trainer, and small models that learn it."""
 
-import atexit
-import gc
-
 import torch
 from torch.utils.data import SequentialSampler
 
@@ -10,9 +7,6 @@ from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.methods import make_method
 from tests.modeling.towers import BERT, TOWERS, resnet
-
-gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported, 0.2 seconds long
-atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 
 # Layer normalisation only, and no dropout: what a batch's samples compute does not depend on how they are split.
 SMOOTH = {
