@@ -38,9 +38,7 @@ def only_run(folder, main=True):
 
     A lock that a killed run of this machine left is taken over.
 
-    Args:
-        folder (`str` or `Path`)
-        main (`bool`): whether this is the run's main process; the others hold nothing.
+    Of a run's processes only the `main` one holds it.
 
     Raises:
         BlockingIOError: another run writes there; the message tells which.
@@ -136,11 +134,8 @@ def naming_full_disk(folder):
 
 @contextmanager
 def unfinished(folder, main=True):
-    """A folder in `folder` (its path, `str`) for what is being written; what is left of it at the end goes.
-
-    Raises:
-        OSError: the disk is full, see [`naming_full_disk`].
-    """
+    """A folder in `folder` (its path, `str`) for what is being written; what is left of it at the end goes. Of a full
+    disk [`naming_full_disk`] tells."""
     staging = os.path.join(folder, UNFINISHED)
     try:
         with naming_full_disk(folder):
@@ -265,14 +260,8 @@ def _flatten(mapping, start=""):
 
 
 def read_manifest(checkpoint, changed=False):
-    """The manifest of a checkpoint, whose files are as it says.
-
-    Args:
-        checkpoint (`str` or `Path`): its folder.
-        changed (`bool`): one without a manifest will do, and so will one without a state of the optimizer.
-
-    Returns:
-        `dict`, or None where there is none.
+    """The manifest (`dict`) of a checkpoint, whose files are as it says; with `changed` one without (None) will do, and
+    so will one without a state of the optimizer.
 
     Raises:
         ValueError: a file is missing or was changed, or there is no manifest; the message names it.

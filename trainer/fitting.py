@@ -28,13 +28,10 @@ POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wp
 
 @torch.no_grad()
 def check_parts(trainer):
-    """Raise a `ValueError` if the model, the processor and the training set of an [`LfmTrainer`] do not fit together.
+    """Raise a `ValueError` that names what to change if the parts of an [`LfmTrainer`] do not fit together.
 
     Looks at the tokens, the classes, the shape of each modality's input, and a last batch of one sample under batch
     normalisation. Weights, statistics and the random state stay as they are. Data sets without a length are left alone.
-
-    Raises:
-        ValueError: names the modality or the setting, and what to change.
     """
     model, dataset = trainer.model, trainer.train_dataset
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or len(dataset) == 0:

@@ -108,11 +108,8 @@ def portable(value):
 
 
 def find_private(name, text):
-    """What a text holds that others should not see: absolute paths of this machine or user, tokens, passwords.
-
-    Args:
-        name (`str`): of its file. The words of a vocabulary may look like paths and names of passwords.
-        text (`str`)
+    """What the text of a file called `name` holds that others should not see: absolute paths of this machine or user,
+    tokens, passwords; but the words of a vocabulary may look like paths and names of passwords.
 
     Returns:
         `list[str]`: such as `"config.json, line 3: the path /home/me of this machine"`; of a secret, its beginning.
@@ -194,10 +191,8 @@ def _as_text(value):
 
 
 def check_contents(files):
-    """Refuse files that hold paths or secrets, see [`find_private`]: texts, and what pictures say beside their pixels.
-
-    Args:
-        files (`dict[str, Path]`): by name.
+    """Refuse files (`dict[str, Path]` by name) that hold paths or secrets, see [`find_private`]: texts, and what
+    pictures say beside their pixels.
 
     Raises:
         ValueError: names each file and line, and how to mend it.

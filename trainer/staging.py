@@ -80,11 +80,8 @@ def list_code(folder):
 
 
 def list_pictures(folder):
-    """Names of the pictures of a folder that its model card shows (`list[str]`).
-
-    Raises:
-        ValueError: the card shows one that is not in the folder, or that is no picture; the message names the line.
-    """
+    """Names of the pictures of a folder that its model card shows (`list[str]`); a `ValueError` names the line where
+    one is not in the folder, or is no picture."""
     folder, found = Path(folder), []
     card = folder / CARD
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""

@@ -79,11 +79,8 @@ def refuse_earlier_run(folder):
 
 
 def make_config(model_args, training_args):
-    """The `LfmConfig` that the method wants, with what `model_args` gives in its place.
-
-    Raises:
-        ValueError: the method cannot train such a model.
-    """
+    """The `LfmConfig` that the method wants, with what `model_args` gives in its place; a `ValueError` where it cannot
+    train such a model."""
     from modeling_lfm import LfmConfig
     from modeling_lfm.trainer.methods import make_method
 

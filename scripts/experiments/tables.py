@@ -161,7 +161,7 @@ def make_cells(table, settings, rows, overrides):
     One key of a row is no setting: `only` names the modalities that stay.
 
     Args:
-        table ([`Table`]), settings and rows (`list[str]`): the names of those wanted.
+        settings, rows (`list[str]`): of the table, the names of those wanted.
         overrides (`dict`): of the command line, see [`apply_overrides`].
 
     Returns:

@@ -125,10 +125,7 @@ def ask(exportable, inputs):
 
 def trace(exportable, inputs, dynamic=True):
     """The model as a graph (`torch.export.ExportedProgram`), from example inputs; `dynamic` for any number of samples.
-
-    Raises:
-        ValueError: it cannot be traced, or only for one number of samples.
-    """
+    A `ValueError` where it cannot be traced, or only for one number of samples."""
     batch = torch.export.Dim("batch")
     shapes = {name: {0: batch} for name in inputs} if dynamic else None
     try:

@@ -53,14 +53,8 @@ def make_model(towers, method="concat", hidden_size=64):
 
 
 def make_samples(shapes, count):
-    """Samples in memory, a noisy view of their label in every modality.
-
-    Args:
-        shapes (`dict`): from a modality to the shape of its values, or to the length of its text (`int`).
-
-    Returns:
-        `list[dict]` of tensors, as [`LfmTrainer`] takes them.
-    """
+    """Samples in memory (`list[dict]` of tensors), a noisy view of their label in every modality, of whose values
+    `shapes` has the shape, or of whose text the length (`int`)."""
     generator, samples = torch.Generator().manual_seed(0), []
     for number in range(count):
         label, sample = number % 6, {}

@@ -21,14 +21,9 @@ class Setup:
         return quick if self.quick else cuda if self.device == "cuda" and cuda is not None else cpu
 
     def take_turns(self, functions, rounds=5, seconds=0.2):
-        """Time functions by torch's `Timer`, each once a round, for as long as `seconds` or one call, after a warm-up.
-
-        Args:
-            functions (`dict`): by name, without arguments.
-
-        Returns:
-            `dict[str, list[float]]`: seconds of a call, a number a round; compare within rounds ([`ratios`]).
-        """
+        """Time functions without arguments (`dict` by name) by torch's `Timer`, each once a round, for as long as
+        `seconds` or one call, after a warm-up: seconds of a call (`dict` of a `list`, a number a round), for
+        [`ratios`]."""
         rounds, seconds = (1, 1e-4) if self.quick else (rounds, seconds)
         threads = torch.get_num_threads()
         timers = {name: Timer("call()", globals={"call": f}, num_threads=threads) for name, f in functions.items()}

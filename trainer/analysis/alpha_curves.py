@@ -19,10 +19,8 @@ METHOD = (
 
 
 def measure_alpha(runs):
-    """Alpha, losses and hypergradients of several runs, and the schedules of the paper.
-
-    Args:
-        runs (`dict[str, source]`): by name what `plots.read_log_history` takes, such as the folder of a run.
+    """Alpha, losses and hypergradients of runs (`dict` by name of what `plots.read_log_history` takes, such as a
+    folder), and the schedules of the paper.
 
     Returns:
         `dict`: `runs`, by name `alpha` (by epoch, from 1; empty for a method without) and `log`, the entries of the

@@ -18,16 +18,12 @@ METHOD = (
 
 
 def coalition_values(coalitions, prior=None, multi_label=False):
-    """The fused prediction's probability of every class with the modalities outside each subset absent.
+    """The fused prediction's probability of every class, `(N, K)`, with the modalities outside each subset absent
+    (`dict` by `frozenset`, the empty one too), for [`shapley_values`].
 
     Args:
         coalitions (`dict[frozenset, np.ndarray]`): `(N, K)`, see [`coalition_logits`]; NaN where there is no answer.
-        prior (`np.ndarray`, *optional*): `(K,)`, the probabilities there; those of zero logits if not given: 1 / K, or
-            a half in a multi-label problem.
-        multi_label (`bool`)
-
-    Returns:
-        `dict[frozenset, np.ndarray]` `(N, K)`, the empty subset too; see [`shapley_values`].
+        prior (`np.ndarray`, *optional*): `(K,)`, the probabilities there; those of zero logits if not given.
     """
     shape = next(iter(coalitions.values())).shape
     if prior is None:

@@ -54,10 +54,8 @@ def measure_maps(model, inputs, modality):
 def draw_look(axes, processor, modality, inputs, row=0, values=None):
     """Draw one sample on axes of matplotlib: a picture, the frame in the middle of a clip, a spectrogram, or words.
 
-    Args:
-        axes (`matplotlib.axes.Axes`), processor ([`LfmProcessor`]), modality (`str`)
-        inputs (`dict`): those of the model for some samples. row (`int`): which of them.
-        values (`np.ndarray`, *optional*): its map; a picture is grey under it.
+    Of the model's `inputs` for some samples it is number `row`; a picture is grey under its map, `values`
+    (`np.ndarray`).
     """
     axes.tick_params(labelsize=7, length=2)
     if f"{modality}_input_ids" in inputs:
@@ -93,10 +91,9 @@ def read_words(tokenizer, ids):
 
 
 def view_input(kind, values):
-    """What the model reads of one sample, as a picture.
+    """What the model reads of one sample of a `kind` (`processor.kinds[name]`), as a picture.
 
     Args:
-        kind: the processor's type of the modality (`processor.kinds[name]`): spectrogram, image, video or flow.
         values (`torch.Tensor`): as the model gets them, `(C, H, W)`, frames `(T, C, H, W)`, or the waveform
             `(samples,)` of a model that computes spectrograms itself.
 

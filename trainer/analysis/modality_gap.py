@@ -103,9 +103,6 @@ def make_initial(models, records):
         records (`dict[str, dict]`): by name what the run remembers: the `seed` of its `training`, and `pretrained`, by
             modality what its tower started from, a name on the Hub or, for a tower of transformers, a folder.
 
-    Returns:
-        `LfmForMultimodalClassification` in evaluation mode.
-
     Raises:
         ValueError: they started from different weights, or a run does not tell from which.
     """

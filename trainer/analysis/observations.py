@@ -101,15 +101,12 @@ def coalition_logits(model, inputs, vectors=None):
     talk to each other, once a subset.
 
     Args:
-        model ([`LfmForMultimodalClassification`]): in evaluation mode.
-        inputs (`dict`): those of its `forward`, without labels.
+        model ([`LfmForMultimodalClassification`]): in evaluation mode. inputs (`dict`): of its `forward`, no labels.
         vectors (`tuple` of M tensors `(B, num_features)`, *optional*): of its towers, where they have run before.
 
     Returns:
-        `dict` from the `frozenset` of modalities to `(B, K)`, NaN for samples that have nothing of it.
-
-    Raises:
-        ValueError: more than 10 modalities, of which there are too many subsets.
+        `dict` from the `frozenset` of modalities to `(B, K)`, NaN for samples that have nothing of it. A `ValueError`
+        of more than 10 modalities, which have too many subsets.
     """
     names = model.config.modality_names
     if len(names) > MAX_MODALITIES:

@@ -33,10 +33,8 @@ def write_report(sections, folder, title, facts, left_out=None):
     """Write `{figure}.png` and `{name}.json` of each section, and the page `report.html`, which needs nothing else.
 
     Args:
-        sections (`dict[str, Section]`): by name.
-        folder (`str` or `Path`): made if need be.
-        title (`str`): of the page.
-        facts (`dict[str, str]`): what stands at its top.
+        sections (`dict[str, Section]`): by name. folder (`str` or `Path`): made if need be.
+        facts (`dict[str, str]`): what stands at the top of the page.
         left_out (`dict[str, str]`, *optional*): from a figure that is not there to the reason.
 
     Returns:

@@ -105,8 +105,7 @@ def _count_samples(trainer):
 def find_on_hub(spec):
     """The repository of the Hub (`str`) that a tower's weights came from, or None if that is not known.
 
-    Args:
-        spec (`dict`): the tower's entry: `tower`, `name` and, where its weights were read from a file, `checkpoint`.
+    `spec` (`dict`) is the tower's entry: `tower`, `name` and, where its weights were read from a file, `checkpoint`.
     """
     name = spec.get("name")
     if name is not None and spec["tower"] == "timm":
