@@ -201,10 +201,7 @@ class LfmModel(LfmPreTrainedModel):
         return vector.to(self.projections[name].weight.dtype)
 
     def read_presence(self, inputs):
-        """Which modalities are there: bool (M, B), or None if all are.
-
-        Args:
-            inputs (`dict`): those of `forward`.
+        """Which modalities the `inputs` (`dict`) of `forward` hold: bool (M, B), or None if all are there.
 
         Raises:
             ValueError: a wrong type or size of `{modality}_present`, or a sample from which every modality is absent.
@@ -330,7 +327,7 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
 
         Args:
             vectors (`tuple` of M tensors `(B, num_features)`)
-            labels (`torch.LongTensor` `(B,)`, or `torch.FloatTensor` `(B, num_labels)` for multi-label problems)
+            labels: as of `forward`.
             present (`torch.BoolTensor` `(M, B)`, *optional*): which modalities are there; all if not given.
             seen (`torch.BoolTensor` `(M, B)`, *optional*): which of them the fused prediction is made of; all that are
                 present if not given.
@@ -355,10 +352,7 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         """Modality dropout: what the fused prediction of each training sample is made of, bool (M, B).
 
         Each modality is hidden with probability `config.modality_dropout`, independently; of a sample that would lose
-        all, one that is present is kept at random.
-
-        Args:
-            present (`torch.BoolTensor` `(M, B)` or None), size (`int`): B, device (`torch.device`)
+        all, one that is `present` (bool (M, B), or None) is kept at random.
         """
         shape = (len(self.config.modalities), size)
         seen = torch.rand(shape, device=device) >= self.config.modality_dropout
