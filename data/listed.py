@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from ..registry_lfm import about
 from .benchmark import SPLITS, Benchmark, BenchmarkConfig, check_share, stratified_split
 from .partial import DownloadReport, MissingSample, SplitCount
 
@@ -138,7 +137,8 @@ class MediaIndex:
             folders, _, ending = split_path(path)
             return not {*prefer} & {*folders.split("/")}, EXTENSIONS[kind].index(ending), path
 
-        return min(self.paths.get((kind, name), ()), key=rank, default=None)
+        paths = self.paths.get((kind, name), ())
+        return paths[0] if len(paths) == 1 else min(paths, key=rank, default=None)
 
     def reason(self, kind, name, expected):
         """Why `find` has nothing (`str`): a file that cannot be used, or no file, such as `expected` (`str`)."""
@@ -208,10 +208,13 @@ class ListedBenchmark(Benchmark):
         """
         path, samples = self.data_dir / self.annotation_file(*names), []
         for number, line in self.rows(path):
-            with about(f"{path}, line {number}"):
+            try:
                 sample = self.read_line(line, split)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
             if sample is not None:
-                samples.append({**sample, "at": (path.name, number)})
+                sample["at"] = (path.name, number)
+                samples.append(sample)
         return samples
 
     def locate(self, sample):
