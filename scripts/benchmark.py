@@ -1,4 +1,4 @@
-"""Measure the speed of training, data and prediction, and print one table: goal, measured, verdict.
+"""Measure the speed of training and data, and print one table: goal, measured, verdict.
 usage: python scripts/benchmark.py [--only NAME ...] [--setting value ...]
 
 Numbers are ratios within one run where they can be: what is compared takes turns. The table has medians of the repeats
@@ -35,7 +35,6 @@ MEASUREMENTS = {
     "methods": ("Methods: a step over that of concat", "training.methods"),
     "throughput": ("Samples a second of training", "training.throughput"),
     "input": ("Input pipeline", "files.reading"),
-    "pipeline": ("Latency of a prediction", "files.pipeline"),
     "processes": ("Several processes", "processes.processes"),
 }
 

@@ -23,12 +23,10 @@ settings of the training (`--help_training` lists all: those of transformers.Tra
   --method            lfm (default), a rival or a baseline; `--list_methods` shows all and their settings
   --method.SETTING    a setting of the method, such as --method.alpha, of lfm: learned | lookahead | constant | linear |
                       stepwise | heuristic | polynomial
-  --holdout           part of the training set that a method such as lfm watches; 0 takes the validation split
   --num_train_epochs, --learning_rate, --per_device_train_batch_size, --optim, --lr_scheduler_type, --seed
   --output_dir        where everything is written (default: outputs/BENCHMARK)
   --do_predict        evaluate the chosen model once on the test split
   --resume_from_checkpoint   true (the last one in output_dir that is whole) or a folder
-  --resume_changed    resume although settings differ from those of the checkpoint, and go on with the new ones
   --report_to         tensorboard or trackio (both stay on this machine): alpha, losses, accuracy of each modality
 
 written to output_dir: the model and its processor, all_results.json, train_results.json, eval_results.json,

@@ -141,11 +141,8 @@ def check_files(folder):
 
 
 def pick_columns(modalities, columns):
-    """The column of the data set that each modality reads: `columns` (`dict`) where given, else its own name.
-
-    Raises:
-        ValueError: `columns` names a modality that the model does not have.
-    """
+    """The column of the data set that each modality reads: `columns` (`dict`) where given, else its own name; a
+    `ValueError` where it names a modality that the model does not have."""
     unknown = sorted(set(columns) - set(modalities))
     if unknown:
         raise ValueError(f"columns names {unknown}, but the modalities are {', '.join(modalities)}.")
@@ -268,11 +265,8 @@ def load_runs(folders):
 
 
 def name_folders(given):
-    """Folders by short names: `[NAME=]DIR` (`list[str]`) to a `dict`, without NAME that of the folder.
-
-    Raises:
-        ValueError: two of one name, or none.
-    """
+    """Folders by short names: `[NAME=]DIR` (`list[str]`) to a `dict`, without NAME that of the folder; a `ValueError`
+    for two of one name, or none."""
     named = {}
     for text in dict.fromkeys(given):
         name, equals, folder = text.partition("=")

@@ -112,7 +112,6 @@ def sweep(jobs, workers, folder):
     Args:
         jobs (`dict`): configurations by (setting, row, seed).
         workers (`int`): runs at the same time; each gets one of the CUDA devices, in turn.
-        folder (`Path`): of the results, see [`write_record`].
 
     Returns:
         `dict` from (setting, row, seed) to the error of each job that failed.
@@ -200,11 +199,8 @@ def write_record(folder, setting, row, seed, **result):
 
 
 def read_all(folder):
-    """Every record (`list[dict]`) in `folder` (`Path`): runs, failures, and cells that were left out.
-
-    Raises:
-        ValueError: a file there is none.
-    """
+    """Every record (`list[dict]`) in `folder` (`Path`): runs, failures, and cells that were left out. A file that is
+    none is a `ValueError`."""
     records = []
     for file in sorted(folder.glob("*.json")):
         try:

@@ -69,7 +69,6 @@ class Guard:
     """An ASGI application around the page's: refuses what comes from other sites, and what is too large.
 
     Args:
-        app: the application behind it.
         origins (`set[str]`): such as `localhost:7860`, besides the host that is asked.
         folder (`Path`): of uploads. limit (`int`): bytes of one. total (`int`): of all; the oldest are forgotten.
         policy (`str`, *optional*): the `Content-Security-Policy` of answers.

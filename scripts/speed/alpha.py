@@ -1,9 +1,7 @@
-"""What an update of the learned alpha costs, in training steps and in memory."""
+"""What an update of the learned alpha costs, in training steps."""
 
 import tempfile
 from dataclasses import replace
-
-import torch
 
 from modeling_lfm.scripts.speed import models
 from modeling_lfm.scripts.speed.rows import Row, ratios
@@ -15,7 +13,7 @@ WAYS = (DEFAULT, ("cg", "central_difference"), ("neumann", "double_backward"), (
 
 
 def cost(setup):
-    """An update of alpha in training steps, in every way, and its peak memory."""
+    """An update of alpha in training steps, in every way."""
     yield from cost_of(setup, "ResNet18", *models.pair(setup, 48), *setup.pick((16, 16), (256, 256)), hidden_size=512)
     yield from cost_of(setup, "demo model", *models.demo_pair(), *setup.pick((16, 16), (64, 256)))
 
@@ -31,7 +29,6 @@ def cost_of(setup, name, towers, shapes, batch_size, count, hidden_size=64):
         updates = {way: update_by(problem, *way) for way in WAYS}
         one, other = (updates[way]() for way in WAYS[:2])
         times = setup.take_turns({"step": step, **updates}, rounds=3)
-        peaks = [peak_memory(setup, trainer, function) for function in (updates[DEFAULT], step)]
     yield Row(
         f"{', '.join(DEFAULT)}, {name}, batch {batch_size}: share of an epoch of {STEPS_AN_EPOCH} steps",
         [100 / STEPS_AN_EPOCH * value for value in ratios(times[DEFAULT], times["step"])],
@@ -42,8 +39,6 @@ def cost_of(setup, name, towers, shapes, batch_size, count, hidden_size=64):
     )
     for way in WAYS[1:]:
         yield Row(f"{', '.join(way)}, {name}", ratios(times[way], times["step"]), "steps")
-    note = " and ".join(f"{peak / 1e6:.0f} MB" for peak in peaks) + " of tensors"
-    yield Row(f"peak memory over that of a training step, {name}", [peaks[0] / peaks[1]], most=1.5, note=note)
 
 
 def update_by(problem, solver, product):
@@ -54,24 +49,3 @@ def update_by(problem, solver, product):
         return problem.hypergradient(0.9, 2).value
 
     return update
-
-
-def peak_memory(setup, trainer, function):
-    """Most bytes (`int`) of tensors at a time while `function` runs, with those that were there before.
-
-    On a CPU from the allocations that torch's profiler sees, added to weights, gradients and the optimizer's state.
-    """
-    if setup.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        return torch.cuda.max_memory_allocated()
-    owned = [*trainer.model.parameters(), *trainer.model.buffers(), *(p.grad for p in trainer.model.parameters())]
-    owned += [value for state in trainer.optimizer.state.values() for value in state.values()]
-    now = peak = sum(tensor.nbytes for tensor in owned if isinstance(tensor, torch.Tensor))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
-    return peak

@@ -1,4 +1,4 @@
-"""Speed of what begins with files: reading them, preparing them, predicting from them."""
+"""Speed of what begins with files: reading them, and preparing them."""
 
 import tempfile
 import time
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from modeling_lfm import LfmProcessor, MultimodalClassificationPipeline
+from modeling_lfm import LfmProcessor
 from modeling_lfm.data import AugmentedDataset, LfmDataCollator, prepare_dataset
 from modeling_lfm.scripts.speed import models
 from modeling_lfm.scripts.speed.rows import Row, ratios
@@ -75,26 +75,3 @@ def waiting(setup, folder, prepared, processor):
     shares = [100 * read / (read + number * seconds) for read, seconds in zip(*times.values(), strict=True)]
     note = f"ResNet18 + ResNet18, batch {batch_size}, no workers"
     return Row("share of training that waits for prepared data", shares, "%", most=3, note=note)
-
-
-def pipeline(setup):
-    """The latency of the pipeline on a sound and a picture in files, against the model and the processor alone."""
-    args, side, size = setup.pick((models.TINY, 32, (48, 64)), ({}, 224, (360, 480)))
-    model = models.make_model({"audio": models.resnet(1, **args), "image": models.resnet(3, **args)}).eval()
-    processor = make_processor(side)
-    classifier = MultimodalClassificationPipeline(model, processor, device=setup.device)
-    for count in setup.pick((2,), (1, 32)):
-        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-            columns = write_files(folder, count, size)
-            samples = [dict(zip(columns, paths, strict=True)) for paths in zip(*columns.values(), strict=True)]
-            tensors = {key: value.to(setup.device) for key, value in processor(**columns).items()}
-            calls = {
-                "pipeline": lambda s=samples: classifier(s, batch_size=len(s)),
-                "forward": lambda t=tensors: model(**t),
-                "processor": lambda c=columns: processor(**c),
-            }
-            whole, inner, before = setup.take_turns(calls, rounds=7).values()
-        yield Row(f"a call of the pipeline, {count} at once", [1000 * value for value in whole], "ms")
-        added = [1000 * (a - b - c) / count for a, b, c in zip(whole, inner, before, strict=True)]
-        yield Row("added to forward and pre-processing, a sample", added, "ms")
-        yield Row("share of pre-processing", [100 * value for value in ratios(before, whole)], "%")

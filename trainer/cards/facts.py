@@ -15,9 +15,7 @@ class CardFacts:
     """What is known of a trained model.
 
     Args:
-        name (`str`): of the model.
-        config ([`LfmConfig`])
-        processor ([`LfmProcessor`], *optional*)
+        name (`str`): of the model. config ([`LfmConfig`]), processor ([`LfmProcessor`], *optional*)
         parameters (`int`): number of the model's parameters.
         state (`dict`): what `trainer_state.json` holds; empty if unknown.
         metrics (`dict[str, dict[str, float]]`): by split (`test`, `validation`), without prefixes.
