@@ -23,6 +23,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
+gc.set_threshold(20_000)  # a tenth of the time goes into looking for garbage otherwise
 atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 
 # The files that take longest, first: where several processes run the tests, each takes a file at a time, and none
