@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from modeling_lfm import LfmProcessor
-from modeling_lfm.data import LfmDataCollator, check_holes, load_prepared, prepare_dataset
+from modeling_lfm.data import LfmDataCollator, cache_features, check_holes, load_prepared, prepare_dataset
 from modeling_lfm.data.holes import find_holes, read_presence
 from modeling_lfm.data.shards import Preparation
 from modeling_lfm.inputs_lfm import KINDS
 
-from ..modeling.towers import make_tokenizer
+from ..modeling.towers import make_tokenizer, resnet
+from ..trainer.toy import NORMALISED, toy_model
 from .test_preparation import AUDIO, IMAGE, MEDIA, TEXT, make_raw
 
 PARTS = {"audio": AUDIO, "image": IMAGE, "text": TEXT}
@@ -127,3 +128,21 @@ def test_shards_hold_the_same(raw, processor, tmp_path):
     for one, other in zip(read, expected, strict=True):
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_vectors_of_frozen_towers_keep_the_holes(raw, processor):
+    prepared = prepare_dataset(raw, processor, COLUMNS, label_column="kind", missing="absent")
+    towers = {
+        "audio": resnet(1),
+        "image": {**resnet(3), "frozen": True},
+        "text": {**NORMALISED["text"], "frozen": True},
+    }
+    model = toy_model(towers, num_labels=2, fusion="sum").eval()
+    cached, collate = cache_features(model, prepared, processor), LfmDataCollator(processor)
+    one, other = (collate([data[number] for number in range(5)]) for data in (prepared, cached))
+    assert "text_vector" in other
+    assert torch.equal(one["text_present"], other["text_present"])
+    with torch.no_grad():
+        expected, found = model(**one), model(**other)
+    torch.testing.assert_close(found.logits, expected.logits)
+    assert torch.equal(found.present, expected.present)
