@@ -330,7 +330,14 @@ def _cells(frame, column):
     ]
     if column.type in ENDINGS and all(isinstance(cell, str) for cell in cells if cell is not None):
         folder = Path(frame.attrs["folder"])
-        return [None if cell is None else _full_path(folder, cell) for cell in cells]
+        paths = [None if cell is None else _full_path(folder, cell) for cell in cells]
+        for path in filter(None, paths):  # one that is not there may be a hole
+            if os.path.exists(path) and not (os.path.isfile(path) or (column.type == "video" and os.path.isdir(path))):
+                raise ValueError(
+                    f"{frame.attrs['name']}: column {column.columns[0]!r} names {path}, a folder, pipe or device where "
+                    "a file is expected."
+                )
+        return paths
     return cells
 
 
