@@ -53,11 +53,11 @@ class AugmentedDataset(Dataset):
 
     @property
     def epoch(self):
-        """`int`: from 0."""
+        """The epoch (`int`, from 0) that decides what is drawn."""
         return int(self._epoch)
 
     def set_epoch(self, epoch):
-        """Draw anew; called by the trainer."""
+        """Draw anew, by the number of the epoch (`int`, from 0); the trainer calls it as each begins."""
         self._epoch.fill_(epoch)
 
     @property

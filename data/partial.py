@@ -38,12 +38,12 @@ class DownloadReport:
 
     @property
     def found(self):
-        """Samples that are there (`int`)."""
+        """Number of samples (`int`) of all splits whose media are there."""
         return sum(count.found for count in self.counts.values())
 
     @property
     def listed(self):
-        """Samples that the annotation files name (`int`)."""
+        """Number of samples (`int`) of all splits that the annotation files name."""
         return sum(count.listed for count in self.counts.values())
 
     @property

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Column:
-    """What a modality is made of."""
+    """How a modality is read from a table: its type of input, and the columns that hold it."""
 
     type: str  # of the processor's types of input
     columns: list  # of the table; several for `tabular` and `vector`

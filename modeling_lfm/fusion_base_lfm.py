@@ -11,7 +11,7 @@ FUSIONS = Registry("fusion")
 
 
 def full_precision(tensor):
-    """`tensor` in float32; float64 is kept."""
+    """`tensor` in float32, in which losses are computed whatever the model computes in; float64 is kept."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

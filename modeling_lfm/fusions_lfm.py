@@ -190,7 +190,7 @@ class EtmcFusion(SplitFusion):
         self.pseudo_head = nn.Linear(self.num_modalities * config.hidden_size, config.num_labels)
 
     def pseudo_logits(self, features):
-        """f_pseudo (B, K)."""
+        """f_pseudo, (B, K), of M features (B, d)."""
         return self.pseudo_head(torch.cat(features, dim=-1))
 
     def forward(self, features, present=None):

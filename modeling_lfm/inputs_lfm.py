@@ -256,7 +256,7 @@ class Text(InputKind):
 
     @classmethod
     def is_absent(cls, sample):
-        """An empty text is a text."""
+        """Whether a raw input stands for no text at all (`bool`); an empty text is a text."""
         return is_nothing(sample)
 
     def __post_init__(self):

@@ -106,11 +106,11 @@ class LfmPreTrainedModel(PreTrainedModel):
 
     @property
     def input_modalities(self):
-        """`list[str]`: the names of the modalities."""
+        """`list[str]`: the names of the modalities, where a model of transformers has kinds of input."""
         return list(self.config.modality_names)
 
     def get_input_embeddings(self):
-        """None: the towers own their embeddings."""
+        """None: each tower has embeddings of its own, or none."""
         return None
 
 
@@ -256,7 +256,7 @@ class LfmModel(LfmPreTrainedModel):
         return tuple(projection(vector) for projection, vector in zip(self.projections.values(), vectors, strict=True))
 
     def forward(self, return_dict=None, **inputs):
-        """Returns an [`LfmOutput`] with `features`."""
+        """The inputs to an [`LfmOutput`] with `features` and `present`; `return_dict=False` returns a tuple."""
         present = self.read_presence(inputs)
         features = blank_absent(self.project(self.run_towers(**inputs)), present)
         output = LfmOutput(features=features, present=present)

@@ -120,6 +120,6 @@ class Moments:
 
     @property
     def std(self):
-        """One where nothing varies."""
+        """Standard deviation of each of the d numbers (`list[float]`); 1 where nothing varies."""
         std = np.sqrt(np.asarray(self._squares) / max(self.count, 1))
         return np.where(std > 1e-12, std, 1.0).tolist()

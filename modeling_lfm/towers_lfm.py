@@ -90,7 +90,7 @@ class Tower(nn.Module):
 
     @property
     def dtype(self):
-        """`torch.dtype` of its weights."""
+        """`torch.dtype` of its weights, to which the model casts its inputs."""
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
     def load_pretrained(self, spec):

@@ -33,7 +33,7 @@ def main(argv=None):
 
 
 def command():
-    """The entry point `lfm`."""
+    """What `lfm` calls: `main` with the words of the command line, and errors without a traceback."""
     run(main)
 
 

@@ -38,7 +38,7 @@ from modeling_lfm.scripts.experiments import run as sweep
 
 @dataclass
 class AnalyzeArguments(runs.SplitArguments):
-    """What is drawn of what."""
+    """Settings of `analyze.py`: which models are looked at, which figures are drawn, and where to."""
 
     checkpoint: str | None = HfArg(default=None, help="Folder of a model, or its name on the Hub.")
     checkpoints: list[str] = HfArg(default_factory=list, help="Several, or [NAME=]DIR, side by side.")

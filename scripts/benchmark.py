@@ -41,7 +41,7 @@ MEASUREMENTS = {
 
 @dataclass
 class SpeedArguments:
-    """What is measured, and where."""
+    """Settings of `benchmark.py`: what is measured on which device, and where it is written."""
 
     only: list[str] = HfArg(default_factory=lambda: list(MEASUREMENTS), help="These measurements only.")
     device: str = HfArg(default="cpu", help="cpu or cuda.")

@@ -33,7 +33,7 @@ from modeling_lfm.scripts.common.settings import read_arguments
 
 @dataclass
 class DemoArguments:
-    """What is shown, and where."""
+    """Settings of `demo.py`: the model that is shown, and the address of the page."""
 
     checkpoint: str = HfArg(help="Folder of the model that train.py wrote, or a model on the Hub.")
     host: str = HfArg(default="127.0.0.1", help="Address of the page; 0.0.0.0 lets other machines in.")

@@ -31,7 +31,7 @@ from modeling_lfm.scripts.common.settings import read_arguments
 
 @dataclass
 class EvalArguments(runs.SplitArguments):
-    """What is evaluated on what."""
+    """Settings of `eval.py`: the model, the split, and which modalities are left out."""
 
     checkpoint: str = HfArg(kw_only=True, help="Folder of the model that train.py wrote, or a model on the Hub.")
     drop: list[str] = HfArg(default_factory=list, help="Modalities to leave out, as if no sample had them.")

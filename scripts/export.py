@@ -38,7 +38,7 @@ from modeling_lfm.scripts.common.settings import read_arguments
 
 @dataclass
 class ExportArguments:
-    """What is exported to what."""
+    """Settings of `export.py`: the model, the file to write, and its format."""
 
     checkpoint: str = HfArg(help="Folder of the model that train.py wrote, or a model on the Hub.")
     output: str = HfArg(help="The file to write, or a folder for it and its processor.")

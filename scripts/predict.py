@@ -40,7 +40,7 @@ NUMBERS = ("tabular", "vector", "sequence")  # types that JSON can give
 
 @dataclass
 class PredictArguments:
-    """What is predicted by what."""
+    """Settings of `predict.py`: the model, the inputs that it reads, and where answers are written."""
 
     checkpoint: str = HfArg(help="Folder of the model that train.py wrote, or a model on the Hub.")
     input: list[str] = HfArg(

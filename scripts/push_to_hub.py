@@ -34,7 +34,7 @@ from modeling_lfm.scripts.common.settings import read_arguments
 
 @dataclass
 class PushArguments:
-    """What is sent where."""
+    """Settings of `push_to_hub.py`: which model is sent to which repository, and who sees it."""
 
     checkpoint: str = HfArg(help="Folder of the model that train.py wrote.")
     repo_id: str | None = HfArg(

@@ -31,7 +31,7 @@ TITLES = {"concat": "concat", "heuristic": "LFM, heuristic", "learned": "LFM, le
 
 @dataclass
 class QuickstartArguments:
-    """What is the quickstart's own."""
+    """Settings of the quickstart; all others are those of its runs."""
 
     output_dir: str = HfArg(default="outputs/quickstart", help="Folder of the three runs and the plots.")
 

@@ -48,7 +48,7 @@ from modeling_lfm.scripts.experiments.tables import TABLES, find_table, make_cel
 
 @dataclass
 class ReproduceArguments:
-    """Which runs of which table."""
+    """Settings of `reproduce.py`: which runs of which table are made, and where results are kept."""
 
     table: str = HfArg(help="Which table.")
     benchmark: str | None = HfArg(default=None, help="A configuration of train.py, for a table with `benchmarks`.")

@@ -191,7 +191,7 @@ class LfmProgressCallback(ProgressCallback):
         self.close()
 
     def close(self):
-        """Take the bars away; rows stay."""
+        """Take the bars away, and let others show theirs; the rows of the table stay."""
         self.training = False
         if self.training_bar is not None and self.had_bars:
             logging.enable_progress_bar()

@@ -145,7 +145,7 @@ class BalancedSampler(Sampler):
         yield from rng.choice(len(self), len(self), p=self.shares).tolist()
 
     def set_epoch(self, epoch):
-        """Draw anew; called by the trainer."""
+        """Draw anew, by the number of the epoch (`int`, from 0); the trainer calls it as each begins."""
         self.epoch = epoch
 
 

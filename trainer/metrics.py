@@ -59,7 +59,7 @@ class Accuracy(_InMemoryMetric):
     """Share of samples whose prediction is right; multi-label: whose K labels are all right (subset accuracy)."""
 
     def score(self, predictions, references):
-        """`{"accuracy": float}`."""
+        """Predictions and labels, (N,) or (N, K) if multi-label, to `{"accuracy": float}`."""
         return {"accuracy": float(accuracy_score(references, predictions))}
 
 
@@ -70,7 +70,7 @@ class MacroF1(_InMemoryMetric):
     """
 
     def score(self, predictions, references):
-        """`{"f1": float}`."""
+        """Predictions and labels, (N,) or (N, K) if multi-label, to `{"f1": float}`."""
         return {"f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
 
 
@@ -89,7 +89,7 @@ class MeanAveragePrecision(_InMemoryMetric):
         return datasets.Sequence(datasets.Value("float64"))
 
     def score(self, scores, labels):
-        """`{"map": float, "absent_classes": list of int}`."""
+        """Probabilities (N, K) and labels to `{"map": float, "absent_classes": list of int}`."""
         if self.config_name != "multilabel":
             if labels.min() < 0 or labels.max() >= scores.shape[1]:
                 raise ValueError(
@@ -120,7 +120,7 @@ class ModalityGap(_InMemoryMetric):
         return datasets.Sequence(label)
 
     def score(self, predictions, references):
-        """`{"gap": float, "accuracies": list of M float}`."""
+        """Predictions (N, M) or (N, M, K), and labels, to `{"gap": float, "accuracies": list of M float}`."""
         accuracies = [float(accuracy_score(references, predictions[:, m])) for m in range(predictions.shape[1])]
         return {"gap": max(accuracies) - min(accuracies), "accuracies": accuracies}
 
@@ -267,7 +267,7 @@ class ModalityMeter:
         return self._with_every_sample(super().get_eval_dataloader, *args, **kwargs)
 
     def get_test_dataloader(self, *args, **kwargs):
-        """As in transformers, with every sample."""
+        """As in transformers, with every sample, as `get_eval_dataloader`."""
         return self._with_every_sample(super().get_test_dataloader, *args, **kwargs)
 
     def _with_every_sample(self, make, *args, **kwargs):

@@ -227,7 +227,7 @@ def unimodal_cross_entropy(
 def match_predictions(
     outputs: Any, labels: Tensor, *, problem_type: str, presence: Presence | None = None, **settings: Any
 ) -> Tensor:
-    """`jensen_shannon` of the modalities' logits."""
+    """L_MM of what is predicted: `jensen_shannon` of the modalities' logits."""
     return jensen_shannon(outputs.modality_logits, problem_type, presence)
 
 
@@ -242,7 +242,7 @@ def match_features(
     presence: Presence | None = None,
     **settings: Any,
 ) -> Tensor:
-    """`info_nce` of the features."""
+    """L_MM of the modalities' features: `info_nce` of each with the others."""
     return info_nce(outputs.features, temperature, gather, even, presence)
 
 
@@ -250,7 +250,7 @@ def match_features(
 def train_each_modality(
     outputs: Any, labels: Tensor, *, problem_type: str, presence: Presence | None = None, **settings: Any
 ) -> Tensor:
-    """`unimodal_cross_entropy` of the modalities' logits."""
+    """The control of L_MM: `unimodal_cross_entropy` of the modalities' logits."""
     return unimodal_cross_entropy(outputs.modality_logits, labels, problem_type, presence)
 
 

@@ -50,7 +50,7 @@ class Presence:
         return self.totals[0] / total if total else 0.0
 
     def weight(self, *modalities: int) -> float:
-        """(k N) / (B n) likewise."""
+        """(k N) / (B n), the factor of this batch's mean over the samples that have them; see the class."""
         place = self.places[modalities]
         return self.counts[place] * self.totals[0] / max(self.counts[0] * self.totals[place], 1.0)
 

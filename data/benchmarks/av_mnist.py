@@ -56,7 +56,7 @@ class AvMnistConfig(BenchmarkConfig):
 
 
 class AvMnist(Benchmark):
-    """See the module's text."""
+    """Handwritten digits paired by class with spoken ones; its options corrupt either."""
 
     BUILDER_CONFIG_CLASS = AvMnistConfig
     modalities = {"audio": "audio", "image": "image"}

@@ -10,7 +10,7 @@ EMOTIONS = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "FEA": "fear", "DIS"
 
 
 class CremaD(ListedBenchmark):
-    """See the module's text. The classes are in the order of the released code."""
+    """Actors who say a sentence in one of six emotions; the classes are in the order of the released code."""
 
     modalities = {"audio": "audio", "video": "video"}
     class_names = list(EMOTIONS.values())

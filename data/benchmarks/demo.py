@@ -96,7 +96,7 @@ WORDS = {
 
 
 class Voice(NamedTuple):
-    """A synthetic speaker."""
+    """A synthetic speaker, or the ranges that speakers are drawn from."""
 
     pitch: float  # Hz
     formant_scale: float  # 1 for a long vocal tract, more for a short one

@@ -18,7 +18,7 @@ CLASS_NAMES = read_classes("kinetics_sounds")
 
 
 class KineticsSounds(ClipBenchmark):
-    """See the module's text."""
+    """Clips of ten seconds, of 31 actions that can be heard and seen."""
 
     modalities = {"audio": "audio", "video": "video"}
     class_names = CLASS_NAMES

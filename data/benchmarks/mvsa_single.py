@@ -24,7 +24,7 @@ class MvsaSingleConfig(BenchmarkConfig):
 
 
 class MvsaSingle(Benchmark):
-    """See the module's text."""
+    """Tweets of a picture and a text, each with one of three sentiments."""
 
     BUILDER_CONFIG_CLASS = MvsaSingleConfig
     modalities = {"image": "image", "text": "text"}

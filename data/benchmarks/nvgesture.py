@@ -36,7 +36,7 @@ class NvGestureConfig(HeldOutConfig):
 
 
 class NvGesture(ListedBenchmark):
-    """See the module's text."""
+    """Hand gestures of 25 kinds, as cuts of a colour and of a depth video."""
 
     BUILDER_CONFIG_CLASS = NvGestureConfig
     modalities = {"rgb": "clip", "depth": "clip"}

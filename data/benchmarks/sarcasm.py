@@ -31,7 +31,7 @@ class SarcasmConfig(BenchmarkConfig):
 
 
 class Sarcasm(ListedBenchmark):
-    """See the module's text."""
+    """Tweets of a picture and a text, sarcastic or not."""
 
     BUILDER_CONFIG_CLASS = SarcasmConfig
     modalities = {"image": "image", "text": "text"}

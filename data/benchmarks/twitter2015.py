@@ -33,7 +33,7 @@ class Twitter2015Config(BenchmarkConfig):
 
 
 class Twitter2015(ListedBenchmark):
-    """See the module's text."""
+    """Tweets of a picture and a text, and the sentiment towards one thing that the text names."""
 
     BUILDER_CONFIG_CLASS = Twitter2015Config
     modalities = {"image": "image", "text": "text"}

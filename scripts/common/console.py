@@ -15,7 +15,7 @@ def is_main_process():
 
 
 def say(*text):
-    """Print on the main process."""
+    """Print `text` on the main process, and nothing on the others."""
     if is_main_process():
         print(*text, flush=True)
 

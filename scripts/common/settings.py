@@ -34,7 +34,7 @@ class Mapping(dict):
 
 @dataclass
 class ModelArguments:
-    """What is trained."""
+    """Settings of the model: its modalities, their fusion, and the tokenizer of its texts."""
 
     modalities: Mapping = HfArg(
         help="Ordered mapping from the name of a modality to its tower, such as audio: {tower: timm, name: resnet18, "
@@ -84,7 +84,7 @@ class SourceArguments:
 
 @dataclass(kw_only=True)
 class DataArguments(SourceArguments):
-    """What it is trained on."""
+    """Settings of the data: the data set, how raw inputs become tensors, and how many samples are used."""
 
     benchmark: str = HfArg(
         help="Name of the data set: demo, av_mnist, mvsa_single, crema_d, kinetics_sounds, vggsound, sarcasm, "

@@ -165,7 +165,7 @@ class Worker(ProcessPoolExecutor):
 
 
 def prepare_worker(slot, plugins):
-    """What a new worker does first."""
+    """Let a new worker see the CUDA device of its `slot` (`int`, from 0), and know the `plugins` (files)."""
     import torch
 
     devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))

@@ -19,7 +19,7 @@ TINY = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1], "stem_type": "deep",
 
 
 def resnet(in_chans, **model_args):
-    """Entry of a ResNet18 (`dict`)."""
+    """Entry of a ResNet18 (`dict`) that reads so many channels; `model_args` go to timm."""
     return {"tower": "timm", "name": "resnet18", "in_chans": in_chans, "model_args": model_args}
 
 

@@ -62,7 +62,7 @@ class Row:
 
     @property
     def measured(self):
-        """The median (`float`)."""
+        """The median of `values` (`float`), in `unit`."""
         return statistics.median(self.values)
 
     def cells(self):
@@ -86,6 +86,6 @@ def show(value, unit="x"):
 
 
 def format_table(rows):
-    """Markdown (`str`) of rows (`list[Row]`)."""
+    """A Markdown table (`str`) of `rows` (`list[Row]`), below the titles `COLUMNS`."""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.cells() for row in rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)

@@ -114,12 +114,12 @@ def _inverse_spectral_radius(operator: Operator, g: Tensor) -> float:
 
 
 def dot(a: Tensor, b: Tensor) -> float:
-    """Inner product, accumulated in float64."""
+    """Inner product of two tensors of one size, accumulated in float64."""
     # MPS has no float64
     wide = a.dtype if a.device.type == "mps" else torch.float64
     return float(torch.dot(a.reshape(-1).to(wide), b.reshape(-1).to(wide)))
 
 
 def norm(a: Tensor) -> float:
-    """Euclidean norm, accumulated in float64."""
+    """Euclidean norm of a tensor of any shape, accumulated in float64."""
     return math.sqrt(dot(a, a))

@@ -49,7 +49,7 @@ class CardFacts:
 
     @property
     def method(self):
-        """The [`MethodSpec`], or None if unknown."""
+        """The [`MethodSpec`] of what it was trained with; None where that is not told, or not known here."""
         callback = self.state.get("stateful_callbacks", {}).get("MethodCallback", {})
         told = self.record.get("run", {}).get("method", {}).get("name")
         name = told or callback.get("attributes", {}).get("method")

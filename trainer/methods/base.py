@@ -108,7 +108,7 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class NoSettings:
-    """A method without hyper-parameters."""
+    """The settings of a method that has no hyper-parameters."""
 
 
 class Method:
@@ -204,7 +204,7 @@ class Method:
 
     @property
     def args(self):
-        """The [`LfmTrainingArguments`]."""
+        """The [`LfmTrainingArguments`] of the trainer that it is bound to."""
         return self.trainer.args
 
     @property

@@ -76,7 +76,7 @@ class Greedy(Method):
 
     @property
     def blocks(self):
-        """The MMTM blocks (`list`)."""
+        """The MMTM blocks (`list[MmtmBlock]`) by which the towers exchange, in the order of their stages."""
         return list(self.model.lfm.exchange.blocks.values())
 
     def losses(self, outputs, labels, inputs):
