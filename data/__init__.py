@@ -30,7 +30,17 @@ __all__ = ["BENCHMARKS", "find_benchmark", "list_benchmarks", *_EXPORTS]
 
 
 def list_benchmarks():
-    """Names of the benchmarks (`list[str]`)."""
+    """Names of all benchmarks (`list[str]`), also of those that were registered, sorted.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.data import list_benchmarks
+        >>> list_benchmarks()[:3]
+        ['av_mnist', 'crema_d', 'demo']
+
+        ```
+    """
     return sorted(BENCHMARKS)
 
 
@@ -39,6 +49,15 @@ def find_benchmark(name):
 
     Raises:
         ValueError: there is none of that name; the message names the nearest.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.data import find_benchmark
+        >>> find_benchmark("mvsa_single").class_names
+        ['negative', 'neutral', 'positive']
+
+        ```
     """
     cls = BENCHMARKS.find(name)
     if isinstance(cls, str):

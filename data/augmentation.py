@@ -23,6 +23,19 @@ class AugmentedDataset(Dataset):
 
     Attributes:
         unaugmented: the data set inside, for a part that is kept from training.
+
+    Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_lfm import LfmProcessor
+        >>> from modeling_lfm.data import AugmentedDataset
+        >>> processor = LfmProcessor({"sight": {"type": "image", "size": [8, 8], "augment": True}})
+        >>> plain = [{"sight_values": torch.arange(192, dtype=torch.uint8).view(3, 8, 8), "labels": 0}]
+        >>> AugmentedDataset(plain, processor)[0]["sight_values"].shape
+        torch.Size([3, 8, 8])
+
+        ```
     """
 
     def __init__(self, dataset, processor, seed=0):

@@ -34,7 +34,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class BenchmarkConfig(datasets.BuilderConfig):
-    """Options of a benchmark; they and the state of the source files key the Arrow cache."""
+    """Options of a benchmark; they and the state of the source files key the Arrow cache.
+
+    Example:
+
+        ```python
+        >>> from dataclasses import dataclass
+        >>> from modeling_lfm.data import BenchmarkConfig
+        >>> @dataclass
+        ... class CatsConfig(BenchmarkConfig):  # which a benchmark names in BUILDER_CONFIG_CLASS
+        ...     indoors: bool = True
+        >>> CatsConfig(indoors=False).seed
+        0
+
+        ```
+    """
 
     seed: int = field(default=0, metadata={"help": "of every random choice"})
     links: bool = field(default=False, metadata={"help": "follow symbolic links out of data_dir, if you trust them"})
@@ -51,6 +65,22 @@ class Benchmark(datasets.GeneratorBasedBuilder):
     Media are kept as `{"bytes", "path"}`, so that nothing has to be decoded to store them; a clip is a cut of a video
     and holds `first_frame` and `last_frame` too, both inclusive. Where the files may be there in part, `plan` sets
     `report`, a [`DownloadReport`].
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.data import BENCHMARKS, Benchmark, load_benchmark
+        >>> @BENCHMARKS.register("greetings")
+        ... class Greetings(Benchmark):
+        ...     modalities, class_names = {"text": "text"}, ["plain", "loud"]
+        ...     def plan(self):
+        ...         return {"train": ["Hello.", "Hello!"]}
+        ...     def example(self, entry):
+        ...         return {"text": entry, "label": "loud" if "!" in entry else "plain"}
+        >>> load_benchmark("greetings")["train"][1]
+        {'text': 'Hello!', 'label': 1}
+
+        ```
     """
 
     BUILDER_CONFIG_CLASS = BenchmarkConfig
@@ -218,6 +248,16 @@ def load_benchmark(
     Raises:
         ValueError: an unknown benchmark, option or split, a damaged file, a wrong label, a split without samples.
         FileNotFoundError: a missing file or folder; with `strict`, an incomplete download.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.data import load_benchmark
+        >>> data = load_benchmark("demo", split="validation", image_noise=0.5)
+        >>> len(data), data.column_names
+        (200, ['audio', 'image', 'label'])
+
+        ```
     """
     builder = make_builder(find_benchmark(name), data_dir, split, cache_dir, options, missing)
     try:
@@ -244,6 +284,15 @@ def check_benchmark(name, data_dir=None, missing="error", **options):
     Returns:
         [`DownloadReport`][modeling_lfm.data.partial.DownloadReport]. Of a benchmark that accepts nothing but whole
         sources, it counts what was found.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.data import check_benchmark
+        >>> check_benchmark("demo").found
+        1600
+
+        ```
     """
     builder = make_builder(find_benchmark(name), data_dir, None, None, options, missing)
     plan = builder.plan()

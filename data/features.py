@@ -10,7 +10,8 @@ from datasets.fingerprint import Hasher
 
 from modeling_lfm.trainer.collator import LfmDataCollator
 
-from .preparation import Decoder, cache_file
+from .files import cache_file
+from .preparation import Decoder
 
 
 def cache_features(model, dataset, processor, batch_size=64):
@@ -34,10 +35,19 @@ def cache_features(model, dataset, processor, batch_size=64):
 
     Example:
 
-    ```python
-    data = cache_features(model, prepare_dataset(raw, processor), processor)
-    LfmTrainer(model, args, data["train"], eval_dataset=data["validation"], processing_class=processor).train()
-    ```
+        ```python
+        >>> import datasets
+        >>> from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
+        >>> from modeling_lfm.data import cache_features, prepare_dataset
+        >>> raw = datasets.Dataset.from_dict({"size": [[1.0, 2.0], [3.0, 5.0]], "label": ["cat", "dog"]})
+        >>> processor = LfmProcessor({"size": {"type": "vector"}})
+        >>> data = prepare_dataset(datasets.DatasetDict(train=raw), processor)
+        >>> tower = {"tower": "mlp", "in_features": 2, "hidden_sizes": [4], "frozen": True}
+        >>> data = cache_features(LfmForMultimodalClassification(LfmConfig({"size": tower})), data, processor)
+        >>> data["train"][0]["size_vector"].shape
+        torch.Size([4])
+
+        ```
     """
     names = find_frozen(model)
     varying = [name for name in names if processor.kinds[name].varies]

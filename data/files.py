@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import os
+from pathlib import Path
 
+import datasets
 import pyarrow as pa
 
 
@@ -75,6 +77,15 @@ def digest_files(dataset, columns):
             for path in _named_files(column.combine_chunks()):
                 digest.update(f"{path} {state(path)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def cache_file(raw, fingerprint):
+    """Where samples of a data set in memory are written, which `datasets` would keep there; None beside its files."""
+    if raw.cache_files:
+        return None
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "modeling_lfm"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / f"prepared-{fingerprint}.arrow")
 
 
 def _named_files(values):

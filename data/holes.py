@@ -95,6 +95,19 @@ def check_holes(raw, kinds, columns, missing):
 
     Returns:
         `dict[str, np.ndarray]`: what [`find_holes`] finds in each split.
+
+    Example:
+
+        ```python
+        >>> import datasets
+        >>> from modeling_lfm import LfmProcessor
+        >>> from modeling_lfm.data import check_holes
+        >>> raw = datasets.Dataset.from_dict({"size": [[1.0, 2.0], None], "weight": [[1.0], [2.0]]})
+        >>> kinds = LfmProcessor({"size": {"type": "vector"}, "weight": {"type": "vector"}}).kinds
+        >>> check_holes(raw, kinds, {"size": "size", "weight": "weight"}, "absent")["the data"].tolist()
+        [[False, True], [False, False]]
+
+        ```
     """
     if missing not in MISSING:
         raise ValueError(f"missing={missing!r} must be one of {', '.join(MISSING)}.")

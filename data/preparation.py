@@ -6,14 +6,13 @@ import logging
 import math
 import os
 import warnings
-from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
 from datasets.fingerprint import Hasher
 
-from .files import digest_files
+from .files import cache_file, digest_files
 from .holes import check_holes, is_hole, leave_out_empty, present_key
 
 FORMAT = 5  # of what is stored; a change makes older caches stale
@@ -70,6 +69,19 @@ def prepare_dataset(
     Raises:
         ValueError: a column or label that is missing or wrong; a sample that cannot be read, with its index; no sample
         that can be.
+
+    Example:
+
+        ```python
+        >>> import datasets
+        >>> from modeling_lfm import LfmProcessor
+        >>> from modeling_lfm.data import prepare_dataset
+        >>> raw = datasets.Dataset.from_dict({"size": [[1.0, 2.0], [3.0, 5.0]], "label": ["cat", "dog"]})
+        >>> processor = LfmProcessor({"size": {"type": "vector"}})
+        >>> prepare_dataset(datasets.DatasetDict(train=raw), processor)["train"][1]
+        {'size_values': tensor([3., 5.]), 'labels': 1}
+
+        ```
     """
     if broken not in ("raise", "skip"):
         raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
@@ -128,6 +140,19 @@ def fit_processor(processor, train, columns=None, missing="error"):
 
     Raises:
         ValueError: a modality without samples, or one that cannot be read; the message names it.
+
+    Example:
+
+        ```python
+        >>> import datasets
+        >>> from modeling_lfm import LfmProcessor
+        >>> from modeling_lfm.data import fit_processor
+        >>> processor = LfmProcessor({"size": {"type": "vector"}})
+        >>> fit_processor(processor, datasets.Dataset.from_dict({"size": [[1.0, 2.0], [3.0, 6.0]]}))
+        >>> processor.modalities["size"]["mean"], processor.modalities["size"]["std"]
+        ([2.0, 4.0], [1.0, 2.0])
+
+        ```
     """
     names = {name: (columns or {}).get(name, name) for name in processor.unfitted()}
     samples = {name: train[column] for name, column in names.items() if column in getattr(train, "features", ())}
@@ -135,15 +160,6 @@ def fit_processor(processor, train, columns=None, missing="error"):
         kinds = processor.kinds
         samples = {n: [cell for cell in cells if not is_hole(kinds, n, cell)] for n, cells in samples.items()}
     processor.fit(samples)
-
-
-def cache_file(raw, fingerprint):
-    """Where samples of a data set in memory are written, which `datasets` would keep there; None beside its files."""
-    if raw.cache_files:
-        return None
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "modeling_lfm"
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder / f"prepared-{fingerprint}.arrow")
 
 
 def _leave_out(prepared):
@@ -207,6 +223,19 @@ def read_prepared(dataset, processor, columns=None):
     """Let a `datasets.Dataset` of stored samples (see [`stored_features`]) give tensors, as [`prepare_dataset`] does.
 
     Those of `columns` alone, where given. Settings of the processor that only matter in reading may have changed.
+
+    Example:
+
+        ```python
+        >>> import datasets, numpy as np
+        >>> from modeling_lfm import LfmProcessor
+        >>> from modeling_lfm.data import read_prepared
+        >>> processor = LfmProcessor({"size": {"type": "vector", "num_features": 2}})
+        >>> stored = datasets.Dataset.from_dict({"size_values": [np.float32([1, 2]).tobytes()], "labels": [0]})
+        >>> read_prepared(stored, processor)[0]
+        {'size_values': tensor([1., 2.]), 'labels': 0}
+
+        ```
     """
     return dataset.with_transform(Decoder(processor, processor.modalities if columns is None else columns))
 
@@ -296,6 +325,16 @@ def label_names(dataset, column="label"):
 
     Raises:
         ValueError: no such column, missing values, or values of other kinds.
+
+    Example:
+
+        ```python
+        >>> import datasets
+        >>> from modeling_lfm.data import label_names
+        >>> label_names(datasets.Dataset.from_dict({"label": ["dog", "cat", "dog"]}))
+        ['cat', 'dog']
+
+        ```
     """
     parts = list(dataset.values()) if isinstance(dataset, dict) else [dataset]
     for part in parts:

@@ -83,7 +83,17 @@ def digest_file(path):
 
 
 def is_prepared(folder):
-    """Whether `prepare_data.py` wrote a folder (`str`, or None), finished or not (`bool`)."""
+    """Whether `prepare_data.py` wrote a folder (`str`, or None), finished or not (`bool`).
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.data import is_prepared
+        >>> is_prepared("no/such/folder")
+        False
+
+        ```
+    """
     return folder is not None and (Path(folder).expanduser() / MANIFEST).is_file()
 
 
@@ -173,6 +183,23 @@ def load_prepared(
     Raises:
         ValueError: it was prepared otherwise, the message names the setting; a shard is damaged, or not the one of its
         name; no such split. FileNotFoundError: it is not a prepared folder, or not finished.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm import LfmProcessor
+        >>> from modeling_lfm.data import load_benchmark, load_prepared
+        >>> from modeling_lfm.data.shards import Preparation
+        >>> raw = load_benchmark("demo", split="validation").select(range(4))
+        >>> processor = LfmProcessor({"image": {"type": "image", "size": [8, 8], "num_channels": 1}})
+        >>> shards = Preparation("prepared", "demo", {}, {"train": raw}, None, processor, {"image": "image"})
+        >>> shards.begin()  # as prepare_data.py does
+        >>> len(list(shards.write()))
+        1
+        >>> load_prepared("prepared", processor, split="train")[0]["image_values"].shape
+        torch.Size([1, 8, 8])
+
+        ```
     """
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)

@@ -67,6 +67,18 @@ class LfmConfig(PreTrainedConfig):
 
     Raises:
         ValueError: an unknown tower, key, fusion or problem type, a name that cannot be one, a size out of range.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm import LfmConfig
+        >>> sound = {"tower": "timm", "name": "resnet18", "in_chans": 1}
+        >>> towers = {"sound": sound, "numbers": {"tower": "mlp", "in_features": 5}}
+        >>> config = LfmConfig(towers, fusion="sum", hidden_size=64, id2label={0: "cat", 1: "dog"})
+        >>> config.modality_names, config.num_labels
+        (('sound', 'numbers'), 2)
+
+        ```
     """
 
     model_type = "lfm_multimodal"

@@ -15,6 +15,16 @@ def full_precision(tensor):
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def blank_absent(tensors, present, value=torch.nan):
+    """The tensors (tuple of M (B, d)), `value` where their modality is absent by `present` (bool (M, B) or None)."""
+    if present is None:
+        return tensors
+    return tuple(
+        tensor.masked_fill(~there.unsqueeze(-1).to(tensor.device), value)
+        for tensor, there in zip(tensors, present, strict=True)
+    )
+
+
 def check_finite(logits, names, present=None):
     """Refuse an answer that is not a number.
 

@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
 from .configuration_lfm import LfmConfig
 from .frontend_lfm import LogSpectrogram  # noqa: F401
-from .fusion_base_lfm import FUSIONS
+from .fusion_base_lfm import FUSIONS, blank_absent
 from .fusions_lfm import SumFusion  # noqa: F401
 from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
@@ -35,6 +35,17 @@ class LfmOutput(ModelOutput):
             samples from which it is absent.
         features (`tuple` of M `torch.FloatTensor` `(B, hidden_size)`): projected, before fusion; NaN likewise.
         present (`torch.BoolTensor` of shape `(M, B)`): which modalities the samples have, where the inputs tell.
+
+    Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_lfm import LfmOutput
+        >>> output = LfmOutput(logits=torch.tensor([[0.0, 2.0]]), features=(torch.rand(1, 8), torch.rand(1, 8)))
+        >>> output.logits.argmax(-1), output.loss is None
+        (tensor([1]), True)
+
+        ```
     """
 
     loss: torch.FloatTensor | None = None
@@ -106,7 +117,7 @@ class LfmPreTrainedModel(PreTrainedModel):
 
     @property
     def input_modalities(self):
-        """`list[str]`: the names of the modalities, where a model of transformers has kinds of input."""
+        """`list[str]`: the names of the modalities, in the order of every tuple that the model returns."""
         return list(self.config.modality_names)
 
     def get_input_embeddings(self):
@@ -126,6 +137,18 @@ class LfmModel(LfmPreTrainedModel):
     whole batch may be left out.
 
     `{modality}_vector` (B, num_features) of a frozen tower is what it would give, computed before.
+
+    Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_lfm import LfmConfig, LfmModel
+        >>> towers = {"sound": {"tower": "mlp", "in_features": 3}, "sight": {"tower": "mlp", "in_features": 5}}
+        >>> model = LfmModel(LfmConfig(towers, hidden_size=8)).eval()
+        >>> [feature.shape for feature in model(sound_values=torch.rand(2, 3), sight_values=torch.rand(2, 5)).features]
+        [torch.Size([2, 8]), torch.Size([2, 8])]
+
+        ```
     """
 
     def __init__(self, config):
@@ -268,6 +291,19 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
 
     Source of the method: Yang et al., "Facilitating Multimodal Classification via Dynamically Learning Modality
     Gap", NeurIPS 2024.
+
+    Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_lfm import LfmConfig, LfmForMultimodalClassification
+        >>> towers = {"sound": {"tower": "mlp", "in_features": 3}, "sight": {"tower": "mlp", "in_features": 5}}
+        >>> model = LfmForMultimodalClassification.from_towers(LfmConfig(towers, num_labels=4))
+        >>> output = model(sound_values=torch.rand(2, 3), sight_values=torch.rand(2, 5), labels=torch.tensor([0, 3]))
+        >>> output.logits.shape, len(output.modality_logits), output.loss.shape
+        (torch.Size([2, 4]), 2, torch.Size([]))
+
+        ```
     """
 
     def __init__(self, config):
@@ -386,13 +422,3 @@ LfmModel.register_for_auto_class("AutoModel")
 LfmForMultimodalClassification.register_for_auto_class("AutoModel")
 if not __name__.startswith("transformers_modules."):
     AutoModel.register(LfmConfig, (LfmForMultimodalClassification, LfmModel))  # it takes that of config.architectures
-
-
-def blank_absent(tensors, present, value=torch.nan):
-    """The tensors (tuple of M (B, d)), `value` where their modality is absent by `present` (bool (M, B) or None)."""
-    if present is None:
-        return tensors
-    return tuple(
-        tensor.masked_fill(~there.unsqueeze(-1).to(tensor.device), value)
-        for tensor, there in zip(tensors, present, strict=True)
-    )

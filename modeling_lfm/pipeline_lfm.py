@@ -38,15 +38,7 @@ _HANDLERS = (  # urllib's own list would also read local files, and follow a ser
 class MultimodalClassificationPipeline(Pipeline):
     """Classifies raw inputs of several modalities, any of which may be absent.
 
-    ```python
-    from transformers import pipeline
-
-    classifier = pipeline("multimodal-classification", model="folder or repository", trust_remote_code=True)
-    result = classifier({"audio": "a.wav", "video": "a.mp4"})
-    print(result["label"], result["scores"], result["modalities"]["audio"]["label"])
-    ```
-
-    Where the package of this file is imported, `trust_remote_code` is not needed.
+    Where the package of this file is not imported, `pipeline` needs `trust_remote_code=True`.
 
     Args:
         model (`LfmForMultimodalClassification`): is put into evaluation mode.
@@ -55,6 +47,18 @@ class MultimodalClassificationPipeline(Pipeline):
 
     Raises:
         ValueError: no processor, or one of another model.
+
+    Example:
+
+        ```python
+        >>> import modeling_lfm
+        >>> from transformers import pipeline
+        >>> classifier = pipeline("multimodal-classification", model="model_cards/demo")
+        >>> result = classifier({"audio": "model_cards/demo/seven.wav", "image": "model_cards/demo/seven.png"})
+        >>> result["label"], result["scores"][0]["label"], result["modalities"]["image"]["label"]
+        ('seven', 'seven', 'seven')
+
+        ```
     """
 
     _load_processor = True

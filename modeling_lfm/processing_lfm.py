@@ -32,6 +32,17 @@ class LfmProcessor(ProcessorMixin):
 
     Raises:
         ValueError: an unknown type or setting, or one out of range; the message names it.
+
+    Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from modeling_lfm import LfmProcessor
+        >>> processor = LfmProcessor({"sight": {"type": "image", "size": [8, 8]}})
+        >>> processor(sight=[np.zeros((20, 30, 3), np.uint8)])["sight_values"].shape
+        torch.Size([1, 3, 8, 8])
+
+        ```
     """
 
     def __init__(self, modalities, tokenizer=None):

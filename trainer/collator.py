@@ -10,6 +10,19 @@ class LfmDataCollator:
 
     Args:
         processor ([`LfmProcessor`])
+
+    Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_lfm import LfmProcessor
+        >>> from modeling_lfm.trainer import LfmDataCollator
+        >>> processor = LfmProcessor({"size": {"type": "vector", "num_features": 3, "standardize": False}})
+        >>> batch = LfmDataCollator(processor)([{"size_values": torch.rand(3), "labels": label} for label in (0, 1)])
+        >>> {key: value.shape for key, value in batch.items()}
+        {'size_values': torch.Size([2, 3]), 'labels': torch.Size([2])}
+
+        ```
     """
 
     def __init__(self, processor):

@@ -55,7 +55,20 @@ def cross_validate(config, args, dataset, methods, folds=5, seeds=(0,), group=No
         ValueError: a method that cannot train such a model, too few samples or groups for the folds, a metric that is
             not measured; a damaged file in `output_dir`; several processes.
 
-    Example: see the page of this folder.
+    Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_lfm import LfmConfig
+        >>> from modeling_lfm.trainer import LfmTrainingArguments, cross_validate
+        >>> data = [{"a_values": torch.rand(3), "b_values": torch.rand(3), "labels": n % 2} for n in range(16)]
+        >>> config = LfmConfig(dict.fromkeys("ab", {"tower": "mlp", "in_features": 3}), hidden_size=8)
+        >>> args = LfmTrainingArguments("outputs", num_train_epochs=1)
+        >>> table = cross_validate(config, args, data, ["concat", "ogm"], folds=2)
+        >>> list(table.columns), list(table["runs"])
+        (['mean', 'std', 'p', 'runs'], [2, 2])
+
+        ```
     """
     methods = methods if isinstance(methods, dict) else {name: name for name in methods}
     args = copy.copy(args)

@@ -189,6 +189,20 @@ def compute_multimodal_metrics(
 
     Raises:
         ValueError: logits are not finite, or do not fit `modalities`.
+
+    Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from transformers import EvalPrediction
+        >>> from modeling_lfm.trainer import compute_multimodal_metrics
+        >>> right, wrong = np.array([[2.0, 0.0], [0.0, 2.0]]), np.array([[2.0, 0.0], [2.0, 0.0]])
+        >>> prediction = EvalPrediction((right, (right, wrong)), np.array([0, 1]))
+        >>> metrics = compute_multimodal_metrics(prediction, ["sound", "sight"])
+        >>> metrics["accuracy"], metrics["sight_accuracy"], metrics["gap"]
+        (1.0, 0.5, 0.5)
+
+        ```
     """
     logits, modality_logits = _split_predictions(eval_prediction.predictions, tuple(modalities))
     kept = {name: part for name, part in zip(modalities, modality_logits, strict=True) if name not in absent}

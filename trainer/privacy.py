@@ -87,6 +87,7 @@ def portable(value):
     JSON does not know become their text.
 
     Example:
+        >>> from modeling_lfm.trainer.privacy import portable
         >>> portable({"source": "/srv/me/teacher", "rates": (0.1, 0.2)})
         {'source': 'teacher', 'rates': [0.1, 0.2]}
     """

@@ -57,6 +57,21 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
     Raises:
         ValueError: the method cannot train this model; a training set that cannot be split; labels missing from a
             sample.
+
+    Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_lfm import LfmConfig
+        >>> from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+        >>> data = [{"a_values": torch.rand(3), "b_values": torch.rand(3), "labels": n % 2} for n in range(40)]
+        >>> config = LfmConfig(dict.fromkeys("ab", {"tower": "mlp", "in_features": 3}), hidden_size=8)
+        >>> trainer = LfmTrainer(config, LfmTrainingArguments("outputs", num_train_epochs=1), data, eval_dataset=data)
+        >>> trainer.train().global_step  # of 36 samples, 8 at a time: 4 are held out
+        epoch  1.00 | ...
+        5
+
+        ```
     """
 
     def __init__(

@@ -40,6 +40,16 @@ class LfmTrainingArguments(TrainingArguments):
     Four defaults differ from `TrainingArguments`: `eval_strategy="epoch"` would need an evaluation set, so it stays
     `"no"`, but `logging_strategy` is `"epoch"`, `remove_unused_columns` is False (inputs are named after modalities),
     `report_to` is `"none"`, and `logging_nan_inf_filter` is False (a loss that is no number is logged as it is).
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.trainer import LfmTrainingArguments
+        >>> args = LfmTrainingArguments("outputs", method={"name": "ogm", "alpha": 0.8}, seed=1)
+        >>> args.logging_strategy.value, args.holdout
+        ('epoch', 0.1)
+
+        ```
     """
 
     method: dict | str | None = HfArg(

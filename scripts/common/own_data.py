@@ -154,13 +154,6 @@ def _make_tokenizer(texts, output_dir, size):
 def fit(train, label="label", *, validation=None, test=None, time_limit=None, output_dir="outputs/fit", **given):
     """Train a classifier on a table: what its columns are is found out, and printed.
 
-    ```python
-    from modeling_lfm import fit
-
-    predictor = fit(df, label="y", time_limit=600)
-    predictor.predict(df2)
-    ```
-
     Args:
         train, validation, test: a `pandas.DataFrame`, a `datasets.Dataset`, or a file (csv, tsv, jsonl, Parquet); what
             is not given is drawn from `train`, see [`load_table`][modeling_lfm.data.table.load_table]. Columns hold
@@ -177,6 +170,20 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
 
     Raises:
         ValueError, FileNotFoundError: a table, a column or a setting that is wrong; the message names it.
+
+    Example:
+
+        ```python
+        >>> import pandas as pd
+        >>> from modeling_lfm import fit
+        >>> table = pd.DataFrame({"age": range(60), "sex": ["a", "b"] * 30, "y": ["yes", "no", "no"] * 20})
+        >>> predictor = fit(table, label="y", time_limit=600, num_train_epochs=1)
+        table: tabular
+        ...
+        >>> len(predictor.predict(table[:2]))
+        2
+
+        ```
     """
     from modeling_lfm.scripts.common import training
     from modeling_lfm.trainer.callbacks import TimeLimitCallback

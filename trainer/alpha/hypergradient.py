@@ -115,6 +115,18 @@ def hypergradient(
             half-precision parameters with central differences.
         FloatingPointError: a loss or a derivative that is not finite.
         RuntimeError: the model has no second derivative; says what to do.
+
+    Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_lfm.trainer import hypergradient
+        >>> w = torch.tensor([0.5], requires_grad=True)  # 1 - 2 alpha, the minimum of the inner loss
+        >>> losses = [lambda: ((w - 1) ** 2 / 2).sum(), lambda: ((w + 1) ** 2 / 2).sum(), lambda: (w**2 / 2).sum()]
+        >>> hypergradient(*losses, [w], alpha=0.25, damping=0.0).value  # -2 w
+        -1.0
+
+        ```
     """
     _check_arguments(alpha, solver, iterations, damping, product, step)
     parameters = _trainable(parameters, product)

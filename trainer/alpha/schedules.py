@@ -278,6 +278,16 @@ def make_alpha(
 
     Raises:
         ValueError: an unknown name, or a value out of its range; it says which and what is allowed.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.trainer import make_alpha
+        >>> schedule = make_alpha("stepwise", num_epochs=10, value=0.75)
+        >>> schedule.value(1), schedule.value(10)
+        (0.75, 0.25)
+
+        ```
     """
     rule_class = ALPHAS.find(name)
     if not num_epochs >= 1 or math.isinf(num_epochs):

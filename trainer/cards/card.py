@@ -55,6 +55,15 @@ def write_model_card(folder, repo_id=None, output=None, **given):
 
     Raises:
         FileNotFoundError: there is no model in `folder`. ValueError: a damaged file, a wrong licence or identifier.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.trainer import write_model_card
+        >>> write_model_card("model_cards/demo", output="card").read_text().splitlines()[0]
+        '---'
+
+        ```
     """
     return save_card(gather_from_folder(folder), output or folder, repo_id, **given)
 
@@ -244,6 +253,7 @@ def plain(value):
     """`value` as a text of one line in Markdown, in which it makes no HTML, link or picture.
 
     Example:
+        >>> from modeling_lfm.trainer.cards.card import plain
         >>> plain("a <b> [c](javascript:d)")
         'a &lt;b> [c&#93;(javascript:d)'
     """

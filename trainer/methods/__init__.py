@@ -12,5 +12,15 @@ for _module in sorted(module.name for module in iter_modules(__path__)):
 
 
 def list_methods():
-    """The [`MethodSpec`] of every method (`list`), LFM first, then by name."""
+    """The [`MethodSpec`] of every method (`list`), LFM first, then by name.
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.trainer import list_methods
+        >>> [spec.name for spec in list_methods()[:3]]
+        ['lfm', 'agm', 'concat']
+
+        ```
+    """
     return sorted((cls.spec for cls in METHODS.values()), key=lambda spec: (spec.name != "lfm", spec.name))
