@@ -331,12 +331,12 @@ def _cells(frame, column):
     if column.type in ENDINGS and all(isinstance(cell, str) for cell in cells if cell is not None):
         folder = Path(frame.attrs["folder"])
         paths = [None if cell is None else _full_path(folder, cell) for cell in cells]
-        for path in filter(None, paths):  # one that is not there may be a hole
-            if os.path.exists(path) and not (os.path.isfile(path) or (column.type == "video" and os.path.isdir(path))):
-                raise ValueError(
-                    f"{frame.attrs['name']}: column {column.columns[0]!r} names {path}, a folder, pipe or device where "
-                    "a file is expected."
-                )
+        for cell, path in zip(cells, paths, strict=True):
+            if path is None or os.path.isfile(path) or (column.type == "video" and os.path.isdir(path)):
+                continue
+            if os.path.exists(path) or "\0" in cell:  # what is not there may be a hole
+                where = f"{frame.attrs['name']}, column {column.columns[0]!r}"
+                raise ValueError(f"{where}: {cell!r} is no file, but a folder, a pipe, a device, or a name with NUL.")
         return paths
     return cells
 

@@ -89,7 +89,7 @@ def test_the_frames_of_a_cut_are_whole_numbers(tmp_path, first, last):
 
 
 @pytest.mark.parametrize(
-    "name", ["a column twice", "the label twice", "all rows longer", "a pipe", "a folder for a file"]
+    "name", ["a column twice", "the label twice", "all rows longer", "a pipe", "a folder for a file", "a path with NUL"]
 )
 def test_a_table_that_would_be_read_otherwise_than_it_is_meant(name, tmp_path):
     (tmp_path / "pictures").mkdir()
