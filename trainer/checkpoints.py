@@ -11,12 +11,14 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 from .cards.record import BOOKKEEPING, describe_environment, to_json
 from .staging import WEIGHT_NAMES
@@ -62,7 +64,9 @@ def only_run(folder, main=True):
 def _acquire(lock):
     me = {"pid": os.getpid(), "host": platform.node(), "started": psutil.Process().create_time()}
     me["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
-    for _ in range(10):
+    # Runs of this machine take turns to look and to write, so that a lock is never read half-written nor taken twice.
+    guard = hashlib.sha256(os.path.realpath(lock).encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"lfm-{guard}.guard", mode=0o666, timeout=60):
         try:
             descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
@@ -73,20 +77,9 @@ def _acquire(lock):
                     f"{holder['since']}. Wait for it, stop it, or choose another folder (output_dir). If there is no "
                     f"such run any more, remove {lock}."
                 ) from None
-            mine = lock.with_name(f"{LOCK}.{os.getpid()}")
-            try:
-                os.replace(lock, mine)
-            except FileNotFoundError:
-                continue
-            if _read_lock(mine) != holder:  # of a run that was faster in taking it over
-                os.replace(mine, lock)
-                continue
-            mine.unlink()
-        else:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(me, file)
-            return
-    raise BlockingIOError(f"{lock} changes all the time: other runs start in this folder.")
+            descriptor = os.open(lock, os.O_WRONLY | os.O_TRUNC)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(me, file)
 
 
 def _read_lock(lock):

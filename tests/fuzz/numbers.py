@@ -8,8 +8,9 @@ import numpy as np
 import scipy.io
 
 from modeling_lfm import LfmProcessor
-from modeling_lfm.data import load_benchmark
+from modeling_lfm.data import check_holes, load_benchmark
 from modeling_lfm.data.table import load_table
+from modeling_lfm.inputs_lfm import KINDS
 
 from .media import DAMAGE
 from .odd import ODD, make_odd
@@ -235,7 +236,12 @@ def table_cases(rng, folder):
         Image.fromarray(np.full((8, 8), 60 * number, np.uint8)).save(folder / "data" / "pictures" / f"{number}.png")
     number = 0
 
+    def check(splits):  # as programs do before anything is prepared
+        if "photo" in splits["train"].column_names:
+            check_holes(splits, {"photo": KINDS["image"]}, {"photo": "photo"}, "error")
+
     def use(splits, plan=None):
+        check(splits)
         modalities = {name: {"type": part.type, **part.settings} for name, part in plan.items()}
         names = [name for name in modalities if modalities[name]["type"] in ("tabular", "vector")]
         processor = LfmProcessor({name: modalities[name] for name in names})
@@ -245,6 +251,7 @@ def table_cases(rng, folder):
 
     def build(file):
         splits = load_benchmark("table", data_dir=str(file.parent), train_file=file.name)
+        check(splits)
         return splits["test"].to_list() and np.zeros(1)
 
     while True:
