@@ -20,7 +20,7 @@ _EXPORTS = {
     "check_holes": "holes",
     "fit_processor": "preparation",
     "is_prepared": "prepared",
-    "label_names": "preparation",
+    "label_names": "labels",
     "load_benchmark": "benchmark",
     "load_prepared": "prepared",
     "prepare_dataset": "preparation",

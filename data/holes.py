@@ -152,20 +152,3 @@ def leave_out_empty(dataset, holes, split):
         raise ValueError(f"no sample of {split} has any modality; are the files there?")
     logger.warning(f"{empty.sum():,} of {len(empty):,} samples of {split} have no modality at all and are left out.")
     return dataset.select(np.flatnonzero(~empty))
-
-
-def read_presence(dataset, names):
-    """Which prepared samples have which modality, or None where the data set does not tell.
-
-    Args:
-        dataset (`datasets.Dataset`, or around one that has it): as [`prepare_dataset`] gives it.
-        names (`Sequence[str]`): M modalities.
-
-    Returns:
-        `np.ndarray` (M, N) bool.
-    """
-    known = getattr(dataset, "column_names", None) or ()
-    if not all(present_key(name) in known for name in names):
-        return None
-    plain = dataset.with_format("numpy")
-    return np.stack([np.asarray(plain[present_key(name)][:], bool) for name in names])

@@ -22,7 +22,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from . import prepared
 from .holes import present_key
-from .preparation import BATCH_BYTES, LabelEncoder, check_columns, encode_sample, sample_bytes, stored_features
+from .labels import LabelEncoder
+from .preparation import BATCH_BYTES, check_columns, encode_sample, sample_bytes, stored_features
 from .sources import find_source
 
 SHARD_BYTES = 2**28  # of samples, before compression; a kill costs each process so much work at most

@@ -6,7 +6,7 @@ from functools import cached_property
 import datasets
 
 from ..benchmark import Benchmark, BenchmarkConfig
-from ..preparation import label_names
+from ..labels import label_names
 from ..table import load_table, show_plan
 
 

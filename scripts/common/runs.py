@@ -185,13 +185,12 @@ def check_data(raw, args, processor):
         ValueError: they do, and `args.missing` is not `absent`; the message counts them.
     """
     from modeling_lfm.data import check_holes, is_prepared
-    from modeling_lfm.data.holes import read_presence
     from modeling_lfm.data.preparation import check_columns
+    from modeling_lfm.trainer.holes import find_present
 
     splits = raw if isinstance(raw, dict) else {args.split: raw}
     if is_prepared(args.data_dir):  # it was said when they were prepared
-        marks = [read_presence(part, processor.modalities) for part in splits.values()]
-        return any(there is not None and not there.all() for there in marks)
+        return any(find_present(part, processor.modalities) is not None for part in splits.values())
     for part in splits.values():
         columns = check_columns(pick_columns(processor.modalities, args.columns), part, processor)
     found = check_holes(splits, processor.kinds, columns, args.missing or "error")

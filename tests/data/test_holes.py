@@ -8,9 +8,10 @@ import torch
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import LfmDataCollator, cache_features, check_holes, load_prepared, prepare_dataset
-from modeling_lfm.data.holes import find_holes, read_presence
+from modeling_lfm.data.holes import find_holes
 from modeling_lfm.data.shards import Preparation
 from modeling_lfm.inputs_lfm import KINDS
+from modeling_lfm.trainer.holes import find_present
 
 from ..modeling.towers import make_tokenizer, resnet
 from ..trainer.toy import NORMALISED, toy_model
@@ -77,7 +78,7 @@ def test_what_is_stored_and_batched(raw, processor, caplog):
     assert "1 of 6 samples of the data have no modality at all" in caplog.text
     assert len(prepared) == 5
     marks = [[1, 0, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 0, 1, 0]]
-    assert read_presence(prepared, PARTS).tolist() == np.array(marks, bool).tolist()
+    assert find_present(prepared, PARTS).tolist() == np.array(marks, bool).tolist()
     assert prepared[1]["audio_values"] is prepared[2]["text_input_ids"] is None
     whole = prepare_dataset(make_raw(6), processor, COLUMNS, label_column="kind")
     assert torch.equal(prepared[2]["audio_values"], whole[2]["audio_values"])
@@ -112,7 +113,7 @@ def test_a_single_modality_reads_empty_cells():
         prepare_dataset(datasets.DatasetDict({"train": raw}), both)
     prepared = prepare_dataset(datasets.DatasetDict({"train": raw}), both, missing="absent")["train"]
     assert both.kinds["v"].mean == [1.5]  # of what is there
-    assert read_presence(prepared, ("t", "v")).tolist() == [[True, False, True], [True, True, False]]
+    assert find_present(prepared, ("t", "v")).tolist() == [[True, False, True], [True, True, False]]
 
 
 def test_shards_hold_the_same(raw, processor, tmp_path):

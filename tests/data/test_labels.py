@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from modeling_lfm.data import label_names
-from modeling_lfm.data.preparation import LabelEncoder
+from modeling_lfm.data.labels import LabelEncoder
 
 CLASSES = datasets.ClassLabel(names=["dog", "cat"])
 
