@@ -11,17 +11,20 @@ import os
 import platform
 import re
 import shutil
-import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import psutil
-from filelock import FileLock
 
 from .cards.record import BOOKKEEPING, describe_environment, to_json
 from .staging import WEIGHT_NAMES
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LOCK, UNFINISHED, MANIFEST, METHOD_STATE = "_run.lock", "_unfinished", "manifest.json", "method.pt"
 VERSION = 1
@@ -64,9 +67,7 @@ def only_run(folder, main=True):
 def _acquire(lock):
     me = {"pid": os.getpid(), "host": platform.node(), "started": psutil.Process().create_time()}
     me["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
-    # Runs of this machine take turns to look and to write, so that a lock is never read half-written nor taken twice.
-    guard = hashlib.sha256(os.path.realpath(lock).encode()).hexdigest()[:16]
-    with FileLock(Path(tempfile.gettempdir()) / f"lfm-{guard}.guard", mode=0o666, timeout=60):
+    with _taking_turns(lock.parent):
         try:
             descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
@@ -80,6 +81,21 @@ def _acquire(lock):
             descriptor = os.open(lock, os.O_WRONLY | os.O_TRUNC)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(me, file)
+
+
+@contextmanager
+def _taking_turns(folder):
+    """Runs look and write one after the other, so that a lock is never read half-written nor taken twice. The folder
+    itself is what they lock, as nothing may be left behind; file systems that cannot do that get no turns."""
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if fcntl:
+            os.close(descriptor)  # which unlocks
 
 
 def _read_lock(lock):
