@@ -68,7 +68,7 @@ def cache_features(model, dataset, processor, batch_size=64):
 
 def find_frozen(model):
     """Names of the modalities (`list[str]`) whose towers are frozen; a `ValueError` if there is none to be cached."""
-    names = [name for name, spec in model.config.modalities.items() if spec.get("frozen")]
+    names = [name for name, spec in model.config.modalities.items() if spec.get("frozen") is True]
     if not names:
         raise ValueError("cache_features: no tower is frozen; set frozen: true in an entry of modalities.")
     if model.lfm.exchange is not None:

@@ -1,6 +1,7 @@
 """Configuration of LFM models: which modalities there are, which tower reads each, and how they are fused."""
 
 import inspect
+import math
 import os
 import re
 from copy import deepcopy
@@ -31,6 +32,7 @@ _OTHERS = """num_labels attn_implementation _attn_implementation experts_impleme
     name_or_path use_cache _commit_hash transformers_weights tie_word_embeddings use_return_dict torchscript
     pruned_heads prefix task_specific_params tokenizer_class finetuning_task bos_token_id eos_token_id pad_token_id
     sep_token_id decoder_start_token_id is_decoder add_cross_attention cross_attention_hidden_size"""
+TRAINING_KEYS = ("frozen", "learning_rate", "layer_decay")  # of the entry of any tower
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 
@@ -41,7 +43,9 @@ class LfmConfig(PreTrainedConfig):
         modalities (`dict[str, dict]`): an ordered mapping from the name of a modality (free, a Python identifier)
             to its tower. Every tower has the keys `tower` (one of `timm`, `transformers`, `clip_vision`,
             `clip_text`), `name` (timm architecture, or repository / folder of a pretrained model), `pretrained`
-            (`bool`, fetch weights in `from_towers`), and `frozen` (`bool`, never trained). Further keys:
+            (`bool`, fetch weights in `from_towers`), `frozen` (True: never trained; `int` N: its stem and first N
+            layers are not), `learning_rate` (`float`, in place of the trainer's) and `layer_decay` (`float`, factor of
+            the learning rate from each layer to the one before, 1 for the last). Further keys:
 
             - `timm`: `in_chans` (`int`, default 3), `num_frames` (`int`, frames of a clip; they share the tower
               and are averaged), `model_args` (`dict`, passed to `timm.create_model`), `checkpoint` (`str`, a local
@@ -223,17 +227,31 @@ def _check_modality(name, spec):
         raise ValueError(f"modality {name!r} of modalities needs a mapping with the key 'tower', got {spec!r}.")
     with about(f"modality {name!r}"):
         kind = TOWERS.find(spec["tower"])
-        known = ("tower", "name", "pretrained", "frozen", *kind.keys)
+        known = ("tower", "name", "pretrained", *TRAINING_KEYS, *kind.keys)
         for key in set(spec) - set(known):
             raise ValueError(f"unknown key {key!r} of the tower {spec['tower']!r}; {suggest(key, known)}")
-        for key in ("pretrained", "frozen"):
-            if spec.get(key) not in (None, True, False):
-                raise ValueError(f"{key}={spec[key]!r} must be true or false")
+        if spec.get("pretrained") not in (None, True, False):
+            raise ValueError(f"pretrained={spec['pretrained']!r} must be true or false")
+        _check_training(spec)
         if not isinstance(spec.get("name") or "", (str, os.PathLike)):
             raise ValueError(f"name={spec['name']!r} must be a word")
         kind.check(spec)
         if kind.nested and isinstance(spec.get("config"), dict):
             check_nested(spec["config"])
+
+
+def _check_training(spec):
+    """Whether what an entry says of the training of its tower can be right."""
+    frozen, rate, decay = (spec.get(key) for key in ("frozen", "learning_rate", "layer_decay"))
+    if frozen is not None and not isinstance(frozen, bool) and not (isinstance(frozen, int) and frozen > 0):
+        raise ValueError(f"frozen={frozen!r} must be true, false, or a number of layers from 1 on")
+    for key, value, limit in (("learning_rate", rate, math.inf), ("layer_decay", decay, 1)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= limit:
+            raise ValueError(f"{key}={value!r} must be a number above 0{' and up to 1' if limit == 1 else ''}")
+        if frozen is True:
+            raise ValueError(f"{key} has no place in a tower that is not trained: leave out {key}, or frozen")
 
 
 def build_tower_config(spec):

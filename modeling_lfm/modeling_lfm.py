@@ -168,16 +168,8 @@ class LfmModel(LfmPreTrainedModel):
     @property
     def input_names(self):
         """`tuple[str]`: the names of all tensors that `forward` reads, `{modality}_present` apart."""
-        frozen = tuple(f"{name}_vector" for name, spec in self.config.modalities.items() if spec.get("frozen"))
+        frozen = tuple(f"{name}_vector" for name, spec in self.config.modalities.items() if spec.get("frozen") is True)
         return tuple(f"{name}_{part}" for name, tower in self.towers.items() for part in tower.input_names) + frozen
-
-    def train(self, mode=True):
-        """As in torch, but frozen towers stay in evaluation mode (their normalisation does not move)."""
-        super().train(mode)
-        for name, spec in self.config.modalities.items():
-            if spec.get("frozen"):
-                self.towers[name].eval()
-        return self
 
     def run_towers(self, **inputs):
         """Inputs to the towers' vectors: a tuple of M tensors (B, num_features of the tower).
@@ -219,7 +211,7 @@ class LfmModel(LfmPreTrainedModel):
         vector = inputs.get(f"{name}_vector")
         if vector is None:
             return run_tower(self.towers[name], self._tower_inputs(name, inputs), inputs.get(f"{name}_present"))
-        if not self.config.modalities[name].get("frozen"):
+        if self.config.modalities[name].get("frozen") is not True:
             raise ValueError(f"{name}_vector is given, but the tower of {name} is not frozen: it would not learn.")
         return vector.to(self.projections[name].weight.dtype)
 

@@ -66,7 +66,7 @@ class Tower(nn.Module):
     """One modality's encoder, made of its entry in `config.modalities` and its nested configuration, if it has one.
 
     Attributes:
-        keys (`tuple[str]`): keys of its entry besides `tower`, `name`, `pretrained` and `frozen`.
+        keys (`tuple[str]`): keys of its entry besides `tower`, `name`, `pretrained` and those of its training.
         sources (`tuple[str]`): those of all keys that tell where pretrained weights are from; they are not saved.
         nested (`bool`): its `config` is a configuration of transformers, of `model_type` (`str`) where that is fixed.
         input_names (`tuple[str]`): the model's inputs of this modality without its prefix, such as `("values",)`.
@@ -83,10 +83,36 @@ class Tower(nn.Module):
     model_type = None
     input_names = ("values",)
     num_features = 0
+    settled = ()  # modules that stay in evaluation mode, because nothing in them is trained
 
     @classmethod
     def check(cls, spec):
         """Raise a ValueError if the entry `spec` (`dict`) cannot be right; its keys are checked already."""
+
+    def depths(self):
+        """The layer of each parameter (`dict` from name to `int`, 0 for the stem); empty where it has no layers."""
+        return {}
+
+    def freeze(self, layers=None):
+        """Train nothing of it, or not its stem and first `layers` (`int`); their normalisation does not move either.
+
+        Raises:
+            ValueError: it has not so many layers.
+        """
+        depths, parameters = self.depths(), dict(self.named_parameters())
+        if layers is not None and layers > max(depths.values(), default=0):
+            raise ValueError(f"frozen={layers}, but it has {max(depths.values(), default=0)} layers to be told apart")
+        for name, parameter in parameters.items():
+            if layers is None or depths.get(name, layers + 1) <= layers:
+                parameter.requires_grad_(False)
+        self.settled = [self] if layers is None else [m for m in self.modules() if _is_still(m)]
+
+    def train(self, mode=True):
+        """As in torch, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self.settled:
+            nn.Module.train(module, False)
+        return self
 
     @property
     def dtype(self):
@@ -190,6 +216,10 @@ class TimmTower(Tower):
         except RuntimeError as error:
             raise ValueError(f"{file} does not hold the weights of the tower {spec['name']}: {error}") from error
 
+    def depths(self):
+        found = timm.models.group_parameters(self.encoder, self.encoder.group_matcher(coarse=False), reverse=True)
+        return {f"encoder.{name}": depth for name, depth in found.items()}
+
     def set_gradient_checkpointing(self, enable, function):
         self.encoder.set_grad_checkpointing(enable)
 
@@ -233,6 +263,17 @@ class NestedTower(Tower):
         loaded = load_safely(load, spec["name"], config=self.encoder.config, dtype=torch.float32).state_dict()
         # A pooler that is not used was removed, so that the checkpoint may hold more than the tower.
         self.encoder.load_state_dict({key: loaded[key] for key in self.encoder.state_dict()})
+
+    def depths(self):
+        # Layers are what stands in the largest list of modules; the stem was made before them, and the rest after.
+        lists = [item for item in self.named_modules() if isinstance(item[1], nn.ModuleList)]
+        place, layers = max(lists, key=lambda item: sum(p.numel() for p in item[1].parameters()), default=("", ()))
+        depths, count = {}, 0
+        for name, _ in self.named_parameters():
+            inside = bool(place) and name.startswith(f"{place}.")
+            count = int(name[len(place) + 1 :].partition(".")[0]) + 1 if inside else count and len(layers) + 1
+            depths[name] = count
+        return depths if len(layers) else {}
 
     def set_gradient_checkpointing(self, enable, function):
         self.encoder._set_gradient_checkpointing(enable, function)
@@ -336,9 +377,15 @@ def make_tower(config, modality):
         )
     with about(f"modality {modality!r} ({spec.get('name')})"):
         tower = kind(spec, nested)
-    if spec.get("frozen"):
-        tower.requires_grad_(False)
+        if spec.get("frozen"):
+            tower.freeze(None if spec["frozen"] is True else spec["frozen"])
     return tower
+
+
+def _is_still(module):
+    """Whether a module has parameters, none of which is trained."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 # -- samples that lack a modality ----------------------------------------------------------------------------------

@@ -140,6 +140,12 @@ def check_training(trainer):
     a model of PEFT would not save."""
     _warn_of_statistics(trainer.model)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    rates = [n for n, s in trainer.model.config.modalities.items() if {"learning_rate", "layer_decay"} & set(s)]
+    if rates and (sharded or trainer.optimizer is not None):
+        raise ValueError(
+            f"modalities.{rates[0]} asks for a learning rate of its own: leave the optimizer to the trainer "
+            "(args.optim), without FSDP or DeepSpeed."
+        )
     if trainer.args.channels_last and sharded:
         raise ValueError("channels_last needs whole parameters: no FSDP or DeepSpeed.")
     name, method = trainer.method.spec.name, type(trainer.method)

@@ -24,6 +24,7 @@ from .hub import SharingTrainer
 from .methods import Method, make_method
 from .methods.base import split_groups
 from .metrics import ModalityMeter
+from .rates import split_rates, tower_rates
 from .search import Searcher
 from .training_args import LfmTrainingArguments
 
@@ -259,7 +260,7 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
         self.method.on_gradients()
 
     def create_optimizer(self, *args, **kwargs):
-        """As in transformers (whose arguments differ by version), with the method's parameter groups."""
+        """As in transformers (whose arguments differ by version), with the towers' and the method's learning rates."""
         if self.optimizer is None:
             super().create_optimizer(*args, **kwargs)
             asked = "momentum" in (self.args.optim_args or "")
@@ -268,6 +269,7 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
                     f"transformers {transformers.__version__} does not read optim_args={self.args.optim_args!r} of "
                     f"optim={self.args.optim.value}: install 5.3 or later."
                 )
+            self.optimizer.param_groups = split_rates(self.optimizer.param_groups, self.model)
             wanted = self.method.parameter_groups()
             if wanted is not None:
                 self.optimizer.param_groups = split_groups(self.optimizer.param_groups, wanted)
@@ -408,4 +410,6 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
             self._loss_parts.clear()
         if "train_loss" in logs and self._resumes:  # of the whole run, not only of the steps since then
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        if "learning_rate" in logs and self.optimizer is not None:
+            logs.update(tower_rates(self.optimizer.param_groups))
         super().log(logs, start_time)

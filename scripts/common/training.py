@@ -196,8 +196,11 @@ def prepare_splits(raw, processor, data_args, with_test):
 def fit(trainer, splits, data_args, checkpoint=None):
     """Train what [`set_up`] made, and write the run into its `output_dir`; the metrics of all splits (`dict`)."""
     from modeling_lfm.trainer.checkpoints import naming_full_disk, only_run
+    from modeling_lfm.trainer.rates import describe_training
 
     folder = trainer.args.output_dir
+    for line in describe_training(trainer.model, trainer.args):
+        say(line)
     with only_run(folder, is_main_process()), naming_full_disk(folder):
         if is_main_process():
             runs.forget_results(folder)  # of a run that was killed also half a file
