@@ -4,6 +4,7 @@ Words stand in the template, `model_cards/template.md`; here is what is computed
 user goes through [`plain`], [`code`] or a table, so that no HTML and no link of theirs gets into a card.
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -104,9 +105,9 @@ def render_model_card(facts, repo_id=None, pictures=(), **given):
     run, shares = facts.record.get("run", {}), data.get("majority", {})
     counts = run.get("samples", {}) | {key: n for key, n in data.get("samples", {}).items() if key != "train"}
     packages = [package for kind in facts.input_types.values() for package in INPUTS.get(kind, OWN)[3]]
-    card = ModelCard.from_template(
-        metadata,
-        str(TEMPLATE),
+    content = _compile_template().render(
+        metadata.to_dict(),
+        card_data=metadata.to_yaml(),
         **{tool.__name__: tool for tool in (plain, code, literal, cell, percent, join)},
         facts=facts,
         run=run,
@@ -130,7 +131,15 @@ def render_model_card(facts, repo_id=None, pictures=(), **given):
         pictures=pictures,
         lfm_bibtex=Lfm.spec.bibtex.strip(),
     )
-    return re.sub(r"\n{3,}", "\n\n", card.content).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", ModelCard(content).content).rstrip() + "\n"
+
+
+@functools.cache
+def _compile_template():
+    """Which takes longer than all else of a card."""
+    import jinja2
+
+    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _default_settings(method):

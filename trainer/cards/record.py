@@ -1,6 +1,7 @@
 """What a run tells of itself in `lfm_run.json`: settings, versions and hardware, in words that may travel."""
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -129,7 +130,12 @@ def describe_hardware(device):
 
 def describe_environment():
     """Versions of Python and of the packages that matter (`dict[str, str]`)."""
-    versions = {"python": platform.python_version()}
+    return {"python": platform.python_version(), **_find_versions()}
+
+
+@functools.cache
+def _find_versions():
+    versions = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
