@@ -42,7 +42,7 @@ def describe_preparation(benchmark, options, raw, data_dir, processor, columns, 
 
 def _describe_processor(processor):
     stored, text = json.loads(identify(processor))
-    return {"processor": stored, "tokenizer": None if text is None else _digest(text)}
+    return {"processor": stored, "tokenizer": None if text is None else digest(text)}
 
 
 def complete_options(benchmark, options):
@@ -69,7 +69,8 @@ def digest_samples(dataset, data_dir):
     return digest.hexdigest()[:16]
 
 
-def _digest(value):
+def digest(value):
+    """A hash (`str`) of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 

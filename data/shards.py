@@ -4,15 +4,12 @@ import contextlib
 import errno
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import datasets
 import numpy as np
@@ -52,7 +49,7 @@ def naming(path):
 @contextlib.contextmanager
 def writing(path):
     """A new binary file that becomes `path` (`Path`) when all is written; otherwise nothing is left of it."""
-    part = path.with_name(f".{path.name}.part")  # hidden: readers of the folder do not see it
+    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")  # hidden from readers, and no other process's
     with naming(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,10 +111,14 @@ class Preparation:
             there = prepared.read_manifest(self.folder)
             prepared.check_equal(self.folder, {**there, "shards": {}}, self.manifest)
             self.manifest = there  # equal, but a duration of 3 may be one of 3.0 there
+        self.digest = prepared.digest({**self.manifest, "shards": {}})
         self.shards = self.todo = prepared.plan_shards(self.manifest)
 
-    def begin(self, verify=False):
+    def begin(self, verify=False, part=slice(None)):
         """Write what the folder is to hold, and find the shards that are missing in it (`verify`: or damaged).
+
+        Args:
+            part (`slice`): of the shards that this process writes, where others write the rest at the same time.
 
         Raises:
             OSError: it cannot be written, or there is no room for what is missing.
@@ -125,9 +126,9 @@ class Preparation:
         self._write_manifest()
         with naming(self.folder / prepared.PROCESSOR):
             self.processor.save_pretrained(self.folder / prepared.PROCESSOR)
-        for part in self.folder.glob("**/.*.part"):  # of a preparation that was killed
-            part.unlink()
-        self.todo = [shard for shard in self.shards if not self._is_finished(shard, verify)]
+        for file in self.folder.glob("**/.*.part") if part == slice(None) else ():  # of a preparation that was killed
+            file.unlink()
+        self.todo = [shard for shard in self.shards[part] if not self._is_finished(shard, verify)]
         needed, free = self.sample_bytes * sum(map(len, self.todo)), shutil.disk_usage(self.folder).free
         if free < needed / 2:  # compression saves less than that
             raise OSError(
@@ -136,9 +137,13 @@ class Preparation:
             )
 
     def _is_finished(self, shard, verify):
-        if shard.path not in self.manifest["shards"]:
-            return False
+        file = self.folder / shard.path
         try:
+            if shard.path not in self.manifest["shards"]:  # then another process may have written it
+                told = prepared.read_footer(file).metadata or {}
+                if told.get(b"preparation") != self.digest.encode():
+                    return False
+                self._enter(shard, json.loads(told[b"left_out"]))
             prepared.check_shard(self.folder, shard.path, self.manifest, verify)
         except FileNotFoundError:
             return False
@@ -158,8 +163,13 @@ class Preparation:
         with writing(self.folder / prepared.MANIFEST) as file:
             file.write((json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def write(self, processes=None):
-        """Write the shards that are missing, each by one of at most so many processes; one a core, 16 at most, if None.
+    def write(self, run=None):
+        """Write the shards that are missing.
+
+        Args:
+            run (*optional*): what spreads them, such as
+                [`Local.run`][modeling_lfm.scripts.common.executor.Local]: of a function, its first argument, and many
+                second ones, it yields each of those with the result or the `Exception`. One by one here, if not given.
 
         Yields:
             [`Shard`]: each that is finished.
@@ -167,40 +177,33 @@ class Preparation:
         Raises:
             OSError: a shard cannot be written, or a process was killed; finished shards stay.
         """
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = min(processes or min(cores, 16), len(self.todo))
-        self.at_work = [-1] * len(self.todo)
-        if processes <= 1:
-            for number, shard in enumerate(self.todo):
-                self._enter(shard, self.write_shard(number))
-                yield shard
-            return
-        context = multiprocessing.get_context("spawn")  # a fork of a program with threads can hang
-        self.at_work = context.Array("q", self.at_work, lock=False)  # the sample in which each shard is; -1: none
-        pool = ProcessPoolExecutor(processes, context, _start, (self,))
-        others = set(multiprocessing.active_children())
-        try:
-            futures = {pool.submit(_write, number): shard for number, shard in enumerate(self.todo)}
-            for future in as_completed(futures):
-                self._enter(futures[future], future.result())
-                yield futures[future]
-        except BrokenProcessPool:
-            names = [
-                self.name(self.raw[shard.split][index], index)
-                for shard, index in zip(self.todo, self.at_work, strict=True)
-                if index >= 0
-            ]
-            raise ChildProcessError(
-                "a process ended while it prepared a shard: killed, short of memory, or crashed in a decoder. At work "
-                f"were: {', '.join(names) or 'none'}. Finished shards are kept. Run the command again, with a smaller "
-                "--num_proc if memory is short; if it happens again at the same file, move that file away."
-            ) from None
-        except BaseException:
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        numbers = range(len(self.todo))
+        outcomes = run(Preparation.write_shard, self, numbers) if run else ((n, self.write_shard(n)) for n in numbers)
+        with contextlib.closing(outcomes):  # ends what is at work, where an error ends this
+            yield from self._take(outcomes)
+
+    def _take(self, outcomes):
+        for number, outcome in outcomes:
+            if isinstance(outcome, BrokenExecutor):
+                raise ChildProcessError(
+                    f"{outcome} At work were: {', '.join(self._at_work()) or 'none'}. Finished shards are kept. Run "
+                    "the command again, with a smaller --num_proc if memory is short; if it happens again at the same "
+                    "file, move that file away."
+                )
+            if isinstance(outcome, Exception):
+                raise outcome
+            self._enter(self.todo[number], outcome)
+            yield self.todo[number]
+
+    def _at_work(self):
+        """Names (`list[str]`) of the samples that were read when processes ended."""
+        marks = [(shard, self._mark(shard)) for shard in self.todo]
+        found = [(shard, int(mark.read_text() or shard.start)) for shard, mark in marks if mark.is_file()]
+        return [self.name(self.raw[shard.split][index], index) for shard, index in found]
+
+    def _mark(self, shard):
+        path = self.folder / shard.path
+        return path.with_name(f".{path.name}.sample.part")
 
     def write_shard(self, number):
         """Write a shard of [`todo`], whole or not at all; name of each sample that cannot be read, and why (`list`).
@@ -208,31 +211,44 @@ class Preparation:
         Raises:
             OSError: it cannot be written, such as on a full disk. FileNotFoundError: `data_dir` is gone.
         """
-        shard = self.todo[number]
-        raw, left_out, rows = self.raw[shard.split], [], []
-        encode_label = LabelEncoder(raw, "label", self.features["labels"].names)
+        shard, rows, left_out = self.todo[number], [], []
         schema, group = self.features.arrow_schema, max(1, BATCH_BYTES // self.sample_bytes)
         # Dictionaries and statistics are for values that repeat or are compared; these are arrays.
         options = {"compression": "zstd", "compression_level": 1, "use_dictionary": False, "write_statistics": False}
         with writing(self.folder / shard.path) as file, pq.ParquetWriter(file, schema, **options) as writer:
-            for index in range(shard.start, shard.stop):
-                self.at_work[number] = index
-                sample = raw[index]
-                label = encode_label(sample["label"], index)
-                try:
-                    row = encode_sample(self.processor, self.columns, sample, self.missing)
-                    if not any(row.get(present_key(name), True) for name in self.columns):
-                        raise ValueError("it has no modality")
-                    rows.append({**row, "labels": label})
-                except ImportError:
-                    raise
-                except Exception as error:  # whatever a decoder makes of a damaged file: the others go on
-                    left_out.append([self.name(sample, index), self._reason(error)])
-                if len(rows) == group or (rows and index == shard.stop - 1):
+            for row in self._encode(shard, left_out):
+                rows.append(row)
+                if len(rows) == group:
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
                     rows.clear()
-        self.at_work[number] = -1
+            if rows:
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            # The file tells all that is known of it, so that nothing is lost where it is not entered any more.
+            writer.add_key_value_metadata({"preparation": self.digest, "left_out": json.dumps(left_out)})
         return left_out
+
+    def _encode(self, shard, left_out):
+        """The samples of a shard that can be read (`dict`), one by one; the others are added to `left_out`."""
+        raw, mark = self.raw[shard.split], self._mark(shard)
+        encode_label = LabelEncoder(raw, "label", self.features["labels"].names)
+        try:
+            with mark.open("wb", buffering=0) as file:  # tells where a process ended, if it ends
+                for index in range(shard.start, shard.stop):
+                    os.pwrite(file.fileno(), b"%20d" % index, 0)
+                    sample = raw[index]
+                    label = encode_label(sample["label"], index)
+                    try:
+                        row = encode_sample(self.processor, self.columns, sample, self.missing)
+                        if not any(row.get(present_key(name), True) for name in self.columns):
+                            raise ValueError("it has no modality")
+                    except ImportError:
+                        raise
+                    except Exception as error:  # whatever a decoder makes of a damaged file: the others go on
+                        left_out.append([self.name(sample, index), self._reason(error)])
+                        continue
+                    yield {**row, "labels": label}
+        finally:
+            mark.unlink(missing_ok=True)
 
     def name(self, sample, index):
         """What a raw sample is called (`str`): the path of its first media file."""
@@ -291,27 +307,3 @@ class Preparation:
         )
         facts = {"source": source, "processor": self.processor, "counts": counts, "missing": missing}
         return DatasetCard.from_template(header, str(CARD), **facts, dtype=np.dtype)
-
-
-_worker = None  # in a process of the pool: the preparation
-
-
-def _start(preparation):
-    """What a new process does first."""
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program itself is interrupted, and ends its processes
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
-    _worker = preparation
-
-
-def _end_with_parent():
-    """End this process when the program is killed: it must not go on in the background."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _write(number):
-    return _worker.write_shard(number)

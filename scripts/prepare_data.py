@@ -4,7 +4,6 @@ usage: python scripts/prepare_data.py --benchmark NAME --data_dir DIR --output D
 
 What is computed is what training with the benchmark's configuration reads; its settings can be overridden as in
 train.py. Stopped or killed, the same command goes on and ends with the same bytes. Broken media are named and left out.
-examples:
   python scripts/prepare_data.py --how --benchmark crema_d                     where it is obtained, its licence, layout
   python scripts/prepare_data.py --benchmark crema_d --data_dir CREMA-D --output prepared/crema_d --download
   python scripts/prepare_data.py --benchmark crema_d --data_dir CREMA-D --output prepared/112 --processor.video.size 112
@@ -23,13 +22,14 @@ from transformers.hf_argparser import HfArg
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.scripts.common.console import hide_progress_bars, run, say
+from modeling_lfm.scripts.common.executor import ExecutorArguments
 
 FROM_CONFIG = ("processor", "columns", "benchmark_options", "modalities", "tokenizer", "num_proc", "missing")
 BAR = {"unit": "", "mininterval": 0.5 if sys.stderr.isatty() else 30}  # in a file, a line in half a minute
 
 
 @dataclass
-class PrepareArguments(arguments.SourceArguments):
+class PrepareArguments(ExecutorArguments, arguments.SourceArguments):
     """What is prepared, from where, to where."""
 
     benchmark: str | None = HfArg(default=None, help="Name of the data set, such as crema_d.")
@@ -38,9 +38,7 @@ class PrepareArguments(arguments.SourceArguments):
         default=None, help="Configuration of train.py, a YAML file or a name; the benchmark's if not given."
     )
     strict: bool = HfArg(default=False, help="Make missing and broken samples an error.")
-    verify: bool = HfArg(
-        default=False, help="Read finished shards again; those that were damaged since are written anew."
-    )
+    verify: bool = HfArg(default=False, help="Read finished shards again; those that were damaged are written anew.")
     missing_shown: int = HfArg(default=10, help="Names of missing samples that are printed.")
     samples_per_shard: int | None = HfArg(
         default=None, help="Samples of a file; about 256 MB of them, 1,000 at most, if not given."
@@ -94,6 +92,8 @@ def prepare(args):
     from modeling_lfm.trainer.checkpoints import only_run
     from modeling_lfm.trainer.hub import open_repository, push_dataset
 
+    if not sys.stderr.isatty():
+        hide_progress_bars()
     check_output(output := Path(args.output).expanduser())
     if args.push_to_hub is not None:
         open_repository(args.push_to_hub, "dataset", private=not args.public)  # better now than after hours
@@ -103,7 +103,7 @@ def prepare(args):
     say(report.text(args.missing_shown))
     if args.strict:
         report.require_complete(args.missing_shown)
-    with only_run(output):
+    with only_run(output, args.part is None):  # parts write each its own shards
         if args.benchmark == "table":
             complete_arguments(args)
         write(output, args, report)
@@ -124,11 +124,13 @@ def write(output, args, report):
     fit_processor(processor, raw["train"], columns, args.missing)
     source = (args.benchmark, args.benchmark_options, raw, args.data_dir)
     task = Preparation(output, *source, processor, columns, args.samples_per_shard, args.missing)
-    task.begin(args.verify)
+    task.begin(args.verify, args.pieces)
     total, left = (sum(len(shard) for shard in shards) for shards in (task.shards, task.todo))
     with tqdm(desc="preparing samples", total=total, initial=total - left, **BAR) as bar:
-        for shard in task.write(args.num_proc):
+        for shard in task.write(args.choose_run(args.num_proc, len(task.todo))):
             bar.update(len(shard))
+    if args.part is not None:
+        return say(f"part {args.part} is written; after all parts, the same command without --part ends it")
     counts = task.finish(report, args.strict)
     say(report.text(args.missing_shown))
     told = ", ".join(f"{count:,} {split}" for split, count in counts.items())
@@ -141,8 +143,6 @@ def main(argv=None):
         from modeling_lfm.data.sources import how
 
         return print(how(args.benchmark))
-    if not sys.stderr.isatty():
-        hide_progress_bars()
     prepare(args)
 
 

@@ -39,6 +39,7 @@ from pathlib import Path
 from transformers.hf_argparser import HfArg
 
 from modeling_lfm.scripts.common.console import run
+from modeling_lfm.scripts.common.executor import ExecutorArguments
 from modeling_lfm.scripts.common.settings import read_arguments
 from modeling_lfm.scripts.experiments import report
 from modeling_lfm.scripts.experiments.check import check_cells, check_output
@@ -46,8 +47,8 @@ from modeling_lfm.scripts.experiments.run import FORCED, file_of, read_all, read
 from modeling_lfm.scripts.experiments.tables import TABLES, find_table, make_cells, merge, read_table, split_into_folds
 
 
-@dataclass
-class ReproduceArguments:
+@dataclass(kw_only=True)
+class ReproduceArguments(ExecutorArguments):
     """Settings of `reproduce.py`: which runs of which table are made, and where results are kept."""
 
     table: str = HfArg(help="Which table.")
@@ -65,6 +66,7 @@ class ReproduceArguments:
     report: bool = HfArg(default=False, help="Print the table of what is there, run nothing.")
 
     def __post_init__(self):
+        super().__post_init__()
         if min(self.seeds) < 0 or self.jobs < 1:
             raise ValueError(f"seeds {self.seeds} and jobs={self.jobs} should be whole numbers from 0 and 1 on.")
 
@@ -107,7 +109,8 @@ def run_table(table, own, overrides):
     jobs = {key: {**config, "seed": key[2]} for key, config in jobs.items()}
     if own.folds is not None:  # which the seed draws, too
         jobs = {key: merge(config, {"benchmark_options": {"seed": key[2]}}) for key, config in jobs.items()}
-    return sweep(jobs, own.jobs, own.output)
+    keys = list(jobs)[own.pieces]
+    return sweep({key: jobs[key] for key in keys}, own.make_executor(own.jobs), own.output)
 
 
 def write_report(table, folder):
@@ -129,7 +132,8 @@ def write_report(table, folder):
 def main(argv=None):
     table, own, overrides = parse_arguments(argv)
     failures = {} if own.report else run_table(table, own, overrides)
-    write_report(table, own.output)
+    if own.part is None:
+        write_report(table, own.output)
     if failures:
         print(f"\n{len(failures)} failed:", file=sys.stderr)
         for (setting, row, seed), error in failures.items():

@@ -2,21 +2,15 @@
 
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import shutil
 import tempfile
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
+from contextlib import closing
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from queue import SimpleQueue
 
-from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.trainer.cards.record import to_json
 
 METRICS = ("accuracy", "map", "f1", "gap")
@@ -32,22 +26,20 @@ FORCED = {
     "load_best_model_at_end": True,
 }
 UNIMPORTANT = ("data_dir", "num_proc", "output_dir", "seed")
-_scratch = None  # folder of this worker's checkpoints
 
 
-def run_one(config, threads):
+def run_one(threads, config):
     """Train one model, choose its best epoch on the validation split, and evaluate that on the test split, once.
 
     Args:
-        config (`dict`): settings of train.py; with `probe`, see [`run_probe`], no model is trained.
         threads (`int`): of torch.
+        config (`dict`): settings of train.py; with `probe`, see [`run_probe`], no model is trained.
 
     Returns:
         `dict` with the `method` and its settings, the metric by which the epoch is chosen (`chosen_by`), the metrics of
         `validation` and `test`, `best_epoch`, the `seconds` of training with its evaluations, `steps` of the optimizer,
         and LFM's `alpha` by epoch.
     """
-    global _scratch
     import torch
     from transformers.utils import logging
 
@@ -59,8 +51,8 @@ def run_one(config, threads):
     torch.set_num_threads(threads)
     hide_progress_bars()
     logging.set_verbosity_error()
-    with tempfile.TemporaryDirectory(prefix="lfm-run-", ignore_cleanup_errors=True) as _scratch:
-        settings = {**config, **FORCED, "output_dir": _scratch}
+    with tempfile.TemporaryDirectory(prefix="lfm-run-", ignore_cleanup_errors=True) as scratch:
+        settings = {**config, **FORCED, "output_dir": scratch}
         probe = settings.pop("probe", None)
         trainer, splits = set_up(*read_run(settings))
         if probe is not None:
@@ -104,84 +96,40 @@ def digest_file(file, changed):
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def sweep(jobs, workers, folder):
+def sweep(jobs, executor, folder):
     """Run every job that `folder` does not hold yet; write each as it ends.
 
     A job whose configuration is another than that of its file is run again, and so is one that failed.
 
     Args:
         jobs (`dict`): configurations by (setting, row, seed).
-        workers (`int`): runs at the same time; each gets one of the CUDA devices, in turn.
+        executor ([`Local`] or [`Ray`]): what runs them.
 
     Returns:
         `dict` from (setting, row, seed) to the error of each job that failed.
     """
     done = {key: record["config"] for key, record in read_records(folder).items()}
-    left = {key: config for key, config in jobs.items() if done.get(key) != digest(config)}
-    threads, failures, pools = max((os.cpu_count() or 1) // workers, 1), {}, SimpleQueue()
-    for slot in range(workers):
-        pools.put(Worker(slot))
-
-    def work(config):
-        worker = pools.get()
-        try:
-            return worker.submit(run_one, config, threads).result()
-        except BrokenProcessPool:
-            worker = Worker(worker.slot)
-            return {"error": "the process died: killed, or out of memory."}
-        except Exception as error:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            return {"error": text, "traceback": str(error.__cause__)}
-        finally:
-            pools.put(worker)
-
-    with ThreadPoolExecutor(workers) as executor:
-        futures = {executor.submit(work, config): key for key, config in left.items()}
-        try:
-            for number, future in enumerate(as_completed(futures), 1):
-                (setting, row, seed), result = futures[future], future.result()
-                write_record(folder, setting, row, seed, config=digest(left[setting, row, seed]), **result)
-                if "error" in result:
-                    failures[setting, row, seed] = result["error"]
-                    told = f"FAILED, {result['error']}"
-                else:
-                    accuracy, seconds = result["test"]["accuracy"], result["seconds"]
-                    told = f"test accuracy {100 * accuracy:.1f} %, {seconds:.0f} s"
-                print(f"[{number}/{len(left)}] {setting}, {row}, seed {seed}: {told}", flush=True)
-        finally:  # where it is ended, no further run is begun
-            executor.shutdown(cancel_futures=True)
-            for _ in range(workers):
-                pools.get().shutdown()
+    left, failures = {key: config for key, config in jobs.items() if done.get(key) != digest(config)}, {}
+    with closing(executor.run(run_job, (executor.threads, left), list(left))) as outcomes:
+        for number, ((setting, row, seed), result) in enumerate(outcomes, 1):
+            if isinstance(result, Exception):
+                name = "" if isinstance(result, BrokenExecutor) else f"{type(result).__name__}: "
+                result = {"error": name + " ".join(str(result).split()), "traceback": str(result.__cause__)}
+            write_record(folder, setting, row, seed, config=digest(left[setting, row, seed]), **result)
+            if "error" in result:
+                failures[setting, row, seed] = result["error"]
+                told = f"FAILED, {result['error']}"
+            else:
+                accuracy, seconds = result["test"]["accuracy"], result["seconds"]
+                told = f"test accuracy {100 * accuracy:.1f} %, {seconds:.0f} s"
+            print(f"[{number}/{len(left)}] {setting}, {row}, seed {seed}: {told}", flush=True)
     return failures
 
 
-class Worker(ProcessPoolExecutor):
-    """One process that runs jobs, on one of the CUDA devices: the first has the first, and so on in turn."""
-
-    def __init__(self, slot):
-        self.slot = slot
-        context, words = multiprocessing.get_context("spawn"), (slot, arguments.PLUGINS)
-        super().__init__(1, context, initializer=prepare_worker, initargs=words)
-
-
-def prepare_worker(slot, plugins):
-    """Let a new worker see the CUDA device of its `slot` (`int`, from 0), and know the `plugins` (files)."""
-    import torch
-
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    os.environ["CUDA_VISIBLE_DEVICES"] = devices.split(",")[slot % len(devices.split(","))]
-    arguments.load_plugins(plugins)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent():
-    """End this worker when its parent does: a killed sweep must not go on in the background."""
-    multiprocessing.parent_process().join()
-    for _ in range(100):  # a checkpoint may be written at this very moment
-        if _scratch is None or not os.path.exists(_scratch):
-            break
-        shutil.rmtree(_scratch, ignore_errors=True)
-    os._exit(1)
+def run_job(context, key):
+    """The outcome of [`run_one`] for one of the jobs, in a process of an executor."""
+    threads, jobs = context
+    return run_one(threads, jobs[key])
 
 
 def file_of(folder, setting, row, seed):

@@ -120,7 +120,7 @@ def test_shards_hold_the_same(raw, processor, tmp_path):
     splits = datasets.DatasetDict({"train": raw.remove_columns("unused").rename_column("kind", "label")})
     task = Preparation(tmp_path / "out", "table", {}, splits, None, processor, COLUMNS, 4, "absent")
     task.begin()
-    list(task.write(1))
+    list(task.write())
     left_out = [entry for told in task.manifest["shards"].values() for entry in told["left_out"]]
     assert left_out == [["sample 5", "it has no modality"]]
     read = load_prepared(tmp_path / "out", processor, cache_dir=str(tmp_path))["train"]

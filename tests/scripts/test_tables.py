@@ -259,7 +259,7 @@ def test_a_probe_is_a_logistic_regression_on_what_frozen_towers_give(kind):
     small = {"max_train_samples": 64, "max_eval_samples": 40, "max_test_samples": 40, "use_cpu": True}
     base = merge(read_config("demo"), {**small, "cache_features": True})
     base["modalities"] = {name: {**spec, **frozen[name]} for name, spec in base["modalities"].items()}
-    record = run_one({**base, "method": "concat", "probe": kind}, threads=1)
+    record = run_one(1, {**base, "method": "concat", "probe": kind})
     trainer, splits = set_up(*read_run({**base, "do_predict": True, "output_dir": "unused"}))
     names = trainer.model.config.modality_names
     data = {

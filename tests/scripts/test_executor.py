@@ -1,0 +1,122 @@
+"""Where pieces of work run: local processes that may die, parts, and a Ray cluster that loses a machine."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import BrokenExecutor
+from contextlib import closing
+
+import psutil
+import pytest
+
+from modeling_lfm.scripts import prepare_data
+from modeling_lfm.scripts.common.executor import ExecutorArguments, Local
+from modeling_lfm.scripts.common.settings import load_plugins
+
+from .conftest import ROOT
+
+WORDS = ["--benchmark", "demo", "--samples_per_shard"]
+
+
+def work(context, piece):
+    """What a piece of these tests does, in another process."""
+    if piece == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if piece == "fail":
+        raise KeyError(context)
+    if piece == "hang":
+        (context / "pid").write_text(str(os.getpid()))
+        time.sleep(3600)
+    return piece, os.getenv("CUDA_VISIBLE_DEVICES"), os.getpid()
+
+
+def test_a_piece_that_dies_or_fails_costs_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_parts_of_processes.py").write_text(f"open({str(tmp_path / 'seen')!r}, 'a').write('x')\n")
+    load_plugins([tmp_path / "my_parts_of_processes.py"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    found = dict(Local(2).run(work, "context", ["a", "die", "fail", "b"]))
+    assert isinstance(found.pop("die"), BrokenExecutor)
+    assert found.pop("fail").args == ("context",)
+    assert [found[piece][0] for piece in "ab"] == ["a", "b"]
+    assert {device for _, device, _ in found.values()} <= {"2", "5"}
+    assert len((tmp_path / "seen").read_text()) == 4, "here, in two processes and in one that took the dead one's place"
+
+
+def test_what_is_at_work_ends_when_it_is_not_waited_for(tmp_path):
+    with closing(Local(2).run(work, tmp_path, ["hang", "a"])) as outcomes:
+        assert next(outcomes)[1][0] == "a"
+        while not (tmp_path / "pid").exists() or not (pid := (tmp_path / "pid").read_text()):
+            time.sleep(0.01)
+    assert not psutil.pid_exists(int(pid))
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "1", "1/0", "a/b", "-1/3"])
+def test_parts_that_are_none(part):
+    with pytest.raises(ValueError, match=f"part='{part}' should be i/n"):
+        ExecutorArguments(part=part)
+    with pytest.raises(ValueError, match="executor='slurm' should be local or ray"):
+        ExecutorArguments(executor="slurm")
+
+
+def contents(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_parts_make_the_same_folder(tmp_path):
+    one, parts = tmp_path / "one", tmp_path / "parts"
+    prepare_data.main([*WORDS, "400", "--output", str(one), "--num_proc", "1"])
+    for part in ("2/2", "1/2"):
+        prepare_data.main([*WORDS, "400", "--output", str(parts), "--num_proc", "1", "--part", part])
+    written = {file: file.stat().st_mtime_ns for file in parts.glob("data/*")}
+    assert len(written) == 5
+    prepare_data.main([*WORDS, "400", "--output", str(parts)])
+    assert contents(parts) == contents(one)
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """The address of a Ray cluster of two machines, and the process of the second."""
+    pytest.importorskip("ray", reason="Ray is not installed (pip install ray)")
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path, which sockets need
+    address, store = "127.0.0.1:6399", ["--num-cpus", "1", "--object-store-memory", "80000000"]
+    quiet = {"stdout": subprocess.DEVNULL, "cwd": ROOT, "check": True}
+    head = ["--head", "--port", "6399", "--include-dashboard", "false", "--temp-dir", folder]
+    try:
+        subprocess.run([*ray, "start", *head, *store], **quiet)
+        before = {process.pid for process in find_machines()}
+        subprocess.run([*ray, "start", "--address", address, *store], **quiet)
+        second = next(process for process in find_machines() if process.pid not in before)
+        yield address, second
+    finally:
+        subprocess.run([*ray, "stop", "--force"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_machines():
+    """The processes that each are a machine to Ray."""
+    return [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
+
+
+def test_a_cluster_that_loses_a_machine_writes_the_same_bytes(cluster, tmp_path):
+    address, second = cluster
+    one, spread = tmp_path / "one", tmp_path / "spread"
+    prepare_data.main([*WORDS, "100", "--output", str(one), "--num_proc", "1"])
+    program = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), *WORDS, "100", "--output", str(spread)]
+    with subprocess.Popen([*program, "--executor", "ray", "--address", address], stdout=subprocess.PIPE) as process:
+        while not list(spread.glob("data/*.parquet")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        for child in second.children(recursive=True):
+            child.kill()
+        second.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert contents(spread) == contents(one)
