@@ -32,7 +32,7 @@ _OTHERS = """num_labels attn_implementation _attn_implementation experts_impleme
     name_or_path use_cache _commit_hash transformers_weights tie_word_embeddings use_return_dict torchscript
     pruned_heads prefix task_specific_params tokenizer_class finetuning_task bos_token_id eos_token_id pad_token_id
     sep_token_id decoder_start_token_id is_decoder add_cross_attention cross_attention_hidden_size"""
-TRAINING_KEYS = ("frozen", "learning_rate", "layer_decay")  # of the entry of any tower
+TRAINING_KEYS = ("frozen", "learning_rate", "layer_decay", "lora")  # of the entry of any tower
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 
@@ -44,8 +44,9 @@ class LfmConfig(PreTrainedConfig):
             to its tower. Every tower has the keys `tower` (one of `timm`, `transformers`, `clip_vision`,
             `clip_text`), `name` (timm architecture, or repository / folder of a pretrained model), `pretrained`
             (`bool`, fetch weights in `from_towers`), `frozen` (True: never trained; `int` N: its stem and first N
-            layers are not), `learning_rate` (`float`, in place of the trainer's) and `layer_decay` (`float`, factor of
-            the learning rate from each layer to the one before, 1 for the last). Further keys:
+            layers are not), `learning_rate` (`float`, in place of the trainer's), `layer_decay` (`float`, factor of
+            the learning rate from each layer to the one before, 1 for the last) and `lora` (`dict` of settings of
+            `peft.LoraConfig`: adapters are trained, and merged when the model is saved). Further keys:
 
             - `timm`: `in_chans` (`int`, default 3), `num_frames` (`int`, frames of a clip; they share the tower
               and are averaged), `model_args` (`dict`, passed to `timm.create_model`), `checkpoint` (`str`, a local
@@ -252,6 +253,10 @@ def _check_training(spec):
             raise ValueError(f"{key}={value!r} must be a number above 0{' and up to 1' if limit == 1 else ''}")
         if frozen is True:
             raise ValueError(f"{key} has no place in a tower that is not trained: leave out {key}, or frozen")
+    if not isinstance(spec.get("lora") or {}, dict):
+        raise ValueError(f"lora={spec['lora']!r} must map settings of adapters to their values, such as r: 8")
+    if spec.get("lora") and frozen:
+        raise ValueError("lora trains adapters alone, so that frozen has no place beside it: leave out one of them")
 
 
 def build_tower_config(spec):

@@ -18,7 +18,7 @@ from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import about, save_plugins, suggest
 from .small_towers_lfm import MlpTower  # noqa: F401
 from .towers_lfm import make_tower, resolve_tower_configs, run_tower, sketch
-from .weights_lfm import check_missing, check_shapes, load_safely
+from .weights_lfm import check_missing, check_shapes, load_safely, merge_adapters
 
 _PLACES = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -89,13 +89,21 @@ class LfmPreTrainedModel(PreTrainedModel):
         model, info = load_safely(load, name, *model_args, output_loading_info=True, **kwargs)
         if name is not None:
             headless = (getattr(config, "architectures", None) or [""])[0] == "LfmModel"
-            check_missing(name, [key for key in info["missing_keys"] if not headless or key.startswith("lfm.")])
+            missing = [key for key in info["missing_keys"] if not headless or key.startswith("lfm.")]
+            check_missing(name, missing, info["unexpected_keys"])
         return (model, info) if with_info else model
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in transformers; the code of the model is saved beside its weights, and no path of its towers."""
+    def save_pretrained(self, save_directory, *args, state_dict=None, **kwargs):
+        """As in transformers; the code of the model is saved beside its weights, and no path of its towers. Adapters
+        are merged, unless a `state_dict` is given."""
         self.config.forget_sources()
-        super().save_pretrained(save_directory, *args, **kwargs)
+        left_out, merged = self._keys_to_ignore_on_save, merge_adapters(self) if state_dict is None else None
+        if merged is not None:
+            state_dict, self._keys_to_ignore_on_save = merged, None
+        try:
+            super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        finally:
+            self._keys_to_ignore_on_save = left_out
         save_plugins(save_directory, self.config.parts())
 
     def _init_weights(self, module):

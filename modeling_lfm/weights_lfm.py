@@ -1,8 +1,9 @@
-"""What a checkpoint may make the loader do: read safetensors of its own folder, and no more.
+"""What a checkpoint may make the loader do: read safetensors of its own folder, and no more; and what is saved.
 
 A pickled file can run code when it is read, and so can what some settings of a configuration name.
 """
 
+import copy
 import json
 import math
 import os
@@ -117,8 +118,32 @@ def check_shapes(folder, model, variant=None, resized=False):
         raise ValueError(f"{folder}: {told}; they are not of one model.")
 
 
-def check_missing(name, missing):
+def merge_adapters(model):
+    """The `state_dict` of a model with its adapters (of peft) merged into what they adapt, or None if it has none.
+
+    The model stays as it is.
+    """
+    state, merged = model.state_dict(), {}
+    for place, module in model.named_modules():
+        if hasattr(module, "base_digest"):  # a tower with adapters
+            plain = copy.deepcopy(module)
+            for name, layer in list(plain.named_modules()):
+                if hasattr(layer, "get_base_layer"):
+                    layer.merge(safe_merge=True)
+                    parent, _, last = name.rpartition(".")
+                    setattr(plain.get_submodule(parent), last, layer.get_base_layer())
+            state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{place}.")}
+            merged |= {f"{place}.{key}": tensor for key, tensor in plain.state_dict().items()}
+    return state | merged if merged else None
+
+
+def check_missing(name, missing, unexpected=()):
     """Raise a ValueError if a checkpoint, `name`, lacks tensors (`list[str]`) that its model cannot do without."""
+    if any("lora_" in key for key in unexpected):
+        raise ValueError(
+            f"{name} is a checkpoint of a run with lora, which holds adapters alone: go on training from it, or load "
+            "the folder of the run, whose weights are merged."
+        )
     missing = sorted(key for key in missing if not key.endswith("fusion.absence"))  # it starts from zeros
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

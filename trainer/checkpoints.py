@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from .adapters import describe_bases
 from .cards.record import BOOKKEEPING, describe_environment, to_json
 from .staging import WEIGHT_NAMES
 
@@ -258,6 +259,7 @@ def describe_settings(trainer):
     settings["method"] = {"name": trainer.method.spec.name, **asdict(trainer.method.settings)}
     samples = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None  # of a stream
     settings |= {"processes": trainer.args.world_size, "train_samples": samples}
+    settings["lora_base"] = describe_bases(trainer.model)
     return _flatten(json.loads(json.dumps(settings, default=str)))
 
 

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from modeling_lfm.modeling_lfm import LfmForMultimodalClassification, LfmOutput
 
+from .adapters import describe_bases
 from .callbacks import LfmProgressCallback
 from .collator import SampleIdDataset
 from .holdout import known_inputs, read_labels
@@ -57,7 +58,7 @@ def _collate(trainer, samples):
 def _check_text(name, encoder, processor):
     """Whether the tokens that `processor` can make have a row each in the embeddings of `encoder`."""
     length, tokens = processor.kinds[name].max_length, len(processor.tokenizer)
-    rows = encoder.get_input_embeddings().num_embeddings
+    rows = encoder.get_input_embeddings().weight.shape[0]
     if tokens > rows:
         raise ValueError(
             f"modality {name!r}: the tokenizer has {tokens} tokens, the tower embeds {rows}: take the tokenizer of the "
@@ -140,6 +141,8 @@ def check_training(trainer):
     a model of PEFT would not save."""
     _warn_of_statistics(trainer.model)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    for name in describe_bases(trainer.model) if sharded else ():
+        raise ValueError(f"modalities.{name}.lora needs the whole model in each process: no FSDP or DeepSpeed.")
     rates = [n for n, s in trainer.model.config.modalities.items() if {"learning_rate", "layer_decay"} & set(s)]
     if rates and (sharded or trainer.optimizer is not None):
         raise ValueError(

@@ -1,5 +1,7 @@
 """Learning rates of towers: their own, and lower for each layer that is further from the head."""
 
+from modeling_lfm.configuration_lfm import TRAINING_KEYS
+
 
 def split_rates(groups, model):
     """Groups of an optimizer (`list[dict]`) split by the rates that the entries of `config.modalities` ask for.
@@ -55,7 +57,7 @@ def describe_training(model, args):
     """What of a model is trained, and how fast, where its towers differ in that: a line each (`list[str]`)."""
     lines = []
     for name, spec in model.config.modalities.items():
-        if not any(spec.get(key) for key in ("frozen", "learning_rate", "layer_decay")):
+        if not any(spec.get(key) for key in TRAINING_KEYS):
             continue
         parameters = list(model.lfm.towers[name].parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)

@@ -3,6 +3,7 @@
 from functools import partial
 from operator import itemgetter
 
+from .adapters import add_adapters
 from .fitting import make_model
 from .methods import make_method
 
@@ -15,6 +16,7 @@ class Searcher:
         if trial is not None and self.hp_search_backend is not None:
             self._apply(trial)
         model = super().call_model_init(trial)
+        add_adapters(model, self.args)
         if self.bound:
             self.model, self.optimizer = model, None
             self._bind()

@@ -13,6 +13,7 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from . import checkpoints
+from .adapters import add_adapters, describe_bases
 from .callbacks import REPORTERS, LfmEarlyStoppingCallback, LfmProgressCallback, MethodCallback
 from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
@@ -97,6 +98,7 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
             kwargs["data_collator"] = LfmDataCollator(processing_class)
         if model is not None:
             self.method.check(model.config)
+            add_adapters(model, args)
         self.given = train_dataset, eval_dataset, holdout_dataset
         self.bound = False
         super().__init__(
@@ -390,7 +392,8 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
         self.processing_class = self.processor
         folder = self.args.output_dir if output_dir is None else output_dir
         if self._saving or not self.args.should_save:
-            super()._save(folder, state_dict)
+            adapted = self._saving and describe_bases(self.model)  # as they are, not merged
+            super()._save(folder, self.model.state_dict() if adapted else state_dict)
             return
         with only_run(folder), checkpoints.unfinished(folder) as staging:
             shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed

@@ -1,13 +1,16 @@
 """Learning rates of towers, lower ones for deeper layers, and towers that are frozen in part."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import timm.optim
 import torch
+import yaml
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
-from modeling_lfm.scripts.common.settings import ModelArguments, read_arguments
+from modeling_lfm.scripts.common.settings import ModelArguments, SettingsParser, read_arguments
 from modeling_lfm.trainer import LfmTrainer
 from modeling_lfm.trainer.rates import describe_training
 from tests.modeling.towers import BERT, CLIP_TEXT, CLIP_VISION, TOWERS, resnet
@@ -125,6 +128,13 @@ def test_what_cannot_be_is_refused(tmp_path):
     optimizer = torch.optim.SGD(trainer.model.parameters(), 0.1)
     with pytest.raises(ValueError, match=r"modalities\.text.*leave the optimizer"):
         LfmTrainer(trainer.model, trainer.args, toy_data(8), optimizers=(optimizer, None))
+
+
+def test_the_page_says_what_is_understood():
+    page = Path(__file__).resolve().parents[2] / "trainer" / "README.md"
+    block = re.search(r"```yaml\n(modalities:.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    towers = LfmConfig(SettingsParser(ModelArguments).parse_dict(yaml.safe_load(block))[0].modalities).modalities
+    assert (towers["text"]["learning_rate"], towers["image"]["lora"]) == (2e-5, {"r": 8, "lora_alpha": 16})
 
 
 def test_from_the_command_line():
