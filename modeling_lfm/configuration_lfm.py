@@ -67,6 +67,9 @@ class LfmConfig(PreTrainedConfig):
         modality_dropout (`float`, defaults to 0): probability, in training, that a modality of a sample is hidden from
             the fused prediction; one of them is always kept. Above 0, fusions that read all features at once learn
             what they read in place of an absent one; at 0 they read zeros.
+        calibration (`dict`, *optional*): what the end of training found on validation data: `temperatures`, by
+            prediction (`fused` and the modalities) the number by which its logits are divided for probabilities, and of
+            multi-label problems `thresholds`, by prediction a probability for each label, from which on it counts.
         kwargs: those of `PreTrainedConfig`, among them `num_labels`, `id2label` and `problem_type`
             (`"single_label_classification"`, the default here, or `"multi_label_classification"`).
 
@@ -99,6 +102,7 @@ class LfmConfig(PreTrainedConfig):
         hidden_size=512,
         modality_dropout=0.0,
         problem_type="single_label_classification",
+        calibration=None,
         **kwargs,
     ):
         kwargs.pop("custom_pipelines", None)  # the class knows its own
@@ -140,6 +144,7 @@ class LfmConfig(PreTrainedConfig):
         # AutoModel.from_config chooses by it, also before anything was saved.
         kwargs["architectures"] = kwargs.get("architectures") or ["LfmForMultimodalClassification"]
         super().__init__(problem_type=problem_type, **kwargs)
+        self.calibration = _check_calibration(calibration, self.modality_names)
 
     @classmethod
     def settings(cls):
@@ -160,6 +165,26 @@ class LfmConfig(PreTrainedConfig):
     def is_multi_label(self):
         """`bool`: whether a sample may have several labels, or none."""
         return self.problem_type == "multi_label_classification"
+
+    def temperature_of(self, name, calibrated=True):
+        """The number by which the logits of `name`, `fused` or a modality, are divided for probabilities; 1 where
+        nothing was fitted, or not `calibrated`."""
+        return self.calibration["temperatures"].get(name, 1.0) if calibrated and self.calibration else 1.0
+
+    def thresholds_of(self, name, calibrated=True):
+        """The probability from which on each label counts (`list[float]`) in the prediction `name` of a multi-label
+        problem; 0.5 where nothing was fitted, or not `calibrated`.
+
+        Raises:
+            ValueError: they are of another number of labels.
+        """
+        found = (self.calibration or {}).get("thresholds", {}).get(name) if calibrated else None
+        if found is not None and len(found) != self.num_labels:
+            raise ValueError(
+                f"calibration has {len(found)} thresholds of {name!r}, but there are {self.num_labels} labels: "
+                "calibrate again, or set calibration to None."
+            )
+        return [0.5] * self.num_labels if found is None else list(found)
 
     def fusion_arg(self, name):
         """The setting `name` of the fusion: that of `fusion_args`, or its default."""
@@ -257,6 +282,27 @@ def _check_training(spec):
         raise ValueError(f"lora={spec['lora']!r} must map settings of adapters to their values, such as r: 8")
     if spec.get("lora") and frozen:
         raise ValueError("lora trains adapters alone, so that frozen has no place beside it: leave out one of them")
+
+
+def _check_calibration(calibration, modalities):
+    """What is given (`dict`, or None), if it is as [`LfmConfig`] says."""
+    if calibration is None:
+        return None
+    wanted = "a mapping with 'temperatures' above 0 and 'thresholds' within [0, 1], each by prediction"
+    parts = dict(calibration) if isinstance(calibration, dict) else {}
+    temperatures, thresholds = parts.pop("temperatures", {}), parts.pop("thresholds", {})
+    if parts or not (isinstance(temperatures, dict) and isinstance(thresholds, dict) and temperatures):
+        raise ValueError(f"calibration={calibration!r} must be {wanted}.")
+    for name in {*temperatures, *thresholds} - {"fused", *modalities}:
+        raise ValueError(f"calibration: unknown prediction {name!r}; {suggest(name, ('fused', *modalities))}")
+    try:
+        right = all(0 < float(value) < float("inf") for value in temperatures.values())
+        right = right and all(0 <= float(value) <= 1 for values in thresholds.values() for value in values)
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise ValueError(f"calibration={calibration!r} must be {wanted}.")
+    return {"temperatures": dict(temperatures), **({"thresholds": dict(thresholds)} if thresholds else {})}
 
 
 def build_tower_config(spec):

@@ -96,15 +96,19 @@ class MultimodalClassificationPipeline(Pipeline):
             batch_size (`int`, *optional*, defaults to 1): of many samples, so many are computed at a time. An answer
                 does not depend on it, but where the processor pads: spectrograms without a `duration`.
             num_workers (`int`, *optional*, defaults to 0): processes that read many samples meanwhile.
-            threshold (`float`, *optional*, defaults to 0.5): score from which on a label counts, of multi-label models.
+            calibrated (`bool`, *optional*, defaults to True): scores and thresholds are those that training fitted on
+                validation data (`config.calibration`), if it did; else plain probabilities, and 0.5.
+            threshold (`float`, *optional*): score from which on a label counts, of multi-label models, in place of the
+                thresholds of the model.
             broken (`str`, *optional*, defaults to `"raise"`): `"skip"` answers `{"error": str}` for a sample, of many,
                 that cannot be read.
 
         Returns:
             of a sample a `dict`: `label` (`str`), the most likely one (multi-label: `labels`, the `list` of those with
             a score from the threshold on); `scores`, a `list` of `{"label": str, "score": float}`, the highest first:
-            softmax over all labels (multi-label: the sigmoid of each); and `modalities`, a `dict` with the same from
-            each modality alone that is present. Of a list a list, of others an iterable that computes while it is read.
+            softmax over all labels (multi-label: the sigmoid of each) of logits / temperature; and `modalities`, a
+            `dict` with the same from each modality alone that is present. Of a list a list, of others an iterable that
+            computes while it is read.
 
         Raises:
             ValueError: what is no sample, an unknown modality, none at all, or an input that cannot be read; the
@@ -141,15 +145,17 @@ class MultimodalClassificationPipeline(Pipeline):
 
     def _sanitize_parameters(self, columns=None, sampling_rate=None, timeout=None, broken=None, **others):
         given = {"columns": columns, "sampling_rate": sampling_rate, "timeout": timeout, "broken": broken}
-        for name in sorted(set(others) - {"top_k", "threshold"}):
-            known = ", ".join(("top_k", "threshold", *given))
+        for name in sorted(set(others) - {"top_k", "threshold", "calibrated"}):
+            known = ", ".join(("top_k", "threshold", "calibrated", *given))
             raise TypeError(f"{type(self).__name__} has no setting {name!r}; it has {known}.")
         if broken not in (None, "raise", "skip"):
             raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
         if others.get("top_k") is not None:
             check_count("top_k", others["top_k"])
-        if not 0 <= others.get("threshold", 0) <= 1:
+        if not 0 <= (others.get("threshold") or 0) <= 1:
             raise ValueError(f"threshold={others['threshold']} must lie in [0, 1].")
+        if others.get("calibrated") not in (None, True, False):
+            raise ValueError(f"calibrated={others['calibrated']!r} must be true or false.")
         return {key: value for key, value in given.items() if value is not None}, {}, others
 
     def get_inference_context(self):
@@ -177,30 +183,32 @@ class MultimodalClassificationPipeline(Pipeline):
             present = torch.ones(len(self.reader.names), len(logits[0]), dtype=torch.bool)
         return {"logits": torch.stack(logits, 1), "present": present.T.to(logits[0].device)}
 
-    def postprocess(self, outputs, top_k=5, threshold=0.5):
+    def postprocess(self, outputs, **settings):
         """The answer (`dict`, see `__call__`) from what `_forward` gives for one sample."""
-        return self.answers(outputs, top_k, threshold)[0]
+        return self.answers(outputs, **settings)[0]
 
-    def answers(self, outputs, top_k=5, threshold=0.5):
+    def answers(self, outputs, top_k=5, threshold=None, calibrated=True):
         """The answer to each sample of a batch (`list[dict]`), from what `_forward` gives for it."""
-        multi_label = self.model.config.is_multi_label
-        labels = self.model.config.id2label
-        logits = outputs["logits"].double()
+        config, predictions = self.model.config, ("fused", *self.reader.names)
+        labels, logits = config.id2label, outputs["logits"].double()
         with about(self.model.name_or_path or "the model"):
             check_finite(logits, self.reader.names, outputs["present"])
-        scores = logits.sigmoid() if multi_label else logits.softmax(-1)
-        scores, order = (part.tolist() for part in scores.sort(dim=-1, descending=True, stable=True))
+            limits = [config.thresholds_of(name, calibrated) for name in predictions] if config.is_multi_label else None
+        logits, order = logits.sort(dim=-1, descending=True, stable=True)  # before scores may round to the same
+        logits = logits / logits.new_tensor([config.temperature_of(name, calibrated) for name in predictions])[:, None]
+        scores = logits.sigmoid() if config.is_multi_label else logits.softmax(-1)
 
-        def report(scores, order):
-            ranked = [{"label": labels[place], "score": score} for place, score in zip(order, scores, strict=True)]
-            if not multi_label:
+        def report(place, scores, order):
+            ranked = [{"label": labels[label], "score": score} for label, score in zip(order, scores, strict=True)]
+            if limits is None:
                 return {"label": ranked[0]["label"], "scores": ranked[:top_k]}
-            over = [part["label"] for part in ranked if part["score"] >= threshold]
+            least = [limits[place][label] if threshold is None else threshold for label in order]
+            over = [part["label"] for part, limit in zip(ranked, least, strict=True) if part["score"] >= limit]
             return {"labels": over, "scores": ranked[:top_k]}
 
         answers = []
-        for values, places, there in zip(scores, order, outputs["present"].tolist(), strict=True):
-            fused, *alone = (report(*part) for part in zip(values, places, strict=True))
+        for *values, there in zip(scores.tolist(), order.tolist(), outputs["present"].tolist(), strict=True):
+            fused, *alone = (report(place, *part) for place, part in enumerate(zip(*values, strict=True)))
             parts = zip(self.reader.names, alone, there, strict=True)
             answers.append({**fused, "modalities": {name: part for name, part, present in parts if present}})
         return answers

@@ -15,8 +15,10 @@ examples:
 
 The JSON holds, all between 0 and 1: accuracy, map (mean average precision), f1 (macro), gap (of the modalities'
 accuracies), for each modality MODALITY_accuracy, MODALITY_map, MODALITY_f1, and without_MODALITY_accuracy, ... of the
-fused prediction where it is absent; further loss and samples. Where some samples lack a modality (--missing absent),
-MODALITY_samples tells how many have it. With --drop all of it is without those modalities.
+fused prediction where it is absent; further loss and samples, and of a model with temperatures calibration_error_before
+and _after them. Of several labels a sample those count that reach the thresholds of the model. Where some samples lack
+a modality (--missing absent), MODALITY_samples tells how many have it. With --drop all of it is without those
+modalities.
 """
 
 import tempfile
@@ -71,7 +73,7 @@ def evaluate(args):
         else:
             metrics = trainer.evaluate(dataset) | trainer.measure_absence(dataset, metric_key_prefix="eval")
     kept = {key.removeprefix("eval_"): value for key, value in metrics.items() if key.startswith("eval_")}
-    wanted = ("gap", "loss", "accuracy", "map", "f1", "samples")
+    wanted = ("gap", "loss", "accuracy", "map", "f1", "samples", "before", "after")
     report = {key: value for key, value in sorted(kept.items()) if key.rsplit("_", 1)[-1] in wanted}
     return report | ({"dropped": args.drop} if args.drop else {}) | {"samples": len(dataset)}
 

@@ -37,6 +37,7 @@ class MethodCallback(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, method = self.trainer, self.trainer.method
         trainer.processing_class = trainer.processor
+        trainer.model.config.calibration = None  # that of weights which are trained further
         saved, trainer.resumed_method = trainer.resumed_method, None
         if saved is not None and saved["method"] != method.spec.name:
             raise ValueError(
@@ -94,7 +95,8 @@ class TimeLimitCallback(TrainerCallback):
 
 SHOWN_FIRST = ("loss", "loss_cls", "loss_mm", "alpha", "hypergradient_cosine")
 HIDDEN = ("total_flos", "runtime", "per_second", "norm", "learning_rate", "epoch")
-HIDDEN_ENDS = ("_map", "_f1", "hypergradient_iterations", "hypergradient_residual", "hypergradient_outer_loss")
+HIDDEN_ENDS: tuple[str, ...] = ("_map", "_f1", "_error_before", "_error_after")
+HIDDEN_ENDS += ("hypergradient_iterations", "hypergradient_residual", "hypergradient_outer_loss")
 FLAGS = ("hypergradient_negative_curvature", "hypergradient_diverged")  # shown where they are raised
 
 

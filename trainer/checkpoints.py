@@ -30,7 +30,8 @@ except ImportError:  # Windows
 LOCK, UNFINISHED, MANIFEST, METHOD_STATE = "_run.lock", "_unfinished", "manifest.json", "method.pt"
 VERSION = 1
 FIXED = ("optim", "method.name")  # what a checkpoint holds of them fits no other
-UNIMPORTANT = ("architectures", "auto_map", "dtype", "problem_type", "transformers_version")  # of a configuration
+# Of a configuration.
+UNIMPORTANT = ("architectures", "auto_map", "calibration", "dtype", "problem_type", "transformers_version")
 _NAME = re.compile(r"checkpoint-(\d+)")
 _held = {}  # from a locked folder to the process that holds it: a child that was forked holds nothing
 

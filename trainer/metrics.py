@@ -167,7 +167,7 @@ def micro_f1(probabilities, predicted, labels):
 
 
 def compute_multimodal_metrics(
-    eval_prediction, modalities, problem_type="single_label_classification", absent=(), further=()
+    eval_prediction, modalities, problem_type="single_label_classification", absent=(), further=(), calibration=None
 ):
     """Metrics of the fused prediction, of each modality alone, and the gap between modalities.
 
@@ -177,10 +177,12 @@ def compute_multimodal_metrics(
             multi-label problem.
         modalities (`Sequence[str]`): the M names, in the model's order.
         problem_type (`str`): `single_label_classification` (mean average precision over softmax probabilities,
-            one-vs-rest) or `multi_label_classification` (labels are predicted from a probability of 0.5 on; subset
-            accuracy; mean average precision over sigmoid probabilities).
+            one-vs-rest) or `multi_label_classification` (labels are predicted from a probability of 0.5 on, or from the
+            thresholds of `calibration`; subset accuracy; mean average precision over sigmoid probabilities).
         absent (`Sequence[str]`): those of `modalities` that were left out and have no metrics.
         further (`Sequence[str]`): names in `METRICS`, which are computed likewise.
+        calibration (`dict`, *optional*): that of [`LfmConfig`]. It adds `calibration_error_before` and `_after`, of the
+            probabilities without and with the temperature; all else is of those without.
 
     Returns:
         `dict[str, float]`: `accuracy`, `map`, `f1`, `gap`, and for each modality `{name}_accuracy`, `{name}_map`,
@@ -220,7 +222,7 @@ def compute_multimodal_metrics(
             metrics[f"{prefix}samples"] = int(rows.sum())
         if not rows.any():
             continue
-        found = _measure(values[rows], labels[rows], multi_label, further)
+        found = _measure(values[rows], labels[rows], multi_label, further, calibration, name or "fused")
         metrics |= {f"{prefix}{key}": value for key, value in found.items()}
         if name is not None:
             right.append(found["accuracy"])
@@ -228,20 +230,25 @@ def compute_multimodal_metrics(
     return metrics
 
 
-def _measure(values, labels, multi_label, further):
+def _measure(values, labels, multi_label, further, calibration, name):
     """Metrics (`dict[str, float]`) of the logits (N, K) of one prediction."""
     wide, config_name = values.astype(np.float64), "multilabel" if multi_label else None
-    probabilities = expit(wide) if multi_label else softmax(wide, axis=-1)
-    predicted = (probabilities >= 0.5).astype(np.int32) if multi_label else values.argmax(-1)
+    temperature = calibration and calibration["temperatures"].get(name)
+    plain, scaled = (expit(z) if multi_label else softmax(z, axis=-1) for z in (wide, wide / (temperature or 1.0)))
+    thresholds = (calibration or {}).get("thresholds", {}).get(name, 0.5)
+    predicted = (scaled >= np.asarray(thresholds)).astype(np.int32) if multi_label else values.argmax(-1)
     metrics = {}
     for metric, predictions in (
         (Accuracy(config_name), predicted),
-        (MeanAveragePrecision(config_name), probabilities),
+        (MeanAveragePrecision(config_name), plain),
         (MacroF1(config_name), predicted),
     ):
         result = metric.score(predictions, labels)  # `compute` would write them into an Arrow table first
         metrics |= {key: value for key, value in result.items() if isinstance(value, float)}
-    return metrics | {name: METRICS.find(name)(probabilities, predicted, labels) for name in further}
+    if temperature:
+        errors = {"before": plain, "after": scaled}.items()
+        metrics |= {f"calibration_error_{when}": calibration_error(z, predicted, labels) for when, z in errors}
+    return metrics | {name: METRICS.find(name)(plain, predicted, labels) for name in further}
 
 
 def _split_predictions(predictions, modalities):
@@ -273,7 +280,12 @@ class ModalityMeter:
     def _multimodal_metrics(self, eval_prediction):
         config = self.model.config
         return compute_multimodal_metrics(
-            eval_prediction, config.modality_names, config.problem_type, self.absent, self.args.metrics or ()
+            eval_prediction,
+            config.modality_names,
+            config.problem_type,
+            self.absent,
+            self.args.metrics or (),
+            config.calibration,
         )
 
     def get_eval_dataloader(self, *args, **kwargs):

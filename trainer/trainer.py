@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from . import checkpoints
 from .adapters import add_adapters, describe_bases
+from .calibration import Calibrator
 from .callbacks import REPORTERS, LfmEarlyStoppingCallback, LfmProgressCallback, MethodCallback
 from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
@@ -32,7 +33,7 @@ from .training_args import LfmTrainingArguments
 logger = logging.get_logger(__name__)
 
 
-class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Searcher, SharingTrainer):
+class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, SampleReader, Searcher, SharingTrainer):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
     Everything not named here is as in `transformers.Trainer`.
@@ -197,10 +198,13 @@ class LfmTrainer(LossChooser, ModalityMeter, PresenceCounter, SampleReader, Sear
                 if self.model_init is None:  # else bound anew
                     self._set_loss()
                     self.refuse_holes()
+                calibrates = self.check_calibration()
                 self._loss_parts.clear()
                 checkpoint = self._find_checkpoint(resume_from_checkpoint)
                 with checkpoints.staying_ended(self, checkpoint):
                     output = super().train(checkpoint, *args, **kwargs)
+                if calibrates:
+                    self.calibrate()
                 return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
         finally:
             self.processing_class = self.processor

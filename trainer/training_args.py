@@ -85,6 +85,12 @@ class LfmTrainingArguments(TrainingArguments):
         help="Metrics beside accuracy, mean average precision, macro F1 and the gap: balanced_accuracy, auroc, "
         "calibration_error, micro_f1.",
     )
+    calibrate: bool | None = HfArg(
+        default=None,
+        help="At the end of training fit a temperature for each prediction, and for each label of a multi-label "
+        "problem a threshold, on the evaluation set, and keep them in config.json for the pipeline and predict.py; "
+        "if not given, where there is an evaluation set.",
+    )
     early_stopping_patience: int | None = HfArg(
         default=None, help="Stop when metric_for_best_model has not improved for so many evaluations."
     )

@@ -1,6 +1,5 @@
 """Tables of one's own: settings that fit their columns, `fit` in three lines, and predictions for every row."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -272,50 +271,3 @@ class Predictor:
         labels = list(self.model.config.label2id)
         scores = [{part["label"]: part["score"] for part in answer["scores"]} for answer in self.answers(table)]
         return pd.DataFrame(scores, columns=labels)
-
-
-# -- predict.py --input_file -----------------------------------------------------------------------------------
-
-
-def predict_file(args):
-    """Answer every row of `args.input_file` into `args.output`, a line of JSON each.
-
-    Rows that cannot be read have an `error`. With `args.resume` it goes on behind the rows that are there.
-
-    Returns:
-        `dict`: `rows`, and of these `broken`.
-
-    Raises:
-        ValueError: the output exists, or is none of this function; a table that cannot be read.
-    """
-    output = Path(args.output)
-    done = _whole_lines(output, args.resume)
-    predictor = Predictor.load(args.checkpoint)
-    settings = {"top_k": args.top_k, "threshold": args.threshold, "broken": "skip", "batch_size": args.batch_size}
-    counts = {"rows": 0, "broken": 0}
-    with output.open("a", encoding="utf-8") as file:
-        for row, answer in enumerate(predictor.answers(args.input_file, done, **settings), done):
-            counts["rows"] += 1
-            counts["broken"] += "error" in answer
-            file.write(json.dumps({"row": row, **answer}, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-    return counts
-
-
-def _whole_lines(output, resume):
-    """How many whole lines the output (`Path`) of an earlier call holds; half a line behind them is cut off."""
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        return 0
-    if not resume:
-        raise ValueError(f"{output} exists: go on behind its rows with --resume true, or choose another --output.")
-    content = output.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    for number, line in enumerate(whole.splitlines()):
-        if not line.startswith(b'{"row": %d, ' % number):
-            raise ValueError(f"{output} is no output of predict.py (line {number + 1}); choose another --output.")
-    if not whole and content and not b'{"row": 0, '.startswith(content[:11]):
-        raise ValueError(f"{output} is no output of predict.py; choose another --output.")
-    with output.open("r+b") as file:
-        file.truncate(len(whole))
-    return whole.count(b"\n")

@@ -46,6 +46,7 @@ def describe_model(model, processor, inputs, batch_size):
         "producer": f"modeling_lfm {__version__}",
         "modalities": names,
         "problem_type": config.problem_type,
+        "calibration": config.calibration,
         "id2label": {str(number): label for number, label in config.id2label.items()},
         "processor": processor.modalities,
         "inputs": {key: describe(value.shape[1:], value.dtype) for key, value in inputs.items()},

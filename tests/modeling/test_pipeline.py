@@ -330,7 +330,7 @@ def test_damaged_files_are_named(classifier, samples, tmp_path):
         classifier({"sound": tmp_path / "a.wav"})
     with pytest.raises(ValueError, match=r"sample 1: modality 'sight': .*a\.wav cannot be read as an image"):
         classifier([samples[0], {"sight": tmp_path / "a.wav"}], num_workers=1)
-    with pytest.raises(TypeError, match="no setting 'top'; it has top_k, threshold, columns"):
+    with pytest.raises(TypeError, match="no setting 'top'; it has top_k, threshold, calibrated, columns"):
         classifier(samples[0], top=3)
 
 

@@ -291,7 +291,8 @@ def audio_video_case(folder):
         "audio": {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5},
         "video": VIDEO,
     }
-    model = make_model({"audio": resnet(1), "video": resnet(3)}, fusion="etmc")
+    calibration = {"temperatures": {"fused": 3.0, "audio": 0.25}}
+    model = make_model({"audio": resnet(1), "video": resnet(3)}, fusion="etmc", calibration=calibration)
     inputs = {
         "audio": [str(folder / f"{name}.wav") for name in "ab"],
         "video": [str(folder / f"{n}.mp4") for n in "ab"],
@@ -444,6 +445,7 @@ def test_a_pipeline_travels_too(bare):
     case, again = cases["audio_video"], cases["audio_video"].piped.with_name("piped_again")
     expected = [case.classifier(sample, top_k=None) for sample in case.samples]
     here = pipeline("multimodal-classification", model=str(again))(case.samples, top_k=None)
+    assert here != case.classifier(case.samples, top_k=None, calibrated=False)
     refusal, *there = results["moving"][-3]
     assert "trust_remote_code" in refusal
     for answer, wanted in zip([*there, *here], [expected[0], *expected, *expected], strict=True):

@@ -19,7 +19,7 @@ from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import predict as predict_program
 from modeling_lfm.scripts import prepare_data as prepare_program
 from modeling_lfm.scripts import train as train_program
-from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common import predictions, runs
 from modeling_lfm.scripts.common.console import run
 from modeling_lfm.scripts.common.settings import read_config
 from modeling_lfm.scripts.experiments.tables import find_table, read_table
@@ -212,7 +212,7 @@ def test_inputs_of_predict_that_cannot_be_used(content, tmp_path, capsys):
     clip.write_bytes(content("avi", 0))
     kinds = {"rgb": {"type": "video"}, "flow": {"type": "flow"}, "sound": {"type": "spectrogram"}}
     cut = {"bytes": None, "path": str(clip), "first_frame": 3, "last_frame": 9}
-    read = predict_program.read_inputs
+    read = predictions.read_inputs
     assert read([f"rgb={clip}:3:9", f"sound={clip}"], kinds, {"flow": "rgb"}) == {
         "rgb": cut,
         "sound": str(clip),

@@ -16,7 +16,8 @@ AGREEMENT = (
 CALIBRATION = (
     "Guo et al., ICML 2017: samples are put into 15 bins by the probability of the predicted class; the expected "
     "calibration error (ECE) is the mean distance between a bin's confidence and its accuracy, weighted by samples. "
-    "In a multi-label problem every label of every sample counts, with the probability that it is there."
+    "In a multi-label problem every label of every sample counts, with the probability that it is there. Probabilities "
+    "are plain: without the temperatures of the model."
 )
 
 

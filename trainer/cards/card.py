@@ -127,6 +127,8 @@ def render_model_card(facts, repo_id=None, pictures=(), **given):
         shares=shares,
         defaults=_default_settings(facts.method),
         samples=counts,
+        calibrated=facts.calibration_errors,
+        fitted_on=run.get("calibration", {}).get("samples"),
         guessing=[name for name, share in facts.ranked if share < shares.get(facts.split, 0) + GUESSING_MARGIN],
         pictures=pictures,
         lfm_bibtex=Lfm.spec.bibtex.strip(),

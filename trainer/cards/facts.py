@@ -68,6 +68,13 @@ class CardFacts:
         return sorted((pair for pair in found if pair[1] is not None), key=lambda pair: -pair[1])
 
     @property
+    def calibration_errors(self):
+        """`dict[str, dict]`: metrics with the errors of a calibrated model, by split, where they were measured."""
+        found = {split: self.metrics.get(split, {}) for split in SPLITS.values()}
+        found["validation"] = found["validation"] | self.record.get("run", {}).get("calibration", {})
+        return {split: found[split] for split in found if "calibration_error_after" in found[split]}
+
+    @property
     def best_epoch(self):
         """`float`, or None: the epoch whose weights were kept, where the run chose one."""
         if not self.record.get("run", {}).get("training", {}).get("load_best_model_at_end"):

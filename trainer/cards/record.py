@@ -29,7 +29,7 @@ RECORD_TYPES = {
     "run": {
         **dict.fromkeys(("date", "hardware"), str),
         **{"method": {"name": str}, "training": dict, "samples": {"*": int}, "pretrained": {"*": str | None}},
-        **{"processes": int, "environment": {"*": str}},
+        **{"processes": int, "environment": {"*": str}, "calibration": {"*": int | float}},
     },
 }
 # Told even where they are the defaults: nobody can repeat a run without them.
@@ -62,8 +62,8 @@ def describe_run(trainer):
     Returns:
         `dict`, ready for JSON: `date`, `method` (its name and all its settings), `training` (the arguments that matter
         most, and all others that are not the defaults), `samples` by what they are for, `pretrained` (from each
-        modality whose tower was fetched to its name on the Hub, or None), `processes`, `hardware` and `environment`
-        (versions).
+        modality whose tower was fetched to its name on the Hub, or None), `processes`, `hardware`, `environment`
+        (versions) and `calibration` (number of validation `samples`, and the errors on these).
     """
     method = trainer.method
     pretrained = getattr(trainer.model, "pretrained_towers", {})
@@ -76,6 +76,7 @@ def describe_run(trainer):
             "pretrained": {name: find_on_hub(spec) for name, spec in pretrained.items()},
             "processes": trainer.args.world_size,
             "hardware": describe_hardware(trainer.args.device),
+            "calibration": trainer.calibrated_on or {},
             "environment": describe_environment(),
         }
     )
