@@ -183,7 +183,8 @@ def test_from_the_files_to_a_prediction(name, content, tokenizer, tmp_path, caps
 
     raw = load_benchmark(benchmark, data_dir=data, split="test", **options)[3]
     capsys.readouterr()
-    predict_program.main(["--checkpoint", str(checkpoint), *name_inputs(raw, case.shapes)])
+    plain = ["--calibrated", "false"]
+    predict_program.main(["--checkpoint", str(checkpoint), *name_inputs(raw, case.shapes), *plain])
     report = json.loads(capsys.readouterr().out)
     assert list(report["modalities"]) == list(case.shapes)
     # What was prepared and is read in batches gives the same as the files themselves.
