@@ -172,12 +172,13 @@ def test_predict_tells_what_the_trained_model_does(trained_here, sample, capsys,
     files = {"audio": [sample / "a.wav"], "image": [sample / "b.png"]}
     with torch.no_grad():
         output = model(**processor(**files, return_tensors="pt"))
-    for logits, part in (
-        (output.logits, report),
-        (output.modality_logits[0], report["modalities"]["audio"]),
-        (output.modality_logits[1], report["modalities"]["image"]),
+    temperatures = model.config.calibration["temperatures"]
+    for name, logits, part in (
+        ("fused", output.logits, report),
+        ("audio", output.modality_logits[0], report["modalities"]["audio"]),
+        ("image", output.modality_logits[1], report["modalities"]["image"]),
     ):
-        probabilities = logits[0].double().softmax(-1)
+        probabilities = (logits[0].double() / temperatures[name]).softmax(-1)
         found = {entry["label"]: entry["probability"] for entry in part["probabilities"]}
         # Not to the bit: where a weight lies in memory decides how the processor adds up.
         assert found == pytest.approx(

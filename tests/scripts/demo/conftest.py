@@ -90,7 +90,8 @@ def direct(pipeline, **inputs):
     """Probabilities of the fused prediction (`dict` by class), past the page and the pipeline."""
     with torch.no_grad():
         logits = pipeline.model(**pipeline.processor(**inputs)).logits[0]
-    return dict(zip(LABELS, logits.double().softmax(-1).tolist(), strict=True))
+    logits = logits.double() / pipeline.model.config.temperature_of("fused")
+    return dict(zip(LABELS, logits.softmax(-1).tolist(), strict=True))
 
 
 class Served:
