@@ -41,7 +41,7 @@ def test_python_blocks_of_the_readme_run_as_written(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "{'label': 'seven'" in out
     assert "\nseven\n" in out
-    assert "'test_sight_accuracy': " in out
+    assert "'test_image_accuracy': " in out
 
 
 @pytest.mark.parametrize("page", [page for page in FOLDERS if page and blocks(page, "python")])
