@@ -356,12 +356,12 @@ def test_snippets_of_the_page_run_as_written(checkpoint, tmp_path, monkeypatch, 
     blocks = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
     names = {}
     for block, words in zip(blocks, ([], ["--present"]), strict=True):
-        program.main(["--checkpoint", str(checkpoint), "--output", "outputs/demo_onnx", *words])
+        program.main(["--checkpoint", str(checkpoint), "--output", "exported", *words])
         printed = capsys.readouterr().out
         assert "input   audio_values (batch, 1, 65, 31) float32\n" in printed
-        assert "model: outputs/demo_onnx/model.onnx (" in printed
+        assert "model: exported/model.onnx (" in printed
         if words:
-            names["session"] = names["onnxruntime"].InferenceSession("outputs/demo_onnx/model.onnx")
+            names["session"] = names["onnxruntime"].InferenceSession("exported/model.onnx")
         exec(compile(block, "scripts/README.md", "exec"), names)
         given = {"audio": ["7.wav"]} if words else {"audio": ["7.wav"], "image": ["7.png"]}
         expected = outputs(model, processor(**given))
