@@ -10,12 +10,14 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
+from .encoders_lfm import TransformersTower  # noqa: F401  (these register themselves)
 from .frontend_lfm import LogSpectrogram  # noqa: F401
 from .fusion_base_lfm import FUSIONS
-from .fusions_lfm import SumFusion  # noqa: F401  (they register themselves)
+from .fusions_lfm import SumFusion  # noqa: F401
 from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .registry_lfm import about, suggest
 from .small_towers_lfm import MlpTower  # noqa: F401
+from .temporal_lfm import TimeEncoder  # noqa: F401
 from .towers_lfm import TOWERS
 from .weights_lfm import check_count, check_implementation, check_nested
 
@@ -48,11 +50,12 @@ class LfmConfig(PreTrainedConfig):
             the learning rate from each layer to the one before, 1 for the last) and `lora` (`dict` of settings of
             `peft.LoraConfig`: adapters are trained, and merged when the model is saved). Further keys:
 
-            - `timm`: `in_chans` (`int`, default 3), `num_frames` (`int`, frames of a clip; they share the tower
-              and are averaged), `model_args` (`dict`, passed to `timm.create_model`), `checkpoint` (`str`, a local
-              .safetensors file that `from_towers` loads), `frontend` (`dict`, the tower reads waveforms `(B, samples)`
-              and makes spectrograms of them by these settings, see
-              [`LogSpectrogram`][modeling_lfm.frontend_lfm.LogSpectrogram]).
+            - of pictures and clips (`timm`, `transformers`, `clip_vision`): `temporal`, what becomes of the vectors of
+              a clip's frames: `"mean"`, or, so that their order counts, `"gru"` or `"attention"`, a [`TimeEncoder`].
+            - `timm`: `in_chans` (`int`, default 3), `num_frames` (`int`, frames of a clip), `model_args` (`dict`,
+              passed to `timm.create_model`), `checkpoint` (`str`, a local .safetensors file that `from_towers` loads),
+              `frontend` (`dict`, the tower reads waveforms `(B, samples)` and makes spectrograms of them by these
+              settings, see [`LogSpectrogram`][modeling_lfm.frontend_lfm.LogSpectrogram]).
             - `transformers`: `config` (`dict`, the nested configuration with its `model_type`, or with `name`
               given, changes to that of the pretrained model), `pooling` (`"cls"`, `"mean"` or `"pooler"`).
             - `clip_vision`, `clip_text`: `config` (`dict`, a CLIP vision or text configuration).

@@ -101,7 +101,8 @@ class MmtmExchange(nn.Module):
             }
             maps = {name: values.flatten(0, 1) for name, values in maps.items()}
         vectors = {name: encoders[name].forward_head(values, pre_logits=True) for name, values in maps.items()}
-        return {name: vector.unflatten(0, frames[name].shape[:2]).mean(1) for name, vector in vectors.items()}
+        vectors = {name: vector.unflatten(0, frames[name].shape[:2]) for name, vector in vectors.items()}
+        return {name: towers[name].over_time(vector) for name, vector in vectors.items()}
 
     def _squeeze(self, stage, maps, present):
         """The means s_m (B, c_m) of the feature maps (B, T, c_m, H, W) of all modalities, zero where one is absent."""

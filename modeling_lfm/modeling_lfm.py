@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
 from .configuration_lfm import LfmConfig
+from .encoders_lfm import TransformersTower  # noqa: F401
 from .frontend_lfm import LogSpectrogram  # noqa: F401
 from .fusion_base_lfm import FUSIONS, blank_absent
 from .fusions_lfm import SumFusion  # noqa: F401
@@ -17,6 +18,7 @@ from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import about, save_plugins, suggest
 from .small_towers_lfm import MlpTower  # noqa: F401
+from .temporal_lfm import TimeEncoder  # noqa: F401
 from .towers_lfm import make_tower, resolve_tower_configs, run_tower, sketch
 from .weights_lfm import check_missing, check_shapes, load_safely, merge_adapters
 
@@ -95,7 +97,12 @@ class LfmPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, state_dict=None, **kwargs):
         """As in transformers; the code of the model is saved beside its weights, and no path of its towers. Adapters
-        are merged, unless a `state_dict` is given."""
+        are merged, unless a `state_dict` is given.
+
+        Weights keep the names that they have here: a trainer that goes on from a checkpoint, or takes the best one,
+        reads it by them, and those that a tower's architecture had in older releases it would pass over.
+        """
+        kwargs = {"save_original_format": False, **kwargs}
         self.config.forget_sources()
         left_out, merged = self._keys_to_ignore_on_save, merge_adapters(self) if state_dict is None else None
         if merged is not None:

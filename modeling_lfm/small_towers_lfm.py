@@ -1,11 +1,11 @@
 """Small towers that are trained from scratch: `mlp` on vectors and tables, `sequence` on series."""
 
-import math
 from itertools import pairwise
 
 import torch
 from torch import nn
 
+from .temporal_lfm import TimeEncoder
 from .towers_lfm import TOWERS, Tower
 
 
@@ -47,11 +47,10 @@ class MlpTower(Tower):
 
 
 @TOWERS.register("sequence")
-class SequenceTower(Tower):
+class SequenceTower(TimeEncoder, Tower):
     """A small encoder of series: `values` (B, T, in_features) and `attention_mask` (B, T) to their mean over time.
 
-    Two convolutions over time, then a GRU that reads both ways, or a transformer. Steps that the mask hides change
-    nothing.
+    It is a [`TimeEncoder`]. Steps that the mask hides change nothing.
 
     Keys of its entry: `in_features`, which the processor tells; `encoder` (`"gru"` or `"transformer"`), `width` (128),
     `num_layers` (2; of the encoder), `dropout` (0.1).
@@ -69,47 +68,11 @@ class SequenceTower(Tower):
             raise ValueError(f"width={width!r} must be a multiple of 8")
 
     def __init__(self, spec, config):
-        super().__init__()
         check_told(spec, "sequence")
-        width, layers, dropout = spec.get("width", 128), spec.get("num_layers", 2), spec.get("dropout", 0.1)
-        self.stem = nn.ModuleList(nn.Conv1d(channels, width, 5, padding=2) for channels in (spec["in_features"], width))
-        self.dropout = nn.Dropout(dropout)
-        if spec.get("encoder", "gru") == "gru":
-            inner = dropout if layers > 1 else 0.0
-            self.encoder = nn.GRU(width, width // 2, layers, batch_first=True, bidirectional=True, dropout=inner)
-        else:
-            layer = nn.TransformerEncoderLayer(
-                width, width // 8 if width < 64 else 8, 2 * width, dropout, "gelu", batch_first=True, norm_first=True
-            )
-            self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.num_features = width
+        super().__init__(**{key: spec[key] for key in self.keys if key in spec})
 
     def forward(self, values, mask):
-        mask = mask if mask.dim() == 2 else mask[..., 0].long()  # ones like the values where none was given
-        here = mask.unsqueeze(-1).to(values.dtype)
-        states = values * here
-        for convolution in self.stem:
-            states = nn.functional.gelu(convolution(states.mT).mT) * here
-        states = self.dropout(states)
-        if isinstance(self.encoder, nn.GRU):
-            states = self._run_both_ways(states, mask)
-        else:
-            states = self.encoder(states + _positions(states), src_key_padding_mask=mask == 0)
-        return (states * here).sum(1) / here.sum(1).clamp(min=1)
-
-    def _run_both_ways(self, states, mask):
-        lengths = mask.sum(1).clamp(min=1).cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
-        output, _ = self.encoder(packed)
-        return nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=mask.shape[1])[0]
-
-
-def _positions(states):
-    """Sines and cosines of the steps (T, width), as in "Attention Is All You Need"."""
-    steps, width = states.shape[1:]
-    rates = torch.exp(torch.arange(0, width, 2, device=states.device) * (-math.log(10_000.0) / width))
-    angles = torch.arange(steps, device=states.device).unsqueeze(1) * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(states.dtype)
+        return super().forward(values, mask if mask.dim() == 2 else mask[..., 0].long())  # ones where none was given
 
 
 def check_told(spec, tower):

@@ -5,13 +5,13 @@ from contextvars import ContextVar
 
 import timm
 import torch
-import transformers
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from .frontend_lfm import LogSpectrogram
 from .registry_lfm import Registry, about
-from .weights_lfm import check_checkpoint, check_count, check_plain, load_safely, timm_weights
+from .temporal_lfm import ORDERS, TimeEncoder
+from .weights_lfm import check_checkpoint, check_count, check_plain, timm_weights
 
 TOWERS = Registry("tower")
 MAX_PARAMETERS = 8_000_000_000  # of a model; 32 GB in float32. A configuration that asks for more is taken for damaged
@@ -72,6 +72,7 @@ class Tower(nn.Module):
         input_names (`tuple[str]`): the model's inputs of this modality without its prefix, such as `("values",)`.
         num_features (`int`): width of the vector that `forward` returns, `(B, num_features)`.
         encoder (`nn.Module`): the model of timm or transformers inside.
+        temporal ([`TimeEncoder`] or None): what reads the vectors of a clip's frames; None: their mean.
         frontend (`nn.Module`, where there is one): turns the inputs, given as they are, into those of the encoder.
 
     Example: see "A tower" in CONTRIBUTING.md.
@@ -84,6 +85,10 @@ class Tower(nn.Module):
     input_names = ("values",)
     num_features = 0
     settled = ()  # modules that stay in evaluation mode, because nothing in them is trained
+
+    def __init__(self):
+        super().__init__()
+        self.temporal = None
 
     @classmethod
     def check(cls, spec):
@@ -100,6 +105,11 @@ class Tower(nn.Module):
             ValueError: it has not so many layers.
         """
         depths, parameters = self.depths(), dict(self.named_parameters())
+        if layers is None and self.temporal is not None:
+            raise ValueError(
+                f"frozen would leave what reads the frames over time (temporal) as it was drawn: set frozen: "
+                f"{max(depths.values(), default=0)}, all layers of the encoder"
+            )
         if layers is not None and layers > max(depths.values(), default=0):
             raise ValueError(f"frozen={layers}, but it has {max(depths.values(), default=0)} layers to be told apart")
         for name, parameter in parameters.items():
@@ -118,6 +128,25 @@ class Tower(nn.Module):
     def dtype(self):
         """`torch.dtype` of its weights, to which the model casts its inputs."""
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+    def read_clips_by(self, temporal):
+        """Take `temporal` (`"mean"`, `"attention"`, `"gru"`), a key of its entry, for what it makes of clips."""
+        if temporal not in (None, "mean"):
+            self.temporal = TimeEncoder(self.num_features, encoder=temporal, num_layers=1)
+            self.num_features = self.temporal.num_features
+
+    def over_time(self, vectors):
+        """The vectors (B, T, D) of a clip's frames to one (B, num_features)."""
+        return vectors.mean(1) if self.temporal is None else self.temporal(vectors)
+
+    def read_frames(self, read, values):
+        """The vector of images (B, C, H, W), or of clips (B, T, C, H, W) whose frames `read` (a function) reads."""
+        if values.dim() not in (4, 5):
+            raise ValueError(f"it reads (B, C, H, W) or frames (B, T, C, H, W), got {tuple(values.shape)}.")
+        if values.dim() == 4 and self.temporal is None:
+            return read(values)
+        frames = values if values.dim() == 5 else values.unsqueeze(1)
+        return self.over_time(read(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))
 
     def load_pretrained(self, spec):
         """Fetch the pretrained weights that `spec` names, from the Hub, the cache or a local folder.
@@ -138,11 +167,11 @@ class Tower(nn.Module):
 class TimmTower(Tower):
     """Any timm image model without its classifier, on `values` (B, C, H, W), or frames (B, T, C, H, W).
 
-    Frames of a clip share the weights; their vectors are averaged. With `frontend` in its entry it reads waveforms
-    (B, samples).
+    Frames of a clip share the weights; `temporal` in its entry says what becomes of their vectors. With `frontend` it
+    reads waveforms (B, samples).
     """
 
-    keys = ("in_chans", "num_frames", "model_args", "checkpoint", "frontend")
+    keys = ("in_chans", "num_frames", "temporal", "model_args", "checkpoint", "frontend")
 
     @classmethod
     def check(cls, spec):
@@ -169,6 +198,7 @@ class TimmTower(Tower):
                 check_plain(f"{name}: {key}", value)
         for key in ("in_chans", "num_frames"):
             check_count(key, spec.get(key, 1))
+        check_temporal(spec)
 
     def __init__(self, spec, config):
         super().__init__()
@@ -188,15 +218,12 @@ class TimmTower(Tower):
                 }
         self.num_features = getattr(self.encoder, "head_hidden_size", None) or self.encoder.num_features
         self.frontend = LogSpectrogram(spec["frontend"]) if spec.get("frontend") is not None else None
+        self.read_clips_by(spec.get("temporal"))
 
     def forward(self, values):
         if self.frontend is not None:
             values = self.frontend(values).to(self.dtype)
-        if values.dim() == 4:
-            return self.encoder(values)
-        if values.dim() != 5:
-            raise ValueError(f"a timm tower reads (B, C, H, W) or frames (B, T, C, H, W), got {tuple(values.shape)}.")
-        return self.encoder(values.flatten(0, 1)).unflatten(0, values.shape[:2]).mean(1)
+        return self.read_frames(self.encoder, values)
 
     def load_pretrained(self, spec):
         file = spec.get("checkpoint")
@@ -224,6 +251,12 @@ class TimmTower(Tower):
         self.encoder.set_grad_checkpointing(enable)
 
 
+def check_temporal(spec):
+    """Raise a ValueError unless the entry of a tower says what becomes of a clip's frames in a word that is known."""
+    if spec.get("temporal", "mean") not in ("mean", *ORDERS):
+        raise ValueError(f"temporal={spec['temporal']!r} must be one of mean, {', '.join(ORDERS)}")
+
+
 def _create_timm(spec, weights=None):
     """A model of timm without classifier; with the pretrained `weights` (`str`, a file) adapted to it, if given."""
     try:
@@ -245,107 +278,6 @@ def _create_timm(spec, weights=None):
             raise ValueError(f"timm {timm.__version__} has no model {name!r}; similar: {near}.") from error
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"timm cannot make {name!r} with model_args={spec.get('model_args')} ({why}).") from error
-
-
-class NestedTower(Tower):
-    """What the towers with a configuration of transformers share."""
-
-    sources = ("name", "pretrained")
-    nested = True
-
-    @classmethod
-    def check(cls, spec):
-        if "name" not in spec and "config" not in spec:
-            raise ValueError("it needs 'name' (a pretrained model) or 'config' (its configuration)")
-
-    def load_pretrained(self, spec):
-        load = type(self.encoder).from_pretrained
-        loaded = load_safely(load, spec["name"], config=self.encoder.config, dtype=torch.float32).state_dict()
-        # A pooler that is not used was removed, so that the checkpoint may hold more than the tower.
-        self.encoder.load_state_dict({key: loaded[key] for key in self.encoder.state_dict()})
-
-    def depths(self):
-        # Layers are what stands in the largest list of modules; the stem was made before them, and the rest after.
-        lists = [item for item in self.named_modules() if isinstance(item[1], nn.ModuleList)]
-        place, layers = max(lists, key=lambda item: sum(p.numel() for p in item[1].parameters()), default=("", ()))
-        depths, count = {}, 0
-        for name, _ in self.named_parameters():
-            inside = bool(place) and name.startswith(f"{place}.")
-            count = int(name[len(place) + 1 :].partition(".")[0]) + 1 if inside else count and len(layers) + 1
-            depths[name] = count
-        return depths if len(layers) else {}
-
-    def set_gradient_checkpointing(self, enable, function):
-        self.encoder._set_gradient_checkpointing(enable, function)
-
-
-@TOWERS.register("transformers")
-class TransformersTower(NestedTower):
-    """Any text or vision encoder of transformers, on `input_ids` and `attention_mask` (B, L), or `values`."""
-
-    keys = ("config", "pooling")
-
-    @classmethod
-    def check(cls, spec):
-        super().check(spec)
-        if spec.get("pooling", "cls") not in ("cls", "mean", "pooler"):
-            raise ValueError(f"pooling={spec['pooling']!r} must be one of cls, mean, pooler")
-
-    def __init__(self, spec, config):
-        super().__init__()
-        self.encoder = AutoModel.from_config(config)
-        self.pooling = spec.get("pooling", "cls")
-        self.reads_text = self.encoder.main_input_name == "input_ids"
-        self.input_names = ("input_ids", "attention_mask") if self.reads_text else ("values",)
-        if self.pooling != "pooler" and isinstance(getattr(self.encoder, "pooler", None), nn.Module):
-            self.encoder.pooler = None  # it would hold parameters that never get a gradient
-        width = getattr(config, "hidden_size", None) or getattr(config, "dim", None) or config.hidden_sizes[-1]
-        self.num_features = width
-
-    def forward(self, *inputs):
-        if self.reads_text:
-            input_ids, mask = inputs
-            output = self.encoder(input_ids=input_ids, attention_mask=mask)
-        else:
-            mask = None
-            output = self.encoder(inputs[0])
-        if self.pooling == "pooler":
-            return output.pooler_output.flatten(1)
-        states = output.last_hidden_state
-        if states.dim() == 4:  # (B, C, H, W) of convolutional encoders
-            return states.mean((2, 3))
-        if self.pooling == "cls":
-            return states[:, 0]
-        if mask is None:
-            return states.mean(1)
-        weight = mask.unsqueeze(-1).to(states.dtype)
-        return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-@TOWERS.register("clip_vision")
-class ClipVisionTower(NestedTower):
-    """CLIP's image encoder with its projection, on `values` (B, 3, H, W)."""
-
-    keys = ("config",)
-    model_type = "clip_vision_model"
-    class_name, output_name = "CLIPVisionModelWithProjection", "image_embeds"
-
-    def __init__(self, spec, config):
-        super().__init__()
-        self.encoder = getattr(transformers, self.class_name)(config)
-        self.num_features = config.projection_dim
-
-    def forward(self, *inputs):
-        return getattr(self.encoder(*inputs), self.output_name)
-
-
-@TOWERS.register("clip_text")
-class ClipTextTower(ClipVisionTower):
-    """CLIP's text encoder with its projection, on `input_ids` and `attention_mask` (B, L)."""
-
-    input_names = ("input_ids", "attention_mask")
-    model_type = "clip_text_model"
-    class_name, output_name = "CLIPTextModelWithProjection", "text_embeds"
 
 
 def resolve_tower_configs(config):

@@ -280,3 +280,18 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_did(reason, tmp_path):
         assert torch.equal(weights(resumed), weights(whole))
         assert resumed.state.log_history[-1]["train_loss"] == whole.state.log_history[-1]["train_loss"]
         assert resumed.args.num_train_epochs == whole.args.num_train_epochs
+
+
+def test_towers_whose_weights_had_other_names_in_older_releases_go_on_too(tmp_path):
+    """A ViT of transformers, whose checkpoints are renamed when they are loaded by `from_pretrained`."""
+    vit = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vit |= {"intermediate_size": 16, "image_size": 32, "patch_size": 16}
+    towers = {"vit": {"tower": "transformers", "config": vit}, "text": SMOOTH["text"]}
+    settings = {"size": 16, "num_train_epochs": 2, "method": "concat"}
+    whole, resumed = (toy_trainer(tmp_path, towers, **settings, save_strategy=kind) for kind in ("epoch", "no"))
+    whole.train()
+    for parameter in resumed.model.parameters():
+        parameter.data.zero_()  # nothing of it may be left
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
