@@ -9,6 +9,7 @@ from modeling_lfm.scripts.common import settings as arguments
 TABLES = arguments.CONFIGS / "tables"
 KEYS = {"title", "note", "base", "settings", "benchmarks", "only_these", "common", "rows", "reference"}
 KEYS |= {"rows_of", "benchmarks_of", "absence"}
+REGIMES = ("vectors", "end to end")  # of a data set of a panel
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Table:
         title, notes: for the report.
         absence: whether the report shows the accuracy without each modality.
         folds: into how many a table of one's own is split.
+        regime: of a panel's data set, one of `REGIMES`.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Table:
     notes: list = field(default_factory=list)
     absence: bool = False
     folds: int | None = None
+    regime: str | None = None
 
 
 def find_table(word):
@@ -75,13 +78,13 @@ def read_table(path, benchmark=None):
     if missing := needed - set(content):
         raise ValueError(f"{path} is no table of experiments: it lacks {', '.join(sorted(missing))}.")
     if "benchmarks" in content:
-        settings, changes, notes = _read_benchmark(path, content, benchmark)
+        settings, changes, notes, regime = _read_benchmark(path, content, benchmark)
     elif benchmark is not None:
         raise ValueError(f"{path} has settings, not benchmarks: choose with --settings.")
     else:
         base = merge(arguments.read_config(content["base"]), content.get("common", {}))
         settings = {name: merge(base, changed) for name, changed in content["settings"].items()}
-        changes, notes = {}, []
+        changes, notes, regime = {}, [], None
     return Table(
         name=Path(path).stem,
         settings=settings,
@@ -91,22 +94,25 @@ def read_table(path, benchmark=None):
         title=content.get("title", Path(path).stem),
         notes=[note for note in (content.get("note"), *notes) if note],
         absence=content.get("absence", False),
+        regime=regime,
     )
 
 
 def _read_benchmark(path, content, benchmark):
-    """Settings, changes of rows and notes of one benchmark."""
+    """Settings, changes of rows, notes and regime of one benchmark."""
     known = content["benchmarks"]
     name = Path(benchmark or "").stem
     if not name or (name not in known and content.get("only_these")):
         raise ValueError(f"{path} needs --benchmark, one of {', '.join(known)}.")
     entry = dict(known.get(name) or {})
-    base = arguments.read_config(entry.pop("base", benchmark))
+    base, regime = arguments.read_config(entry.pop("base", benchmark)), entry.pop("regime", None)
+    if regime not in (None, *REGIMES):
+        raise ValueError(f"{path}: {name} has the regime {regime!r}; choose one of {', '.join(REGIMES)}.")
     changes, notes = {name: entry.pop("rows", {})}, [entry.pop("note", None), entry.pop("rows_note", None)]
     unknown = sorted(set(changes[name]) - set(content["rows"]))
     if unknown:
         raise ValueError(f"{path}: {name} changes the rows {unknown}, which are not there.")
-    return {name: merge(merge(base, content.get("common", {})), entry)}, changes, notes
+    return {name: merge(merge(base, content.get("common", {})), entry)}, changes, notes, regime
 
 
 def split_into_folds(table, folds):
