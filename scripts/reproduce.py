@@ -3,6 +3,7 @@
 usage: python scripts/reproduce.py --table 1 --benchmark av_mnist [--data_dir DIR] [--seeds 0 1 2] [--rows NAME ...]
                                    [--jobs 2] [--output DIR] [--report] [--key value ...]
        python scripts/reproduce.py TABLE [--settings NAME ...] [the same]
+       python scripts/reproduce.py --panel [--data_dir DIR] [the same]
 
 Tables of the LFM paper, on a data set of yours:
   1, 2       every method: unimodal, fusions, rivals, LFM
@@ -13,11 +14,11 @@ Tables of the LFM paper, on a data set of yours:
 Others: a YAML file with `rows` and either `benchmarks`, or `base` and `settings` (see scripts/configs/tables/), or the
 name of one that comes along: {tables}.
 
-To these and the settings below, any of train.py can be added, for all runs.
+With --panel every data set of a table (`panel`, or a copy with sets of yours) is run, from its folder in --data_dir,
+and methods are compared over all. To these and the settings below, any of train.py can be added, for all runs.
 
 examples:
   python scripts/reproduce.py --table 1 --benchmark av_mnist --data_dir DIR --jobs 2
-  python scripts/reproduce.py --table 3 --benchmark demo --rows "cross-entropy only" --num_train_epochs 2
   python scripts/reproduce.py av_mnist --data_dir DIR --settings "S1 Adam"
   python scripts/reproduce.py --table 1 --benchmark table --data_dir DIR --folds 5 --benchmark_options.train_file a.csv
 
@@ -33,7 +34,7 @@ With --folds a table of yours is cross-validated: each fold is tested on once a 
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers.hf_argparser import HfArg
@@ -41,17 +42,19 @@ from transformers.hf_argparser import HfArg
 from modeling_lfm.scripts.common.console import run
 from modeling_lfm.scripts.common.executor import ExecutorArguments
 from modeling_lfm.scripts.common.settings import read_arguments
-from modeling_lfm.scripts.experiments import report
 from modeling_lfm.scripts.experiments.check import check_cells, check_output
-from modeling_lfm.scripts.experiments.run import FORCED, file_of, read_all, read_records, sweep, write_record
-from modeling_lfm.scripts.experiments.tables import TABLES, find_table, make_cells, merge, read_table, split_into_folds
+from modeling_lfm.scripts.experiments.report import write_report
+from modeling_lfm.scripts.experiments.run import FORCED, file_of, sweep, write_record
+from modeling_lfm.scripts.experiments.tables import TABLES, find_table, list_benchmarks, make_cells, merge, read_table
+from modeling_lfm.scripts.experiments.tables import split_into_folds as split
 
 
 @dataclass(kw_only=True)
 class ReproduceArguments(ExecutorArguments):
     """Settings of `reproduce.py`: which runs of which table are made, and where results are kept."""
 
-    table: str = HfArg(help="Which table.")
+    table: str | None = HfArg(default=None, help="Which table.")
+    panel: bool = HfArg(default=False, help="Run every data set of the table (`panel`), and compare over them.")
     benchmark: str | None = HfArg(default=None, help="A configuration of train.py, for a table with `benchmarks`.")
     seeds: list[int] = HfArg(default_factory=lambda: [0, 1, 2], help="One run a seed.")
     rows: list[str] = HfArg(default_factory=list, help="Only those; all if not given.")
@@ -69,10 +72,13 @@ class ReproduceArguments(ExecutorArguments):
         super().__post_init__()
         if min(self.seeds) < 0 or self.jobs < 1:
             raise ValueError(f"seeds {self.seeds} and jobs={self.jobs} should be whole numbers from 0 and 1 on.")
+        self.table = self.table or ("panel" if self.panel else None)
+        if self.table is None:
+            raise ValueError("which table? --table NAME, or --panel.")
 
 
 def parse_arguments(argv):
-    """The table, [`ReproduceArguments`] and the settings of train.py (`dict`) of a command line."""
+    """A command line: `(table, own, overrides)` of each sweep, its [`ReproduceArguments`] and settings of train.py."""
 
     def take_table(words, overrides):
         return {"table": words.pop(0)} if words and "table" not in overrides else {}
@@ -80,15 +86,25 @@ def parse_arguments(argv):
     tables = sorted(file.stem for file in TABLES.glob("*.yaml") if not file.stem.startswith(("paper_", "figure_")))
     text, overrides = __doc__.replace("{tables}", ", ".join(tables)), {}
     own = read_arguments(argv, text, ReproduceArguments, start=take_table, rest=overrides)
+    if not own.panel:
+        return [complete(own, overrides)]
+    return [complete(replace(own, benchmark=name), overrides) for name in list_benchmarks(own.table)]
+
+
+def complete(own, overrides):
+    """One sweep of [`parse_arguments`]."""
     table = read_table(str(find_table(own.table)), own.benchmark)
     data = own.benchmark or next(iter(table.settings.values()))["benchmark"]
-    table = table if own.folds is None else split_into_folds(table, own.folds)
+    table = table if own.folds is None else split(table, own.folds)
     for kind in ("settings", "rows"):
         known, given = getattr(table, kind), getattr(own, kind)
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"unknown {kind} {unknown}; the table has {', '.join(known)}.")
         setattr(own, kind, given or list(known))
     own.output = Path(own.output, table.name, Path(data).stem)
+    if own.panel and "data_dir" in overrides:
+        folder = Path(*overrides["data_dir"], table.settings[own.benchmark].get("data_dir", own.benchmark))
+        overrides = {**overrides, "data_dir": [str(folder)]}
     return table, own, overrides
 
 
@@ -113,27 +129,16 @@ def run_table(table, own, overrides):
     return sweep({key: jobs[key] for key in keys}, own.make_executor(own.jobs), own.output)
 
 
-def write_report(table, folder):
-    """Print the table of what `folder` holds, and write it there."""
-    records, others = read_records(folder), read_all(folder)
-    inapplicable = {(r["setting"], r["row"]): r["inapplicable"] for r in others if "inapplicable" in r}
-    failures = {(r["setting"], r["row"], r["seed"]): r["error"] for r in others if "error" in r}
-    if table.folds is not None:
-        text = report.format_report(*report.join_folds(table, records, inapplicable, failures))
-    else:
-        there = {record["setting"] for record in others}
-        settings = [setting for setting in table.settings if setting in there]
-        text = "\n".join(report.format_report(table, s, records, inapplicable, failures) for s in settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(text, encoding="utf-8")
-    print(f"\n{text}\nwritten to {folder / 'table.md'}")
-
-
 def main(argv=None):
-    table, own, overrides = parse_arguments(argv)
-    failures = {} if own.report else run_table(table, own, overrides)
-    if own.part is None:
-        write_report(table, own.output)
+    sweeps, failures = parse_arguments(argv), {}
+    for table, own, overrides in sweeps:
+        failures |= {} if own.report else run_table(table, own, overrides)
+        if own.part is None:
+            write_report(table, own.output)
+    if own.panel and own.part is None:
+        from modeling_lfm.scripts.experiments.panel import collect, write_panel  # it takes a while to import
+
+        print(write_panel([line for table, own, _ in sweeps for line in collect(table, own.output)], own.output.parent))
     if failures:
         print(f"\n{len(failures)} failed:", file=sys.stderr)
         for (setting, row, seed), error in failures.items():

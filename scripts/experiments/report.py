@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from modeling_lfm.scripts.common import settings as arguments
+from modeling_lfm.scripts.experiments.run import read_all, read_records
 
 COLUMNS = {"accuracy": "accuracy", "map": "mAP", "f1": "macro F1"}
 SELECTION = (
@@ -26,6 +27,22 @@ BESIDE = (
     "These figures are of another data set, {benchmark}, with the towers and budgets of the paper: the order of the "
     "methods can be compared, not the figures."
 )
+
+
+def write_report(table, folder):
+    """Print the table of what `folder` holds, and write it there."""
+    records, others = read_records(folder), read_all(folder)
+    inapplicable = {(r["setting"], r["row"]): r["inapplicable"] for r in others if "inapplicable" in r}
+    failures = {(r["setting"], r["row"], r["seed"]): r["error"] for r in others if "error" in r}
+    if table.folds is not None:
+        text = format_report(*join_folds(table, records, inapplicable, failures))
+    else:
+        there = {record["setting"] for record in others}
+        settings = [setting for setting in table.settings if setting in there]
+        text = "\n".join(format_report(table, s, records, inapplicable, failures) for s in settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}\nwritten to {folder / 'table.md'}")
 
 
 def make_frame(records):

@@ -98,6 +98,16 @@ def read_table(path, benchmark=None):
     )
 
 
+def list_benchmarks(word):
+    """The names of the data sets of a panel (`list[str]`), a table (see [`find_table`]) that tells their regimes."""
+    benchmarks = arguments.read_config(find_table(word)).get("benchmarks") or {}
+    if wrong := [name for name, entry in benchmarks.items() if not (entry or {}).get("regime")]:
+        raise ValueError(f"{word} is no panel: it tells no regime ({' or '.join(REGIMES)}) of {', '.join(wrong)}.")
+    if not benchmarks:
+        raise ValueError(f"{word} is no panel: it has no benchmarks.")
+    return list(benchmarks)
+
+
 def _read_benchmark(path, content, benchmark):
     """Settings, changes of rows, notes and regime of one benchmark."""
     known = content["benchmarks"]

@@ -1,0 +1,201 @@
+"""Many data sets, one comparison: means, ranks, regret and a critical-difference diagram of the methods of a panel."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from modeling_lfm.scripts.experiments.report import format_lines, mean_and_spread
+from modeling_lfm.scripts.experiments.run import read_all
+
+TITLES = {"vectors": "Frozen features and vectors", "end to end": "Towers trained end to end"}
+PROBES, SINGLE = ("Linear probe", "Late fusion of probes"), "Best single modality"
+COLUMNS = ["average rank", "mean regret", "wins", "below the single"]
+KEPT = ("accuracy", "map", "f1")
+
+
+def collect(table, folder):
+    """The runs of the data set of a `table` in `folder` (`Path`), as lines of a panel (`list[dict]`): no more than
+    figures, and why a row was left out."""
+    lines, name, regime = [], next(iter(table.settings)), table.regime
+    for record in read_all(folder):
+        line = {"set": name, "regime": regime, "row": record["row"]}
+        if "inapplicable" in record:
+            lines.append({**line, "left_out": record["inapplicable"]})
+        elif "test" in record:
+            metric = "map" if record["chosen_by"] == "map" else "accuracy"  # where all labels have to be right
+            line |= {"seed": record["seed"], "metric": metric, "best_epoch": record.get("best_epoch")}
+            line |= {part: round(record[part][metric], 6) for part in ("validation", "test")}
+            found = {f"test_{key}": record["test"][key] for key in record["test"] if key.endswith(KEPT)}
+            line |= {key: round(value, 6) for key, value in found.items() if "without_" not in key}
+            lines.append({**line, "seconds": round(record["seconds"], 2)})
+    order = {row: number for number, row in enumerate(table.rows)}
+    return sorted((line for line in lines if line["row"] in order), key=lambda r: (order[r["row"]], r.get("seed", 0)))
+
+
+def tabulate(lines):
+    """Test scores of the runs of a regime (`pandas.DataFrame`, a column a set; lists of a value a seed, or NaN); the
+    single modality that is best on validation data stands for all."""
+    runs = pd.DataFrame([line for line in lines if "test" in line])
+    found = runs.groupby(["set", "row"], sort=False).agg(test=("test", list), validation=("validation", "mean"))
+    table = {}
+    for name, part in found.groupby("set", sort=False):
+        part = part.droplevel("set")
+        single = [row for row in part.index if row.startswith("Unimodal")]
+        table[name] = part["test"].drop(single)
+        if single:
+            table[name][SINGLE] = part["test"][part["validation"][single].idxmax()]
+    order = [*PROBES, SINGLE, *runs["row"].unique()]
+    table = pd.DataFrame(table)[list(runs["set"].unique())]
+    return table.loc[[row for row in dict.fromkeys(order) if row in table.index]]
+
+
+def whole_block(means):
+    """The part of a table of means (rows are methods) without a hole that has most cells, with all the sets if it can.
+
+    Ranks and regret need such a part: a method that a set refuses would be compared on other sets than the rest."""
+    best = means.iloc[:0]
+    for size in range(means.shape[1], 1, -1):
+        for sets in combinations(means.columns, size):
+            part = means[list(sets)].dropna()
+            best = part if part.size > best.size else best
+    return best
+
+
+def critical_difference(methods, sets, level=0.05):
+    """Average ranks that differ by less are alike, by the test of Nemenyi (Demsar, JMLR 2006, equation 3).
+
+    Example:
+
+        ```python
+        >>> from modeling_lfm.scripts.experiments.panel import critical_difference
+        >>> round(critical_difference(4, 14), 2)  # of the paper's example with 4 classifiers on 14 data sets
+        1.25
+
+        ```
+    """
+    q = stats.studentized_range.ppf(1 - level, methods, np.inf) / np.sqrt(2)
+    return float(q * np.sqrt(methods * (methods + 1) / (6 * sets)))
+
+
+def compare(block):
+    """Average rank, mean regret (points behind the best of each set) and wins of the methods (rows) over the sets
+    (columns) of a table of means without holes, best rank first (`pandas.DataFrame`); ties share a rank, and a win."""
+    ranks, best = block.rank(ascending=False), block.max()
+    found = {
+        "average rank": ranks.mean(axis=1),
+        "mean regret": (best - block).mean(axis=1),
+        "wins": (block == best).sum(axis=1),
+    }
+    return pd.DataFrame(found).sort_values("average rank", kind="stable")
+
+
+def format_regime(title, lines, diagram=None):
+    """The part of the page on one regime (Markdown); a `diagram` (`Path`) is drawn of three sets or more."""
+    table = tabulate(lines)
+    seeds = table.map(lambda cell: len(cell) if isinstance(cell, list) else 0)
+    means = table.map(lambda cell: 100 * np.mean(cell) if isinstance(cell, list) else np.nan)
+    block = whole_block(means.where(seeds == seeds.max().max()))
+    ranked = compare(block)
+    joint = means.drop([row for row in (*PROBES, SINGLE) if row in means.index])
+    below = joint.lt(means.loc[SINGLE]).sum(axis=1) if SINGLE in means.index else pd.Series(dtype=int)
+    head, body = ["", *table.columns, *COLUMNS], []
+    for row in table.index:
+        cells = [_cell(table.at[row, name], seeds[name].max(), means[name].max()) for name in table]
+        end = ["-"] * 3
+        if row in ranked.index:
+            rank, regret, wins = ranked.loc[row]
+            end = [f"{rank:.1f}", f"{regret:.1f}", f"{wins:.0f}"]
+        end += [f"{below[row]} of {joint.loc[row].notna().sum()}" if row in below.index else ""]
+        body.append([row, *cells, *end])
+    parts = [f"### {title}", format_lines([head, ["---"] * len(head), *body])]
+    if block.shape[1] > 2:
+        chi, p = stats.friedmanchisquare(*block.to_numpy())
+        parts.append(
+            f"Ranks, regret and wins are those of {len(block)} rows on {', '.join(block)}, where all of them were run. "
+            f"Friedman's test that they are alike: chi-squared {chi:.1f}, p = {p:.2g}; critical difference of the "
+            f"average ranks (Nemenyi, 0.05): {critical_difference(*block.shape):.1f}."
+        )
+        if diagram is not None:
+            draw_diagram(ranked["average rank"], critical_difference(*block.shape), diagram)
+            parts.append(f"![Average ranks; methods under one bar are not told apart]({diagram.name})")
+    parts += [_verdict(name, means[name], joint[name]) for name in means]
+    reasons = {(line["row"], line["left_out"]): [] for line in lines if "left_out" in line}
+    for line in lines:
+        reasons.get((line["row"], line.get("left_out")), []).append(line["set"])
+    told = [f"{row} on {', '.join(sets)}: {why.rstrip('.')}." for (row, why), sets in reasons.items()]
+    return "\n\n".join([*parts, *(["Left out:\n\n" + "\n".join(f"- {line}" for line in told)] if told else [])])
+
+
+def _cell(values, most, best):
+    if not isinstance(values, list):
+        return "-"
+    mark = "" if len(values) == most else f" ({len(values)})"
+    values = pd.Series(values)
+    return mean_and_spread(values, np.isclose(100 * values.mean(), best)) + mark
+
+
+def _verdict(name, means, joint):
+    """Whether joint training helps on a set: its best method against the probes and the single modality."""
+    others = means.reindex([*PROBES, SINGLE]).dropna()
+    best = f"{joint.idxmax()} {joint.max():.1f}"
+    told = [f"{row} {value:.1f}" for row, value in others.items() if value >= joint.max()]
+    if told:
+        return f"`{name}`: **no joint method beats {' or '.join(told)}** (the best: {best})."
+    return f"`{name}`: {best}, ahead of {', '.join(f'{row} {value:.1f}' for row, value in others.items())}."
+
+
+def draw_diagram(ranks, difference, file):
+    """Draw average ranks (`pandas.Series`, best first) on a line, with bars over those less than `difference` apart."""
+    from matplotlib.figure import Figure
+
+    count, half = len(ranks), (len(ranks) + 1) // 2
+    values = ranks.to_numpy()
+    ends = [int(np.searchsorted(values, value + difference)) - 1 for value in values]
+    groups = [(i, e) for i, e in enumerate(ends) if e > i and (i == 0 or e > ends[i - 1])]
+    figure = Figure(figsize=(8, 1.2 + 0.16 * len(groups) + 0.25 * half), layout="constrained")
+    axes, low = figure.add_subplot(), -(0.5 * len(groups) + 0.9 * half + 1)
+    axes.set(xlim=(-0.3 * count, 1.3 * count + 1), ylim=(low, 2.6))
+    axes.axis("off")
+    axes.plot([1, count], [0, 0], "k", lw=1)
+    for tick in range(1, count + 1):
+        axes.plot([tick, tick], [0, 0.2], "k", lw=1)
+        axes.text(tick, 0.35, str(tick), ha="center", fontsize=8)
+    axes.plot([1, 1 + min(difference, count - 1)], [1.6, 1.6], "k", lw=2)
+    axes.text(1, 1.8, f"critical difference {difference:.1f}", fontsize=8)
+    for number, (first, last) in enumerate(groups, 1):
+        axes.plot([values[first] - 0.05, values[last] + 0.05], [-0.5 * number] * 2, "k", lw=3, solid_capstyle="butt")
+    for number, (name, value) in enumerate(ranks.items()):
+        left = number < half
+        y = -0.5 * len(groups) - 0.9 * ((number if left else count - 1 - number) + 1)
+        end = 0.6 if left else count + 0.4
+        axes.plot([value, value, end], [0, y, y], color="0.4", lw=0.8)
+        side = "right" if left else "left"
+        axes.text(end + (-0.1 if left else 0.1), y, f"{name} ({value:.1f})", ha=side, va="center", fontsize=8)
+    figure.savefig(file, dpi=130)
+
+
+def format_panel(lines, folder=None):
+    """The tables of the page (Markdown) of the `lines` of a panel; diagrams go into `folder` (`Path`), if given."""
+    parts = []
+    for regime, title in TITLES.items():
+        part = [line for line in lines if line["regime"] == regime]
+        if any("test" in line for line in part):
+            diagram = folder / f"panel_{regime.replace(' ', '_')}.png" if folder else None
+            parts.append(format_regime(title, part, diagram))
+    return "\n\n".join(parts) + "\n"
+
+
+def read_lines(file):
+    """The lines (`list[dict]`) of a panel.jsonl (`Path`)."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def write_panel(lines, folder):
+    """Write panel.jsonl, a line a run, panel.md and the diagrams into `folder` (`Path`); the Markdown."""
+    text = format_panel(lines, folder)
+    (folder / "panel.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "panel.md").write_text(text, encoding="utf-8")
+    return text

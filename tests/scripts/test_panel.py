@@ -1,0 +1,135 @@
+"""A panel of data sets: its statistics against published ones, its page, and a sweep over two sets."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from modeling_lfm.scripts import reproduce
+from modeling_lfm.scripts.experiments.panel import (
+    SINGLE,
+    compare,
+    critical_difference,
+    format_panel,
+    read_lines,
+    tabulate,
+    whole_block,
+)
+from modeling_lfm.scripts.experiments.tables import find_table, list_benchmarks, read_table
+
+SETS = """
+title: Mine
+rows:
+  Linear probe: {method: concat, probe: linear}
+  Unimodal-1: {method: unimodal_1}
+  Unimodal-2: {method: unimodal_2}
+  Concat: {method: concat}
+  Sum: {method: sum}
+  Greedy: {method: greedy}
+reference: Concat
+common: {holdout: 0, num_train_epochs: 2, use_cpu: true, metric_for_best_model: accuracy}
+benchmarks:
+  clear: &set
+    base: table
+    data_dir: one
+    regime: vectors
+    benchmark_options: {train_file: all.parquet}
+    modalities: {a: &tower {tower: mlp, hidden_sizes: [8]}, b: *tower}
+    learning_rate: 1.0e-2
+  noisy: {<<: *set, data_dir: two}
+"""
+
+
+@pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)])
+def test_the_critical_difference_is_that_of_the_published_table(methods, q):
+    """Demsar (2006), Table 5(a): q of the Nemenyi test at 0.05, and CD = q sqrt(k (k + 1) / 6 N)."""
+    assert critical_difference(methods, 14) == pytest.approx(q * np.sqrt(methods * (methods + 1) / (6 * 14)), abs=2e-3)
+
+
+def test_ranks_share_ties_and_regret_is_the_distance_to_the_best():
+    means = pd.DataFrame({"s": [90.0, 80.0, 80.0], "t": [50.0, 60.0, 55.0]}, index=["a", "b", "c"])
+    found = compare(means)
+    assert found["average rank"].to_dict() == {"a": 2.0, "b": 1.75, "c": 2.25}
+    assert found["mean regret"].to_dict() == {"a": 5.0, "b": 5.0, "c": 7.5}
+    assert found["wins"].to_dict() == {"a": 1, "b": 1, "c": 0}
+    assert list(found.index) == ["b", "a", "c"]
+
+
+def test_ranks_are_of_the_largest_part_without_a_hole():
+    hole = np.nan
+    means = pd.DataFrame({"s": [1, 2, 3, 4], "t": [1, 2, 3, 4], "u": [1, 2, 3, hole], "v": [1, hole, hole, hole]})
+    block = whole_block(means.astype(float))
+    assert (list(block), list(block.index)) == (["s", "t", "u"], [0, 1, 2])
+    assert whole_block(means[["s", "t"]]).shape == (4, 2)
+
+
+def line(row, seed, test, validation=0.5, name="s"):
+    told = {"set": name, "regime": "vectors", "row": row, "seed": seed, "metric": "accuracy"}
+    return {**told, "validation": validation, "test": test}
+
+
+def test_the_single_modality_is_chosen_on_validation_data_not_on_the_test():
+    runs = [
+        line("Unimodal-1", 0, 0.9, 0.6),
+        line("Unimodal-2", 0, 0.7, 0.8),
+        line("Concat", 0, 0.8),
+        line("Sum", 0, 0.6),
+    ]
+    table = tabulate(runs)
+    assert table.at[SINGLE, "s"] == [0.7]
+    assert list(table.index) == [SINGLE, "Concat", "Sum"]
+    page = format_panel(runs)
+    assert "`s`: Concat 80.0, ahead of Best single modality 70.0." in page
+    assert "| Sum | 60.0 | - | - | - | 1 of 1 |" in page
+    assert "**no joint method beats Best single modality 70.0** (the best: Concat 65.0)" in format_panel(
+        [*runs[:2], line("Concat", 0, 0.65)]
+    )
+
+
+def write_set(folder, noise):
+    rng, folder = np.random.default_rng(0), folder
+    folder.mkdir()
+    label = rng.integers(0, 2, 120)
+    views = {name: list(label[:, None] + noise * rng.normal(size=(120, 3))) for name in "ab"}
+    split = ["train"] * 80 + ["validation"] * 20 + ["test"] * 20
+    pd.DataFrame({**views, "label": label.astype(str), "split": split}).to_parquet(folder / "all.parquet")
+
+
+def test_every_set_of_a_panel_is_run_from_its_folder_and_compared(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path / "one", 0.1)
+    write_set(tmp_path / "two", 3.0)
+    (tmp_path / "mine.yaml").write_text(SETS)
+    command = ["mine.yaml", "--panel", "--data_dir", str(tmp_path), "--seeds", "1", "--output", "out"]
+    reproduce.main(command)
+    lines = read_lines(tmp_path / "out" / "mine" / "panel.jsonl")
+    runs = [line for line in lines if "test" in line]
+    assert len(runs) == 2 * 5
+    assert {line["row"] for line in lines if "left_out" in line} == {"Greedy"}
+    record = json.loads((tmp_path / "out" / "mine" / "noisy" / "Sum_noisy_seed1.json").read_text())
+    told = next(run for run in runs if (run["set"], run["row"], run["seed"]) == ("noisy", "Sum", 1))
+    assert told["test"] == pytest.approx(record["test"]["accuracy"], abs=1e-6)
+    assert told["test_b_accuracy"] == pytest.approx(record["test"]["b_accuracy"], abs=1e-6)
+    assert str(tmp_path) not in (tmp_path / "out" / "mine" / "panel.jsonl").read_text()
+    page = (tmp_path / "out" / "mine" / "panel.md").read_text()
+    assert page in capsys.readouterr().out
+    assert re.search(r"- Greedy on clear, noisy: .*feature maps", page)
+    assert "| Linear probe | **100.0** |" in page
+    reproduce.main([*command, "--report"])
+    assert (tmp_path / "out" / "mine" / "panel.md").read_text() == page
+
+
+def test_a_table_without_regimes_is_no_panel():
+    with pytest.raises(ValueError, match=r"paper_1.* is no panel.*demo"):
+        reproduce.parse_arguments(["--table", "paper_1", "--panel"])
+    with pytest.raises(ValueError, match="which table"):
+        reproduce.parse_arguments([])
+
+
+def test_the_sets_that_come_along_can_be_read_and_have_a_regime():
+    names = list_benchmarks("panel")
+    tables = [read_table(str(find_table("panel")), name) for name in names]
+    assert {table.regime for table in tables} == {"vectors", "end to end"}
+    assert len(names) >= 7
