@@ -48,7 +48,7 @@ class AugmentedDataset(Dataset):
         return len(self.unaugmented)
 
     def __getitem__(self, index):
-        return self._vary(self.unaugmented[index], index)
+        return self.vary(self.unaugmented[index], index)
 
     def __getitems__(self, indices):
         """Samples (`list[dict]`) at several positions, read at once where the data set can."""
@@ -56,7 +56,7 @@ class AugmentedDataset(Dataset):
             samples = self.unaugmented.__getitems__(indices)
         else:
             samples = [self.unaugmented[index] for index in indices]
-        return [self._vary(sample, index) for sample, index in zip(samples, indices, strict=True)]
+        return [self.vary(sample, index) for sample, index in zip(samples, indices, strict=True)]
 
     def __copy__(self):
         other = object.__new__(type(self))
@@ -88,7 +88,8 @@ class AugmentedDataset(Dataset):
         part.unaugmented = inside.select(indices) if hasattr(inside, "select") else Subset(inside, indices)
         return part
 
-    def _vary(self, sample, index):
+    def vary(self, sample, index):
+        """A prepared sample (`dict`), changed as that at a position (`int`) is in this epoch."""
         varied = {
             key: self._vary_values(kind, sample[key], index)
             for key, kind in self._kinds.items()

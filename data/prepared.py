@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import datasets
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +16,7 @@ from . import find_benchmark
 from .benchmark import check_options, own_options
 from .holes import present_key
 from .preparation import FORMAT, identify, read_prepared
+from .streams import PreparedStream
 
 MANIFEST = "preparation.json"
 PROCESSOR = "processor"  # folder, as `LfmProcessor.save_pretrained` writes it
@@ -84,7 +87,8 @@ def digest_file(path):
 
 
 def is_prepared(folder):
-    """Whether `prepare_data.py` wrote a folder (`str`, or None), finished or not (`bool`).
+    """Whether `prepare_data.py` wrote a folder (`str`, or None), finished or not (`bool`); of an address such as
+    `s3://bucket/folder` it is believed.
 
     Example:
 
@@ -95,20 +99,21 @@ def is_prepared(folder):
 
         ```
     """
-    return folder is not None and (Path(folder).expanduser() / MANIFEST).is_file()
+    return folder is not None and (_is_address(folder) or (Path(folder).expanduser() / MANIFEST).is_file())
 
 
 def read_manifest(folder):
-    """The manifest (`dict`) of a folder.
+    """The manifest (`dict`) of a folder, which may be an address that fsspec reads.
 
     Raises:
         FileNotFoundError, ValueError: there is none; it is damaged, or of another version of this library.
     """
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
+    path = f"{folder}/{MANIFEST}"
+    if not (_is_address(path) or Path(path).is_file()):
         raise FileNotFoundError(f"{folder} is not a prepared folder (no {MANIFEST}).")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        with fsspec.open(path, "r", encoding="utf-8") as file:
+            manifest = json.load(file)
         if isinstance(manifest, dict) and manifest.get("format") != FORMAT:
             raise ValueError("it was written by another version of this library")
         parts = ("processor", "columns", "schema", "samples", "files", "shards")
@@ -117,6 +122,8 @@ def read_manifest(folder):
         numbers = [manifest["samples_per_shard"], *manifest["samples"].values()]
         if wrong or not all(isinstance(number, int) and number > 0 for number in numbers):
             raise ValueError(f"{', '.join(wrong[:3]) or 'a number of samples'} is wrong")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} is not a prepared folder (no {MANIFEST}).") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be used ({error}); delete the folder and prepare the data again.") from error
     return manifest
@@ -162,7 +169,16 @@ def plan_shards(manifest):
 
 
 def load_prepared(
-    folder, processor, columns=None, benchmark=None, options=None, split=None, cache_dir=None, verify=False
+    folder,
+    processor,
+    columns=None,
+    benchmark=None,
+    options=None,
+    split=None,
+    cache_dir=None,
+    verify=False,
+    streaming=False,
+    seed=0,
 ):
     """Read a prepared folder for training or evaluation, without its media.
 
@@ -170,16 +186,20 @@ def load_prepared(
     checksums are compared then.
 
     Args:
-        folder (`str`): what `prepare_data.py` wrote.
+        folder (`str`): what `prepare_data.py` wrote; also an address that fsspec reads, such as `s3://bucket/folder` or
+            `hf://datasets/me/name`, whose checksums are not compared.
         processor ([`LfmProcessor`]): all or some of its modalities; settings that only matter in reading may differ.
         columns (`dict[str, str]`, *optional*), benchmark (`str`, *optional*), options (`dict`, *optional*): what the
             folder must have been prepared from, where given.
         split (`str`, *optional*): read only this one.
         cache_dir (`str`, *optional*): of the Arrow files; that of `datasets` if not given.
         verify (`bool`): compute the checksum of each shard, even if it was copied before.
+        streaming (`bool`): copy nothing, and read shard by shard; `split` says which.
+        seed (`int`): of the order of a stream.
 
     Returns:
-        `datasets.DatasetDict`, or the `datasets.Dataset` of `split`, as [`prepare_dataset`] gives them.
+        `datasets.DatasetDict`, or the `datasets.Dataset` of `split`, as [`prepare_dataset`] gives them; where
+        `streaming`, a [`PreparedStream`][modeling_lfm.data.streams.PreparedStream] of `split`.
 
     Raises:
         ValueError: it was prepared otherwise, the message names the setting; a shard is damaged, or not the one of its
@@ -202,37 +222,58 @@ def load_prepared(
 
         ```
     """
-    folder = Path(folder).expanduser()
+    folder = str(folder) if _is_address(folder) else str(Path(folder).expanduser())
     manifest = read_manifest(folder)
-    _check_manifest(folder, manifest, processor, columns, benchmark, options)
-    if split is not None and split not in manifest["samples"]:
+    check_manifest(folder, manifest, processor, columns, benchmark, options)
+    if (split is not None or streaming) and split not in manifest["samples"]:
         raise ValueError(f"{folder} has no samples for the split {split!r}; it has {', '.join(manifest['samples'])}.")
+    files, wanted = _list_files(folder, manifest, split), stored_columns(manifest, processor)
+    if streaming:
+        rows = sum(manifest["shards"][path]["rows"] for path in files[split])
+        features = datasets.Features.from_dict({key: manifest["schema"][key] for key in wanted})
+        return PreparedStream([f"{folder}/{path}" for path in files[split]], features, rows, processor, seed)
+    data_files = {name: [f"{folder}/{path}" for path in paths] for name, paths in files.items()}
+    builder = datasets.load_dataset_builder("parquet", data_files=data_files, cache_dir=cache_dir)
+    verify = verify or not Path(builder.cache_dir).is_dir()  # whose name tells the times of the files
+    for path in () if _is_address(folder) else chain(*files.values()):
+        try:
+            check_shard(Path(folder), path, manifest, verify)
+        except ValueError as error:
+            hint = "Fetch it again, or delete it and run prepare_data.py with the same settings."
+            raise ValueError(f"{error} {hint}") from error
+    builder.download_and_prepare()
+    parts = {}
+    for name, part in builder.as_dataset().items():
+        if len(part) == 0:
+            raise ValueError(f"{folder}: no sample of the split {name!r} could be read when it was prepared.")
+        parts[name] = read_prepared(part.select_columns(wanted), processor)
+    return parts[split] if split else datasets.DatasetDict(parts)
+
+
+def _list_files(folder, manifest, split):
+    """Paths of the shards of each split (`dict` of `list[str]`), or of one; a `FileNotFoundError` where any is
+    missing."""
     shards = [shard for shard in plan_shards(manifest) if split in (None, shard.split)]
-    missing = [s.path for s in shards if s.path not in manifest["shards"] or not (folder / s.path).is_file()]
+    missing = [shard.path for shard in shards if shard.path not in manifest["shards"]]
+    if not _is_address(folder):
+        missing += [s.path for s in shards if s.path not in missing and not Path(folder, s.path).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{folder} is not finished: {len(missing)} of {len(shards)} shards are missing, such as {missing[0]}; run "
             "prepare_data.py with the same settings to go on."
         )
     names = dict.fromkeys(shard.split for shard in shards)
-    files = {name: [str(folder / shard.path) for shard in shards if shard.split == name] for name in names}
-    builder = datasets.load_dataset_builder("parquet", data_files=files, cache_dir=cache_dir)
-    verify = verify or not Path(builder.cache_dir).is_dir()  # whose name tells the times of the files
-    for shard in shards:
-        try:
-            check_shard(folder, shard.path, manifest, verify)
-        except ValueError as error:
-            hint = "Fetch it again, or delete it and run prepare_data.py with the same settings."
-            raise ValueError(f"{error} {hint}") from error
-    builder.download_and_prepare()
+    return {name: [shard.path for shard in shards if shard.split == name] for name in names}
+
+
+def _is_address(folder):
+    return "://" in str(folder)
+
+
+def stored_columns(manifest, processor):
+    """The columns of a prepared folder (`list[str]`) that hold what a processor reads, and the labels."""
     wanted = [f"{name}_{kind.parts[0]}" for name, kind in processor.kinds.items()]
-    wanted += [key for key in map(present_key, processor.kinds) if key in manifest["schema"]]
-    parts = {}
-    for name, part in builder.as_dataset().items():
-        if len(part) == 0:
-            raise ValueError(f"{folder}: no sample of the split {name!r} could be read when it was prepared.")
-        parts[name] = read_prepared(part.select_columns([*wanted, "labels"]), processor)
-    return parts[split] if split else datasets.DatasetDict(parts)
+    return [*wanted, *(key for key in map(present_key, processor.kinds) if key in manifest["schema"]), "labels"]
 
 
 def read_footer(path, largest=MAX_ROW_GROUP):
@@ -275,7 +316,7 @@ def check_shard(folder, path, manifest, checksum=False):
         raise ValueError(f"{file} is damaged, or another one: its {key} is {here!r}, and {MANIFEST} tells {there!r}.")
 
 
-def _check_manifest(folder, manifest, processor, columns, benchmark, options):
+def check_manifest(folder, manifest, processor, columns, benchmark, options):
     """Raise a `ValueError` that names the first setting in which a folder was prepared otherwise."""
     here = _describe_processor(processor)
     missing = [name for name in here["processor"] if name not in manifest["processor"]]

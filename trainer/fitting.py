@@ -17,7 +17,7 @@ from modeling_lfm.modeling_lfm import LfmForMultimodalClassification, LfmOutput
 from .adapters import describe_bases
 from .callbacks import LfmProgressCallback
 from .collator import SampleIdDataset
-from .holdout import known_inputs, read_labels
+from .holdout import is_stream, known_inputs, read_labels
 from .holes import keep_present
 from .methods import Method
 from .objectives import classification_loss
@@ -35,7 +35,7 @@ def check_parts(trainer):
     normalisation. Weights, statistics and the random state stay as they are. Data sets without a length are left alone.
     """
     model, dataset = trainer.model, trainer.train_dataset
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
+    if is_stream(dataset) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
         return
     for name, tower in model.lfm.towers.items():
         if tower.input_names[0] == "input_ids" and trainer.processor is not None:

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, IterableDataset, Sampler, Subset
 from transformers.utils import logging
 
 from modeling_lfm.data.benchmark import stratified_split
@@ -115,8 +115,8 @@ def known_inputs(model):
 
 
 def is_stream(dataset):
-    """Whether a data set is read from its beginning, without length and places (`bool`)."""
-    return dataset is not None and not hasattr(dataset, "__len__")
+    """Whether a data set is read from its beginning, without places (`bool`)."""
+    return dataset is not None and (isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"))
 
 
 class BalancedSampler(Sampler):

@@ -42,10 +42,12 @@ def remember(folder, data_args, trainer, splits):
 
 def count_samples(splits):
     """Number of `samples` of each split, and the share (`majority`) of the training set's most frequent class."""
-    from modeling_lfm.trainer.holdout import read_labels
+    from modeling_lfm.trainer.holdout import is_stream, read_labels
 
+    counts = {"samples": {split: len(dataset) for split, dataset in splits.items()}}
+    if is_stream(splits["train"]):
+        return counts
     labels = {split: read_labels(dataset) for split, dataset in splits.items()}
-    counts = {"samples": {split: len(of_split) for split, of_split in labels.items()}}
     if labels["train"].ndim > 1:  # several labels a sample
         return counts
     most_frequent = np.bincount(labels["train"]).argmax()
@@ -149,20 +151,30 @@ def pick_columns(modalities, columns):
     return {name: columns.get(name, name) for name in modalities}
 
 
-def load_data(args, processor, split=None):
+def load_data(args, processor, split=None, seed=0):
     """The data set of a run, or one split of it, to be given to [`prepare`]: raw, or what `prepare_data.py` wrote.
 
     Args:
         args: with `benchmark`, `data_dir`, `benchmark_options` and `columns`, such as `DataArguments`.
+        seed (`int`): of the order of training samples that are streamed.
 
     Raises:
         ValueError, FileNotFoundError: wrong files or options; a folder that was prepared otherwise.
     """
     from modeling_lfm.data import is_prepared, load_benchmark, load_prepared
+    from modeling_lfm.data.prepared import read_manifest
 
+    streaming = split is None and getattr(args, "streaming", False)
     if is_prepared(args.data_dir):
-        columns = pick_columns(processor.modalities, args.columns)
-        return load_prepared(args.data_dir, processor, columns, args.benchmark, args.benchmark_options, split)
+        source = (args.data_dir, processor, pick_columns(processor.modalities, args.columns))
+        source += (args.benchmark, args.benchmark_options)
+        if not streaming:
+            return load_prepared(*source, split)
+        stream = load_prepared(*source, "train", streaming=True, seed=seed)
+        others = [name for name in read_manifest(args.data_dir)["samples"] if name != "train"]
+        return {"train": stream, **{name: load_prepared(*source, name) for name in others}}
+    if streaming:
+        raise ValueError(f"streaming: true reads what prepare_data.py wrote, and data_dir={args.data_dir} is none.")
     missing = args.missing or "error"
     return load_benchmark(args.benchmark, args.data_dir, split, missing=missing, **args.benchmark_options)
 

@@ -100,10 +100,19 @@ class DataArguments(SourceArguments):
     cache_features: bool = HfArg(
         default=False, help="Compute the vectors of frozen towers once, and store them with the data."
     )
+    streaming: bool = HfArg(
+        default=False,
+        help="Read the training samples that prepare_data.py wrote shard by shard, from a folder or an address such as "
+        "s3://..., without a copy of them on this disk.",
+    )
 
     def __post_init__(self):
         check_positive(self, "num_proc", "max_train_samples", "max_eval_samples", "max_test_samples")
         check_missing(self.missing)
+        if self.streaming and (self.cache_features or self.max_train_samples):
+            raise ValueError(
+                "streaming: true reads all samples, one by one; leave out cache_features and max_train_samples."
+            )
 
 
 def check_missing(value):

@@ -129,6 +129,7 @@ def set_up(model_args, data_args, training_args):
     from modeling_lfm.data import AugmentedDataset, cache_features, fit_processor
     from modeling_lfm.trainer import LfmTrainer
     from modeling_lfm.trainer.fitting import check_parts
+    from modeling_lfm.trainer.holdout import is_stream
     from modeling_lfm.trainer.methods import make_method
 
     config = make_config(model_args, training_args)
@@ -138,7 +139,7 @@ def set_up(model_args, data_args, training_args):
     columns = {name: column for name, column in data_args.columns.items() if name not in unused}
     data_args = replace(data_args, columns=columns)
     with training_args.main_process_first(desc="reading the data"):
-        raw = runs.load_data(data_args, processor)
+        raw = runs.load_data(data_args, processor, seed=training_args.seed)
         check_splits(raw, data_args.benchmark, training_args)
     if runs.check_data(raw, data_args, processor):
         make_method(training_args.method).check_holes(config)
@@ -156,7 +157,7 @@ def set_up(model_args, data_args, training_args):
         if data_args.cache_features:
             splits = cache_features(model.to(training_args.device), splits, processor)
     train_dataset = splits["train"]
-    if processor.varies:
+    if processor.varies and not is_stream(train_dataset):  # which does so itself
         train_dataset = AugmentedDataset(train_dataset, processor, training_args.seed)
     trainer = LfmTrainer(model, training_args, train_dataset, splits.get("validation"), processing_class=processor)
     if len(trainer.train_dataset) < training_args.train_batch_size:

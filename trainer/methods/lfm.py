@@ -13,7 +13,6 @@ from ..alpha.hypergradient import PRODUCTS
 from ..alpha.linear_solvers import SOLVERS
 from ..alpha.outer_loss import OUTER_LOSSES
 from ..alpha.schedules import ALPHA_RULES, ALPHAS, make_alpha
-from ..holdout import is_stream
 from ..objectives import MATCHING_LOSSES, TOTALS, matching_loss, total_loss
 from ..presence import make_presence
 from .base import Method, MethodSpec, check_limits, register
@@ -131,7 +130,8 @@ class Lfm(Method):
         super().bind(trainer)
         self.alpha, self.schedule = None, None
         s = self.settings
-        if is_stream(trainer.train_dataset) and s.alpha_every == "epoch" and s.alpha != "constant":
+        endless = trainer.train_dataset is not None and not hasattr(trainer.train_dataset, "__len__")
+        if endless and s.alpha_every == "epoch" and s.alpha != "constant":
             raise ValueError(
                 f"a stream has no epochs for alpha={s.alpha}: set method.alpha_every to a number of steps."
             )
