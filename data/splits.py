@@ -77,9 +77,7 @@ def split_frames(frames, label, group=None, seed=0, folds=None, fold=0):
         places = {"test": found == fold, "validation": found == (fold + 1) % folds}
         places = {"train": ~(places["test"] | places["validation"]), **places}
         return {split: frame[places[split]].reset_index(drop=True) for split in SPLITS}
-    if len(frames) == 1 and "split" in frame:
-        return _split_as_told(frame)
-    frames = dict(frames)
+    frames = _split_as_told(frame) if len(frames) == 1 and "split" in frame else dict(frames)
     if "test" not in frames and "validation" not in frames:
         frames["train"], frames["test"] = _draw(frames["train"], 0.1, label, group, seed)
     if "validation" not in frames:

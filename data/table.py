@@ -64,7 +64,7 @@ def load_table(
         train, validation, test: a file (csv, tsv, jsonl, Parquet), a `pandas.DataFrame` or a `datasets.Dataset`. Where
             only `train` is given, its column `split` tells the splits, if it has one (train, validation, test);
             otherwise a tenth each is drawn for validation and test, stratified by label. Where only `validation` is
-            missing, a tenth of `train` is drawn for it. Paths in a file are relative to its folder.
+            missing, also in the column, a tenth of `train` is drawn for it. Paths in a file are relative to its folder.
         label (`str`): column of the labels; lists are several labels a sample.
         group (`str`, *optional*): a column, such as the person or the video, none of whose values is in two of the
             splits that are drawn; it is no modality.

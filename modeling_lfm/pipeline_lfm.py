@@ -100,6 +100,7 @@ class MultimodalClassificationPipeline(Pipeline):
                 validation data (`config.calibration`), if it did; else plain probabilities, and 0.5.
             threshold (`float`, *optional*): score from which on a label counts, of multi-label models, in place of the
                 thresholds of the model.
+            features (`bool`, *optional*, defaults to False): answers hold the vectors of the modalities, too.
             broken (`str`, *optional*, defaults to `"raise"`): `"skip"` answers `{"error": str}` for a sample, of many,
                 that cannot be read.
 
@@ -107,8 +108,9 @@ class MultimodalClassificationPipeline(Pipeline):
             of a sample a `dict`: `label` (`str`), the most likely one (multi-label: `labels`, the `list` of those with
             a score from the threshold on); `scores`, a `list` of `{"label": str, "score": float}`, the highest first:
             softmax over all labels (multi-label: the sigmoid of each) of logits / temperature; and `modalities`, a
-            `dict` with the same from each modality alone that is present. Of a list a list, of others an iterable that
-            computes while it is read.
+            `dict` with the same from each modality alone that is present; with `features` also `features`, from each
+            that is present to its vector (`list` of hidden_size `float`, as in [`LfmOutput`]). Of a list a list, of
+            others an iterable that computes while it is read.
 
         Raises:
             ValueError: what is no sample, an unknown modality, none at all, or an input that cannot be read; the
@@ -145,8 +147,9 @@ class MultimodalClassificationPipeline(Pipeline):
 
     def _sanitize_parameters(self, columns=None, sampling_rate=None, timeout=None, broken=None, **others):
         given = {"columns": columns, "sampling_rate": sampling_rate, "timeout": timeout, "broken": broken}
-        for name in sorted(set(others) - {"top_k", "threshold", "calibrated"}):
-            known = ", ".join(("top_k", "threshold", "calibrated", *given))
+        of_answers = ("top_k", "threshold", "calibrated", "features")
+        for name in sorted(set(others) - set(of_answers)):
+            known = ", ".join((*of_answers, *given))
             raise TypeError(f"{type(self).__name__} has no setting {name!r}; it has {known}.")
         if broken not in (None, "raise", "skip"):
             raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
@@ -154,8 +157,9 @@ class MultimodalClassificationPipeline(Pipeline):
             check_count("top_k", others["top_k"])
         if not 0 <= (others.get("threshold") or 0) <= 1:
             raise ValueError(f"threshold={others['threshold']} must lie in [0, 1].")
-        if others.get("calibrated") not in (None, True, False):
-            raise ValueError(f"calibrated={others['calibrated']!r} must be true or false.")
+        for key in ("calibrated", "features"):
+            if others.get(key) not in (None, True, False):
+                raise ValueError(f"{key}={others[key]!r} must be true or false.")
         return {key: value for key, value in given.items() if value is not None}, {}, others
 
     def get_inference_context(self):
@@ -166,7 +170,8 @@ class MultimodalClassificationPipeline(Pipeline):
         return self.reader.stack([self.reader.read(inputs, **settings)])
 
     def _forward(self, inputs):
-        """Fused logits and those of the M modalities, `logits` (B, 1 + M, K), and which are there, `present` (B, M)."""
+        """Fused logits and those of the M modalities, `logits` (B, 1 + M, K); the vectors of these, `features`
+        (B, M, d), and which are there, `present` (B, M)."""
         try:
             output = self.model(**inputs)
         except (RuntimeError, IndexError) as error:
@@ -181,13 +186,14 @@ class MultimodalClassificationPipeline(Pipeline):
         present = self.model.lfm.read_presence(inputs)
         if present is None:
             present = torch.ones(len(self.reader.names), len(logits[0]), dtype=torch.bool)
-        return {"logits": torch.stack(logits, 1), "present": present.T.to(logits[0].device)}
+        features = torch.stack([part.to(logits[0].device) for part in output.features], 1)
+        return {"logits": torch.stack(logits, 1), "features": features, "present": present.T.to(logits[0].device)}
 
     def postprocess(self, outputs, **settings):
         """The answer (`dict`, see `__call__`) from what `_forward` gives for one sample."""
         return self.answers(outputs, **settings)[0]
 
-    def answers(self, outputs, top_k=5, threshold=None, calibrated=True):
+    def answers(self, outputs, top_k=5, threshold=None, calibrated=True, features=False):
         """The answer to each sample of a batch (`list[dict]`), from what `_forward` gives for it."""
         config, predictions = self.model.config, ("fused", *self.reader.names)
         labels, logits = config.id2label, outputs["logits"].double()
@@ -211,6 +217,9 @@ class MultimodalClassificationPipeline(Pipeline):
             fused, *alone = (report(place, *part) for place, part in enumerate(zip(*values, strict=True)))
             parts = zip(self.reader.names, alone, there, strict=True)
             answers.append({**fused, "modalities": {name: part for name, part, present in parts if present}})
+        for answer, vectors in zip(answers, outputs["features"].tolist() if features else (), strict=False):
+            vectors = dict(zip(self.reader.names, vectors, strict=True))
+            answer["features"] = {name: vectors[name] for name in answer["modalities"]}
         return answers
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):

@@ -15,12 +15,14 @@ examples:
   python scripts/predict.py --checkpoint outputs/mvsa_single --input image=a.jpg text="what a day" --top_k 1
   python scripts/predict.py --checkpoint outputs/crema_d --audio 1001_DFA_ANG_XX.flv --video 1001_DFA_ANG_XX.flv
   python scripts/predict.py --checkpoint outputs/table --input_file new.csv --output answers.jsonl
+  python scripts/predict.py --checkpoint outputs/table --input_file new.csv --output y.jsonl --embeddings vectors.npz
   python scripts/predict.py --checkpoint outputs/nvgesture --rgb sk_color.avi:146:226 --depth sk_depth.avi:146:226
 
 The JSON holds the label (multi-label: the labels) of the fused prediction and every label's probability, the largest
 first, and under 'modalities' the same from each modality that was given, alone. Of a table (csv, tsv, jsonl, Parquet;
 columns as in training, labels are not needed) every row is a line of JSON, {"row": 0, "label": ...}, or
-{"row": 0, "error": ...} where it cannot be read.
+{"row": 0, "error": ...} where it cannot be read. The embeddings are `rows`, numbers of rows that could be read, and for
+each modality and `fused` a vector a row.
 """
 
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ from transformers.hf_argparser import HfArg
 from modeling_lfm.scripts.common import predictions
 from modeling_lfm.scripts.common.console import check_writable, run, say, write_json
 from modeling_lfm.scripts.common.settings import check_positive, read_arguments
+
+SHOWN = 10  # rows that cannot be read are named so many times; the output has them all
 
 
 @dataclass
@@ -42,6 +46,7 @@ class PredictArguments:
     )
     input_file: str | None = HfArg(default=None, help="A table whose rows are predicted.")
     output: str | None = HfArg(default=None, help="The file to write: JSON, of a table a line of JSON for each row.")
+    embeddings: str | None = HfArg(default=None, help="An npz file for the vectors of a table's rows.")
     resume: bool = HfArg(default=False, help="Go on with a table behind the rows that the output holds.")
     batch_size: int = HfArg(default=64, help="Rows of a table that are computed at a time.")
     calibrated: bool = HfArg(default=True, help="Probabilities by the temperatures of the model, if it has any.")
@@ -63,16 +68,21 @@ def parse_arguments(argv):
     check_positive(args, "top_k", "batch_size")
     if args.input_file is not None and (args.input or args.output is None):
         raise ValueError("--input_file takes the place of --input, and needs --output, the file to write.")
+    if args.embeddings is not None and args.input_file is None:
+        raise ValueError("--embeddings are those of a table: give --input_file.")
     return args
 
 
 def main(argv=None):
     args = parse_arguments(argv)
     check_writable("output", args.output)
+    check_writable("embeddings", args.embeddings)
     if args.input_file is None:
         return write_json(predictions.predict_sample(args), args.output)
-    counts = predictions.predict_file(args)
-    say(f"{counts['rows']} rows, {counts['broken']} of them could not be read: {args.output}")
+    number, broken = predictions.predict_file(args)
+    for row, error in list(broken.items())[:SHOWN]:
+        say(f"row {row}: {error}")
+    say(f"{number} rows, {len(broken)} of them could not be read: {args.output}")
 
 
 if __name__ == "__main__":

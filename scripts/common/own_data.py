@@ -255,10 +255,13 @@ class Predictor:
             table: as in [`fit`]; it needs no labels, and lacks columns of modalities that are absent.
             settings: of the pipeline; `broken="skip"` answers `{"error": str}` for a row that cannot be read.
         """
+        return self.pipeline(iter(self.rows(table)[start:]), **{"top_k": None, "batch_size": 64, **settings})
+
+    def rows(self, table):
+        """The raw inputs of each row of a table (`list[dict]`)."""
         from modeling_lfm.data.table import read_rows
 
-        rows = read_rows(table, self.columns or {name: name for name in self.processor.modalities})
-        return self.pipeline(iter(rows[start:]), **{"top_k": None, "batch_size": 64, **settings})
+        return read_rows(table, self.columns or {name: name for name in self.processor.modalities})
 
     def predict(self, table):
         """The label of each row (`list[str]`; multi-label: `list[list[str]]`)."""
@@ -271,3 +274,37 @@ class Predictor:
         labels = list(self.model.config.label2id)
         scores = [{part["label"]: part["score"] for part in answer["scores"]} for answer in self.answers(table)]
         return pd.DataFrame(scores, columns=labels)
+
+    def embed(self, table):
+        """Vectors of the rows, for retrieval and clustering, see [`join_vectors`]; a row that cannot be read is left
+        out.
+        """
+        answers = self.answers(table, broken="skip", features=True)
+        return join_vectors({n: a["features"] for n, a in enumerate(answers) if "error" not in a}, self.model.config)
+
+
+def join_vectors(found, config):
+    """Vectors of rows side by side.
+
+    Args:
+        found (`dict[int, dict]`): by number of the row its `features`, as the pipeline answers them.
+        config (`LfmConfig`): of the model.
+
+    Returns:
+        `dict[str, np.ndarray]`, n rows: `rows`, their numbers, int64 `(n,)`; by modality its features, float32
+        `(n, d)`, NaN where it is absent; and `fused`, float32 `(n, M d)`: those of all modalities side by side, each
+        scaled to length 1, zeros where it is absent, and the whole to length 1, so that a scalar product is the mean of
+        the modalities' cosines where all are there.
+    """
+    names, width = config.modality_names, config.hidden_size
+    if "rows" in names:
+        raise ValueError("a modality is called 'rows', as the numbers of the rows are; rename it.")
+    blank = [np.nan] * width
+    vectors = {
+        name: np.array([part.get(name, blank) for part in found.values()], np.float32).reshape(-1, width)
+        for name in names
+    }
+    units = [v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in vectors.values()]
+    fused = np.nan_to_num(np.hstack(units))
+    fused /= np.maximum(np.linalg.norm(fused, axis=1, keepdims=True), 1e-12)
+    return {"rows": np.array(list(found), np.int64), **vectors, "fused": fused}

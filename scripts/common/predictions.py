@@ -4,9 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 from modeling_lfm.registry_lfm import suggest
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common.own_data import Predictor
+from modeling_lfm.scripts.common.own_data import Predictor, join_vectors
 from modeling_lfm.scripts.common.settings import parse_value
 
 CLIPS = ("video", "flow")  # types of input of which a part can be given
@@ -85,29 +87,39 @@ def predict_sample(args):
 
 
 def predict_file(args):
-    """Answer every row of `args.input_file` into `args.output`, a line of JSON each.
+    """Answer every row of `args.input_file` into `args.output`, a line of JSON each, with a bar on a terminal.
 
-    Rows that cannot be read have an `error`. With `args.resume` it goes on behind the rows that are there.
+    Rows that cannot be read have an `error`. With `args.resume` it goes on behind the rows that are there; vectors for
+    `args.embeddings`, an npz file of [`join_vectors`][modeling_lfm.scripts.common.own_data.join_vectors], are computed
+    of all rows.
 
     Returns:
-        `dict`: `rows`, and of these `broken`.
+        `int` and `dict[int, str]`: how many rows were read, and why not of those that could not be.
 
     Raises:
         ValueError: the output exists, or is none of this function; a table that cannot be read.
     """
+    from tqdm import tqdm
+
     output = Path(args.output)
     done = _whole_lines(output, args.resume)
     predictor = Predictor.load(args.checkpoint)
     settings = {key: getattr(args, key) for key in ("top_k", "threshold", "calibrated", "batch_size")}
-    settings["broken"] = "skip"
-    counts = {"rows": 0, "broken": 0}
+    rows, start, broken, vectors = predictor.rows(args.input_file), 0 if args.embeddings else done, {}, {}
+    answers = predictor.pipeline(iter(rows[start:]), **settings, broken="skip", features=args.embeddings is not None)
     with output.open("a", encoding="utf-8") as file:
-        for row, answer in enumerate(predictor.answers(args.input_file, done, **settings), done):
-            counts["rows"] += 1
-            counts["broken"] += "error" in answer
-            file.write(json.dumps({"row": row, **answer}, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-    return counts
+        for row, answer in enumerate(tqdm(answers, total=len(rows) - start, unit=" rows", disable=None), start):
+            if "error" in answer:
+                answer["error"] = broken[row] = re.sub(r"^sample \d+: ", "", answer["error"])  # counted from `start`
+            elif args.embeddings:
+                vectors[row] = answer.pop("features")
+            if row >= done:
+                file.write(json.dumps({"row": row, **answer}, ensure_ascii=False, allow_nan=False) + "\n")
+                file.flush()
+    if args.embeddings:
+        with open(args.embeddings, "wb") as file:
+            np.savez(file, **join_vectors(vectors, predictor.model.config))
+    return len(rows) - start, broken
 
 
 def _whole_lines(output, resume):

@@ -90,6 +90,8 @@ def test_splits_are_stratified_seeded_or_told(tmp_path):
     splits, plan = load_table(told)
     assert {split: len(part) for split, part in splits.items()} == {"train": 60, "validation": 20, "test": 20}
     assert list(plan) == ["table"]
+    splits, _ = load_table(told.assign(split=["train"] * 60 + ["test"] * 40))
+    assert {split: len(part) for split, part in splits.items()} == {"train": 54, "validation": 6, "test": 40}
     splits, _ = load_table(frame[:60], validation=frame[60:])
     assert {split: len(part) for split, part in splits.items()} == {"train": 60, "validation": 40}
 

@@ -130,6 +130,21 @@ def test_answer_is_that_of_the_model(classifier, samples):
     json.dumps(answer)
 
 
+def test_vectors_are_the_features_of_the_model(classifier, samples):
+    first, second = samples
+    answers = classifier([first, {"sound": second["sound"]}], features=True, batch_size=2)
+    with torch.no_grad():
+        expected = classifier.model(**classifier.processor(**first)).features
+    assert list(answers[0]["features"]) == list(TOWERS)
+    for vector, feature in zip(answers[0]["features"].values(), expected, strict=True):
+        assert vector == pytest.approx(feature[0].tolist(), abs=1e-5)
+    assert list(answers[1]["features"]) == ["sound"]
+    assert "features" not in classifier(first)
+    assert len(classifier(first, features=True)["features"]["words"]) == 16
+    with pytest.raises(ValueError, match="features='yes'"):
+        classifier(first, features="yes")
+
+
 def test_top_k(classifier, samples, folder):
     whole, two = (classifier(samples[0], top_k=k) for k in (None, 2))
     assert len(classifier(samples[0])["scores"]) == 5
@@ -330,7 +345,7 @@ def test_damaged_files_are_named(classifier, samples, tmp_path):
         classifier({"sound": tmp_path / "a.wav"})
     with pytest.raises(ValueError, match=r"sample 1: modality 'sight': .*a\.wav cannot be read as an image"):
         classifier([samples[0], {"sight": tmp_path / "a.wav"}], num_workers=1)
-    with pytest.raises(TypeError, match="no setting 'top'; it has top_k, threshold, calibrated, columns"):
+    with pytest.raises(TypeError, match="no setting 'top'; it has top_k, threshold, calibrated, features, columns"):
         classifier(samples[0], top=3)
 
 

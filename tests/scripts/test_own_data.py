@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from modeling_lfm import fit
@@ -53,13 +54,18 @@ def test_every_column_is_read_and_predicted(fitted, frame):
     assert len(fitted.metrics) > 10
 
 
-def test_a_fitted_model_is_known_to_the_programs(fitted, frame, tmp_path):
+def test_a_fitted_model_is_known_to_the_programs(fitted, frame, tmp_path, capsys):
     folder = fitted.trainer.args.output_dir
     frame.assign(photo=[*frame.photo[:2], "gone.png", *frame.photo[3:]]).to_csv(tmp_path / "new.csv", index=False)
     line = ["--checkpoint", folder, "--input_file", str(tmp_path / "new.csv"), "--output", str(tmp_path / "y.jsonl")]
-    predict.main([*line, "--top_k", "1", "--batch_size", "7"])
+    predict.main([*line, "--top_k", "1", "--batch_size", "7", "--embeddings", str(tmp_path / "v.npz")])
+    told = capsys.readouterr().out
+    assert "row 2: " in told
+    assert "60 rows, 1 of them" in told
+    vectors = dict(np.load(tmp_path / "v.npz"))
     whole = (tmp_path / "y.jsonl").read_text()
     rows = [json.loads(text) for text in whole.splitlines()]
+    assert not any("features" in row for row in rows)
     assert [row["row"] for row in rows] == list(range(60))
     assert "gone.png" in rows[2]["error"]
     assert [row["label"] for row in rows if "label" in row] == [
@@ -73,9 +79,33 @@ def test_a_fitted_model_is_known_to_the_programs(fitted, frame, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine\nwithout an end"  # as it was
     cut = "".join(whole.splitlines(keepends=True)[:5]) + '{"row": 5, "lab'
     (tmp_path / "y.jsonl").write_text(cut)
-    predict.main([*line, "--top_k", "1", "--batch_size", "7", "--resume"])
+    again = ["--top_k", "1", "--batch_size", "7", "--resume"]
+    predict.main([*line, *again, "--embeddings", str(tmp_path / "again.npz")])
+    for name, values in np.load(tmp_path / "again.npz").items():
+        np.testing.assert_allclose(values, vectors[name], atol=1e-5)  # of all rows
     again = [json.loads(text) for text in (tmp_path / "y.jsonl").read_text().splitlines()]
     assert [(row["row"], row.get("label")) for row in again] == [(row["row"], row.get("label")) for row in rows]
+
+
+def test_vectors_are_the_features_of_the_rows_that_can_be_read(fitted, frame):
+    table = frame.head(5).assign(photo=[frame.photo[0], "gone.png", None, frame.photo[3], frame.photo[4]])
+    found, width = fitted.embed(table), fitted.model.config.hidden_size
+    assert list(found) == ["rows", *fitted.model.config.modality_names, "fused"]
+    assert found["rows"].tolist() == [0, 2, 3, 4]
+    assert found["fused"].shape == (4, width * len(fitted.model.config.modality_names))
+    sample = fitted.rows(table)[3]
+    with torch.no_grad():
+        features = fitted.model(**fitted.processor(**sample)).features
+    for name, feature in zip(fitted.model.config.modality_names, features, strict=True):
+        np.testing.assert_allclose(found[name][2], feature[0].numpy(), rtol=1e-4, atol=1e-5)
+    assert np.isnan(found["photo"][1]).all()
+    assert not found["fused"][1, :width].any()
+    np.testing.assert_allclose(np.linalg.norm(found["fused"], axis=1), 1, rtol=1e-5)
+    cosines = [torch.cosine_similarity(feature[0], feature[0], dim=0) for feature in features]
+    assert sum(cosines) / len(cosines) == pytest.approx(float(found["fused"][2] @ found["fused"][2]), rel=1e-4)
+    found = fitted.embed(table.assign(photo="gone.png", title=None))
+    assert found["rows"].shape == (0,)
+    assert found["photo"].shape == (0, width)
 
 
 def test_the_predictor_is_loaded_and_needs_no_labels(fitted, frame):
