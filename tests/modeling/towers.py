@@ -40,12 +40,7 @@ def resnet(in_chans, **model_args):
 
 
 TOWERS = {
-    "audio": {
-        "tower": "timm",
-        "name": "resnet10t",
-        "in_chans": 1,
-        "model_args": {"channels": [8, 8, 16, 16], "stem_width": 8},
-    },
+    "audio": resnet(1),
     "vit": {"tower": "timm", "name": "test_vit", "model_args": {"img_size": 32}},
     "swin": {"tower": "timm", "name": "swin_tiny_patch4_window7_224", "model_args": SWIN},
     "text": {"tower": "transformers", "config": BERT, "pooling": "mean"},

@@ -28,6 +28,11 @@ TINY = {
     "use_cpu": True,
     "disable_tqdm": True,
 }
+# What reads sound takes each process seconds to import.
+TWO_PICTURES = {
+    "columns": {"audio": "image"},
+    "processor": {key: {"type": "image", "size": [16, 16], "num_channels": 1} for key in ("audio", "image")},
+}
 
 
 def program(name, *words, cwd=ROOT, launcher=(sys.executable,), **environment):

@@ -18,7 +18,7 @@ from modeling_lfm.scripts.common.settings import read_config
 from modeling_lfm.scripts.experiments import run as sweep
 from modeling_lfm.scripts.experiments.tables import merge
 
-from .conftest import ROOT
+from .conftest import ROOT, TWO_PICTURES
 
 SMALL = {
     "max_train_samples": 64,
@@ -26,9 +26,7 @@ SMALL = {
     "max_test_samples": 40,
     "num_train_epochs": 2,
     "use_cpu": True,
-    # Two pictures: what reads sound takes each process seconds to import.
-    "columns": {"audio": "image"},
-    "processor": {"audio": {"type": "image", "size": [16, 16], "num_channels": 1}},
+    **TWO_PICTURES,
 }
 SETTINGS = f"""
 base: demo

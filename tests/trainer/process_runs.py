@@ -16,7 +16,7 @@ from accelerate.state import DistributedType, PartialState
 from modeling_lfm.scripts import train as train_program
 from modeling_lfm.trainer.methods import list_methods
 from modeling_lfm.trainer.objectives import info_nce
-from tests.trainer.toy import SMOOTH, method_settings, method_towers, toy_trainer
+from tests.trainer.toy import SMALLEST, SMOOTH, method_settings, smallest_towers, toy_trainer
 
 METHODS = [spec.name for spec in list_methods()]
 ALPHAS = [("learned", "infonce"), ("lookahead", "js")]
@@ -62,13 +62,13 @@ def run(folder, towers, processes, **settings):
 
 
 def run_method(folder, name, processes):
-    return run(folder, method_towers(name, normalised=False), processes, method=method_settings(name), size=48)
+    return run(folder, smallest_towers(name), processes, method=method_settings(name), size=48)
 
 
 def run_holes(folder, case, processes):
     method = HOLES[case]
     method = method if isinstance(method, dict) else method_settings(method)
-    return run(folder, SMOOTH, processes, method=method, size=48, holes=True)
+    return run(folder, SMALLEST, processes, method=method, size=48, holes=True)
 
 
 def run_alpha(folder, alpha, matching, processes):

@@ -20,7 +20,18 @@ from modeling_lfm.trainer.objectives import (
 from modeling_lfm.trainer.presence import Presence
 
 from .test_trainer import training_log
-from .toy import NORMALISED, SMOOTH, method_settings, method_towers, only, toy_data, toy_model, toy_trainer, with_holes
+from .toy import (
+    NORMALISED,
+    SMOOTH,
+    method_settings,
+    method_towers,
+    only,
+    smallest_towers,
+    toy_data,
+    toy_model,
+    toy_trainer,
+    with_holes,
+)
 
 TAKERS = [spec.name for spec in list_methods() if spec.holes is not None and not spec.name.startswith("unimodal")]
 REFUSERS = [spec.name for spec in list_methods() if spec.holes is None]
@@ -179,7 +190,7 @@ def test_accumulated_batches_equal_a_big_one(name, tmp_path):
     """And the run from a checkpoint the uninterrupted one."""
     settings = {"num_train_epochs": 2, "learning_rate": 0.01, "holdout": 16, "size": 48, "holes": True}
     settings |= {"optim": "sgd", "optim_args": "momentum=0.9", "method": method_settings(name)}
-    towers = method_towers(name, normalised=False)
+    towers = smallest_towers(name)
     big = toy_trainer(tmp_path / "big", towers, per_device_train_batch_size=16, **settings)
     small = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, **settings}
     small = toy_trainer(tmp_path / "small", towers, save_strategy="steps", save_steps=3, **small)

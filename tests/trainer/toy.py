@@ -6,6 +6,7 @@ from torch.utils.data import SequentialSampler
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.methods import make_method
+from tests.modeling.fusions import vit
 from tests.modeling.towers import BERT, TOWERS, resnet
 
 # Layer normalisation only, and no dropout: what a batch's samples compute does not depend on how they are split.
@@ -20,6 +21,13 @@ SMOOTH = {
 NORMALISED = {"audio": TOWERS["audio"], "text": {**TOWERS["text"], "config": BERT}}
 
 
+# As little as still trains: for what is tried with every method.
+SMALLEST = {
+    "vit": vit(32, 3, depth=1),
+    "text": {**SMOOTH["text"], "config": {**SMOOTH["text"]["config"], "num_hidden_layers": 1}},
+}
+
+
 def method_towers(name, normalised=True, number=2):
     """Towers that the method `name` can train: two or three, with batch normalisation and dropout or without either."""
     norm = {} if normalised else {"norm_layer": "groupnorm1"}
@@ -29,6 +37,13 @@ def method_towers(name, normalised=True, number=2):
         text = NORMALISED["text"] if normalised else SMOOTH["text"]
         towers = {"audio": resnet(1, **norm), "text": text, "vit": SMOOTH["vit"]}
     return dict(list(towers.items())[: 3 if name == "unimodal_3" else number])
+
+
+def smallest_towers(name):
+    """Two towers (three where it needs them) without batch normalisation and dropout that the method `name` trains."""
+    if name in ("mmtm", "greedy"):  # they need feature maps
+        return method_towers(name, normalised=False)
+    return SMALLEST | ({"flow": vit(32, 2, depth=1)} if name == "unimodal_3" else {})
 
 
 # Where the published settings would do nothing in a run of a few steps.
@@ -42,7 +57,7 @@ SHORT_RUNS = {
     "reconboost": {"modality_epochs": 0.5, "joint_epochs": 0.5},
     "umt": {"teacher_epochs": 1},
     "domfn": {"tau": 0.02, "pretraining_epochs": 0.5},
-    "etmc": {"annealing_epochs": 2.0},
+    "etmc": {"annealing_epochs": 4.0},
     "qmf": {"rank_weight": 20.0},
 }
 
