@@ -45,10 +45,11 @@ class LfmConfig(PreTrainedConfig):
         modalities (`dict[str, dict]`): an ordered mapping from the name of a modality (free, a Python identifier)
             to its tower. Every tower has the keys `tower` (one of `timm`, `transformers`, `clip_vision`,
             `clip_text`), `name` (timm architecture, or repository / folder of a pretrained model), `pretrained`
-            (`bool`, fetch weights in `from_towers`), `frozen` (True: never trained; `int` N: its stem and first N
-            layers are not), `learning_rate` (`float`, in place of the trainer's), `layer_decay` (`float`, factor of
-            the learning rate from each layer to the one before, 1 for the last) and `lora` (`dict` of settings of
-            `peft.LoraConfig`: adapters are trained, and merged when the model is saved). Further keys:
+            (`bool`, fetch weights in `from_towers`; True where a repository or folder is named), `frozen` (True: never
+            trained; `int` N: its stem and first N layers are not), `learning_rate` (`float`, in place of the
+            trainer's), `layer_decay` (`float`, factor of the learning rate from each layer to the one before, 1 for
+            the last) and `lora` (`dict` of settings of `peft.LoraConfig`: adapters are trained, and merged when the
+            model is saved). Further keys:
 
             - of pictures and clips (`timm`, `transformers`, `clip_vision`): `temporal`, what becomes of the vectors of
               a clip's frames: `"mean"`, or, so that their order counts, `"gru"` or `"attention"`, a [`TimeEncoder`].
@@ -57,7 +58,10 @@ class LfmConfig(PreTrainedConfig):
               `frontend` (`dict`, the tower reads waveforms `(B, samples)` and makes spectrograms of them by these
               settings, see [`LogSpectrogram`][modeling_lfm.frontend_lfm.LogSpectrogram]).
             - `transformers`: `config` (`dict`, the nested configuration with its `model_type`, or with `name`
-              given, changes to that of the pretrained model), `pooling` (`"cls"`, `"mean"` or `"pooler"`).
+              given, changes to that of the pretrained model), `half` (`"text"`, `"vision"` or `"audio"`, of a model of
+              several encoders such as CLIP, SigLIP and CLAP; a processor tells it, see `complete_towers`), `pooling`
+              (`"cls"`, `"mean"`, `"last"` or `"pooler"`; by the architecture if not given, see
+              [`TransformersTower`][modeling_lfm.encoders_lfm.TransformersTower]).
             - `clip_vision`, `clip_text`: `config` (`dict`, a CLIP vision or text configuration).
         modality_order (`list[str]`, *optional*): written on saving, because JSON files of configurations are sorted by
             key; given by hand it reorders `modalities`.

@@ -29,6 +29,7 @@ class InputKind:
         centres (`list[int]`): where of what is stored evaluation reads only some, which; `encode` takes them.
         is_fitted (`bool`): False while statistics of the training data are missing, which `fit(samples)` finds.
         tower_keys (`dict`): what the entry of its tower has to say.
+        half (`str`, *optional*): which encoder of a model that has several, such as CLIP, reads it.
         frontend (`dict`, *optional*): settings of a [`LogSpectrogram`] that its tower has to make of what it reads.
 
     Example: see "A type of input" in CONTRIBUTING.md.
@@ -43,6 +44,7 @@ class InputKind:
     is_fitted: ClassVar = True
     tower_keys: ClassVar = {}
     frontend: ClassVar = None
+    half: ClassVar = None
 
     @classmethod
     def is_absent(cls, sample):
@@ -192,6 +194,7 @@ class Picture(InputKind):
     augment: dict | bool = False
     dtype: ClassVar = np.uint8
     read_only: ClassVar = ("mean", "std", "augment")
+    half: ClassVar = "vision"
 
     def __post_init__(self):
         self.size = check_size(self.size)
@@ -252,6 +255,7 @@ class Text(InputKind):
     padding: str = "longest"
     parts: ClassVar = ("input_ids", "attention_mask")
     read_only: ClassVar = ("padding",)
+    half: ClassVar = "text"
     tokenizer: ClassVar = None  # that of the processor, which sets it
 
     @classmethod

@@ -19,7 +19,7 @@ from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import about, save_plugins, suggest
 from .small_towers_lfm import MlpTower  # noqa: F401
 from .temporal_lfm import TimeEncoder  # noqa: F401
-from .towers_lfm import make_tower, resolve_tower_configs, run_tower, sketch
+from .towers_lfm import make_tower, resolve_tower_configs, run_tower, sketch, wants_weights
 from .weights_lfm import check_missing, check_shapes, load_safely, merge_adapters
 
 _PLACES = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -326,7 +326,8 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
 
     @classmethod
     def from_towers(cls, config):
-        """Make a new model, with the pretrained weights of each tower whose entry says `pretrained: true`.
+        """Make a new model, with the pretrained weights of each tower whose entry says `pretrained: true`, or names a
+        repository or folder of transformers and does not say `pretrained: false`.
 
         Only this fetches towers; `from_pretrained` reads the whole model from one place.
 
@@ -342,7 +343,7 @@ class LfmForMultimodalClassification(LfmPreTrainedModel):
         model = cls(config)
         model.pretrained_towers = {}
         for name, spec in config.modalities.items():
-            if spec.get("pretrained") or spec.get("checkpoint"):
+            if wants_weights(spec):
                 with about(f"modality {name!r} ({spec.get('name')})"):
                     model.lfm.towers[name].load_pretrained(spec)
                 model.pretrained_towers[name] = {key: spec.get(key) for key in ("tower", "name", "checkpoint")}

@@ -1,10 +1,11 @@
 """`LfmProcessor`: raw inputs of each modality to the tensors that the model reads."""
 
+import os
 import re
 from dataclasses import asdict, fields
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 
 # Older releases of transformers fetch what this file imports, but not what those files import: hence the unused ones.
 from .audio_lfm import read_waveform  # noqa: F401
@@ -12,11 +13,13 @@ from .inputs_lfm import KINDS, Text
 from .media_lfm import describe  # noqa: F401
 from .numbers_lfm import read_numbers  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
+from .preprocessing_lfm import complete_inputs
 from .registry_lfm import about, save_plugins, suggest
 from .series_lfm import Sequence  # noqa: F401  (these register themselves)
 from .tables_lfm import is_alone
 from .video_inputs_lfm import Video  # noqa: F401
 from .video_lfm import read_frames  # noqa: F401
+from .waveform_lfm import Waveform  # noqa: F401
 
 RESERVED = ("sampling_rate", "return_tensors", "labels")
 
@@ -71,6 +74,28 @@ class LfmProcessor(ProcessorMixin):
             super().__init__()
         else:
             super().__init__(tokenizer=tokenizer)
+
+    @classmethod
+    def from_towers(cls, modalities, towers, tokenizer=None):
+        """A processor that gives pretrained towers what they were trained on.
+
+        What `modalities` does not say is taken from the tower's own processor, in its folder or repository, or from the
+        data of timm: size, mean, standard deviation and crop of pictures, frames of a clip, the feature extractor of a
+        waveform, the tokenizer.
+
+        Args:
+            modalities (`dict[str, dict]`): as above. towers (`dict[str, dict]`): `modalities` of `LfmConfig`.
+            tokenizer (`str` or `PreTrainedTokenizerBase`, *optional*): that of the first text tower if not given; one
+                without a padding token pads with its last one, which the mask hides.
+
+        Raises:
+            ValueError: as above, or a text tower without name. FileNotFoundError: there is no tokenizer there.
+        """
+        modalities = complete_inputs(modalities, towers)
+        texts = [name for name, settings in modalities.items() if settings.get("type") == "text"]
+        if texts and (tokenizer is None or isinstance(tokenizer, (str, os.PathLike))):
+            tokenizer = _read_tokenizer(tokenizer or towers[texts[0]].get("name"), texts[0])
+        return cls(modalities, tokenizer if texts else None)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
@@ -195,7 +220,8 @@ class LfmProcessor(ProcessorMixin):
         return [name for name, kind in self.kinds.items() if not kind.is_fitted]
 
     def complete_towers(self, modalities):
-        """Tell towers what the inputs decide: how many numbers they read, and spectrograms that are left to them.
+        """Tell towers what the inputs decide: how many numbers they read, which half of a model such as CLIP they are,
+        and spectrograms that are left to them.
 
         Args:
             modalities (`dict[str, dict]`): of `LfmConfig`, changed in place; what is there already stays.
@@ -209,6 +235,8 @@ class LfmProcessor(ProcessorMixin):
             spec = modalities.get(name, {})
             for key, value in kind.tower_keys.items():
                 spec.setdefault(key, value)
+            if spec.get("tower") == "transformers" and kind.half is not None:
+                spec.setdefault("half", kind.half)
             if spec and kind.frontend is not None:
                 if spec["tower"] != "timm":
                     raise ValueError(
@@ -228,6 +256,21 @@ class LfmProcessor(ProcessorMixin):
 
 
 LfmProcessor.register_for_auto_class()  # saved with its code, as the models are
+
+
+def _read_tokenizer(source, name):
+    if source is None:
+        raise ValueError(f"the text modality {name!r} needs a tokenizer: set 'tokenizer'.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no tokenizer at {source}: it is neither a folder nor a model that can be fetched from the Hub; set "
+            f"'tokenizer', or 'name' of the tower of {name!r}."
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _build(name, settings):

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 import timm
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .frontend_lfm import LogSpectrogram
 from .registry_lfm import Registry, about
@@ -14,6 +14,7 @@ from .temporal_lfm import ORDERS, TimeEncoder
 from .weights_lfm import check_checkpoint, check_count, check_plain, timm_weights
 
 TOWERS = Registry("tower")
+HALVES = ("text", "vision", "audio")  # encoders that models such as CLIP and CLAP have two of
 MAX_PARAMETERS = 8_000_000_000  # of a model; 32 GB in float32. A configuration that asks for more is taken for damaged
 # The arguments of timm's models that tell an architecture. Others of `timm.create_model` read files and addresses.
 ARCHITECTURE = frozenset(
@@ -280,18 +281,48 @@ def _create_timm(spec, weights=None):
         raise ValueError(f"timm cannot make {name!r} with model_args={spec.get('model_args')} ({why}).") from error
 
 
+def find_halves(config):
+    """The configurations (`dict` by `HALVES`) that a nested one of several encoders, such as CLIP's, is made of."""
+    parts = {half: getattr(config, f"{half}_config", None) for half in HALVES}
+    found = {half: part for half, part in parts.items() if isinstance(part, PreTrainedConfig)}
+    return found if len(found) > 1 else {}
+
+
+def ask_half(config):
+    """What to say where it is not known which half of a model is meant (`str`)."""
+    halves = list(find_halves(config))
+    return f"model_type={config.model_type!r} has the halves {', '.join(halves)}: say which, such as half: {halves[0]}"
+
+
+def wants_weights(spec):
+    """Whether an entry (`dict`) asks for pretrained weights: a repository or folder that is named means its weights."""
+    named = TOWERS[spec["tower"]].nested and bool(spec.get("name"))
+    return bool(spec.get("checkpoint") or (named if spec.get("pretrained") is None else spec["pretrained"]))
+
+
 def resolve_tower_configs(config):
-    """Fill in, from the Hub, the cache or a folder, the nested configuration of each tower that has only a name.
+    """Fill in, from the Hub, the cache or a folder, the nested configuration of each tower that has only a name; of a
+    model of several encoders the `half` that is asked for.
 
     Args:
         config (`LfmConfig`): changed in place.
     """
     for modality, spec in config.modalities.items():
-        kind = TOWERS[spec["tower"]]
-        if kind.nested and config.tower_config(modality) is None:
+        kind, half = TOWERS[spec["tower"]], spec.pop("half", None)
+        nested, changes = config.tower_config(modality), {}
+        if not kind.nested:
+            continue
+        if nested is None:
             config_class = AutoConfig if kind.model_type is None else CONFIG_MAPPING[kind.model_type]
-            nested = config_class.from_pretrained(spec["name"], **spec.get("config", {}))
-            config.set_tower_config(modality, nested)
+            changes = spec.get("config", {})
+            nested = config_class.from_pretrained(spec["name"], **changes)
+        halves = find_halves(nested) if kind.model_type is None else {}
+        if halves and half not in halves:
+            raise ValueError(f"modality {modality!r} ({spec.get('name')}): {ask_half(nested)}.")
+        if halves:
+            nested = halves[half]
+            nested.update(changes)
+        config.set_tower_config(modality, nested)
 
 
 def make_tower(config, modality):

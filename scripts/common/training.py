@@ -95,29 +95,14 @@ def make_config(model_args, training_args):
 
 
 def make_processor(modalities, model_args, data_args):
-    """The `LfmProcessor` of `modalities`, those of the model in their order, with the tokenizer of the text tower."""
-    from transformers import AutoTokenizer
-
+    """The `LfmProcessor` of `modalities`, those of the model in their order, with what their towers want."""
     from modeling_lfm import LfmProcessor
 
     missing = [name for name in modalities if name not in data_args.processor]
     if missing:
         raise ValueError(f"processor has no entry for the modalities {', '.join(missing)}.")
     entries = {name: data_args.processor[name] for name in modalities}
-    texts = [name for name, entry in entries.items() if entry.get("type") == "text"]
-    tokenizer = None
-    if texts:
-        source = model_args.tokenizer or model_args.modalities[texts[0]].get("name")
-        if source is None:
-            raise ValueError(f"the text modality {texts[0]!r} needs a tokenizer: set 'tokenizer'.")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"no tokenizer at {source}: it is neither a folder nor a model that can be fetched from the Hub; set "
-                f"'tokenizer', or 'name' of the tower of {texts[0]!r}."
-            ) from error
-    return LfmProcessor(modalities=entries, tokenizer=tokenizer)
+    return LfmProcessor.from_towers(entries, model_args.modalities, model_args.tokenizer)
 
 
 def set_up(model_args, data_args, training_args):
