@@ -63,15 +63,15 @@ def describe(names):
         values = " or ".join(f"`{value}`" for value in accepted)
         extra = f" ({SPECIAL[name]})" if name in SPECIAL else ""
         rows.append(f"| `{name}` | refused but for {values}: {why}{extra} |")
-    rows.append(f"| {', '.join(f'`{name}`' for name in others)} | works |")
-    return "| argument | here |\n| --- | --- |\n" + "\n".join(rows) + "\n"
+    rest = f"The others work as there: {', '.join(f'`{name}`' for name in others)}."
+    return "\n".join(["| argument | here |", "| --- | --- |", *rows, "", rest])
 
 
 def test_table_of_all_arguments():
-    """What transformers adds is to be tried, and entered in one of the two lists or in the table's last row."""
+    """What transformers adds is to be tried, and entered in one of the two lists or below the table."""
     text = README.read_text()
-    table = text[text.index("| argument | here |") :].split("\n\n")[0] + "\n"
-    told = re.findall(r"`(\w+)`", table.split("\n")[-2])
+    table = "\n\n".join(text[text.index("| argument | here |") :].split("\n\n")[:2])
+    told = re.findall(r"`(\w+)`", table.split("\n")[-1])
     listed = [*told, *REFUSED, *SPECIAL]
     assert set(arguments_of_transformers()) <= set(listed)
     assert table == describe(list(dict.fromkeys(listed)))
