@@ -14,6 +14,7 @@ from .encoders_lfm import TransformersTower  # noqa: F401
 from .frontend_lfm import LogSpectrogram  # noqa: F401
 from .fusion_base_lfm import FUSIONS, blank_absent
 from .fusions_lfm import SumFusion  # noqa: F401
+from .handler import EndpointHandler  # noqa: F401  (an endpoint looks for it beside the weights)
 from .mmtm_lfm import MmtmFusion  # noqa: F401
 from .plugins_lfm import PLUGINS  # noqa: F401
 from .registry_lfm import about, save_plugins, suggest

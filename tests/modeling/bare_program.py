@@ -4,8 +4,9 @@ usage: python bare_program.py JOBS.json ANSWERS.pt
 
 Each job is a mapping: `source` (folder or repository), `inputs` (a list of calls of the processor), `load` (further
 arguments of `from_pretrained`), `save_to` (a folder; what was loaded is saved there). With `"job": "pipeline"` the
-inputs are samples, and a pipeline answers. `{"job": "no network"}` tells the server to answer nothing more, and
-`{"job": "imports"}` answers which libraries are there.
+inputs are samples, and a pipeline answers; with `"job": "handler"` they are requests to the `handler.py` of `source`.
+`{"job": "no network"}` tells the server to answer nothing more, and `{"job": "imports"}` answers which libraries are
+there.
 """
 
 import importlib.util
@@ -55,6 +56,20 @@ def answer_by_pipeline(source, inputs, save_to):
     return [refusal, classifier(inputs[0], top_k=None), *classifier(inputs, top_k=None, batch_size=3, num_workers=1)]
 
 
+def answer_requests(source, inputs):
+    """What an endpoint answers to each request, or the message of its error."""
+    spec = importlib.util.spec_from_file_location("handler", Path(source) / "handler.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    handler, answers = module.EndpointHandler(source), []
+    for request in inputs:
+        try:
+            answers.append(handler(request))
+        except ValueError as error:
+            answers.append({"error": str(error)})
+    return answers
+
+
 def main(jobs, answers):
     torch.set_num_threads(1)
     results = []
@@ -67,6 +82,8 @@ def main(jobs, answers):
             results.append(None)
         elif kind == "pipeline":
             results.append(answer_by_pipeline(**job))
+        elif kind == "handler":
+            results.append(answer_requests(**job))
         else:
             results.append(answer(**job))
     torch.save(results, answers)

@@ -1,6 +1,7 @@
 """Models load where this package is not installed: their code travels with the weights."""
 
 import ast
+import base64
 import filecmp
 import json
 import os
@@ -25,6 +26,7 @@ from modeling_lfm import (
     towers_lfm,
 )
 from modeling_lfm.fusions_lfm import FUSIONS
+from modeling_lfm.handler import EndpointHandler
 from modeling_lfm.inputs_lfm import KINDS
 from modeling_lfm.registry_lfm import save_plugins
 from modeling_lfm.scripts.common.settings import load_plugins
@@ -356,11 +358,31 @@ def still_jobs(cases, hub):
     ]
 
 
+def make_requests(samples):
+    """Requests to an endpoint: the samples with their files in base64, and some that ask for what is not given."""
+    texts = [
+        {name: base64.b64encode(Path(file).read_bytes()).decode() for name, file in sample.items()}
+        for sample in samples
+    ]
+    (first, second), path = texts, samples[0]["audio"]
+    return [
+        {"inputs": first, "parameters": {"top_k": None}},
+        {"inputs": [{"audio": f"data:audio/wav;base64,{first['audio']}"}, {"video": {"bytes": second["video"]}}]},
+        {"inputs": {"audio": path}},
+        {"inputs": {"audio": {"path": path}}},
+        {"inputs": {"video": [{"path": path}]}},
+        {"inputs": {"video": ["https://example.org/a.png"]}},
+        {"inputs": first, "parameters": {"columns": {"audio": "video"}}},
+        {"inputs": "audio"},
+    ]
+
+
 def moving_jobs(cases):
     case, sounds = cases["streams"], cases["audio_video"]
     sounds.classifier.save_pretrained(sounds.piped)
     piped = {"job": "pipeline", "source": str(sounds.piped), "inputs": sounds.samples}
     return [
+        {"job": "handler", "source": str(sounds.piped), "inputs": make_requests(sounds.samples)},
         {**piped, "save_to": str(sounds.piped.parent / "piped_again")},
         *(case.job(source=str(place)) for place in (case.folder.parent / "again", case.folder / "checkpoint-1")),
     ]
@@ -457,6 +479,37 @@ def test_a_pipeline_travels_too(bare):
     code = {path.name for path in case.piped.glob("*.py")}
     assert {"pipeline_lfm.py", "modeling_lfm.py", "media_lfm.py"} <= code
     assert filecmp.cmpfiles(case.piped, again, code, shallow=False)[1:] == ([], [])
+
+
+def test_an_endpoint_answers_without_the_package_and_opens_no_file(bare):
+    cases, results = bare
+    case = cases["audio_video"]
+    (first, second), answers = case.samples, results["moving"][-4]
+    expected = [case.classifier(first, top_k=None), case.classifier({"audio": first["audio"]}), case.classifier(second)]
+    for found, wanted in zip([answers[0], *answers[1]], expected, strict=True):
+        scores = {entry["label"]: entry["score"] for entry in wanted["scores"]}
+        assert {entry["label"]: entry["score"] for entry in found["scores"]} == pytest.approx(scores, abs=1e-5)
+    errors = [answer["error"] for answer in answers[2:]]
+    for error, message in zip(
+        errors, ("no base64", "is not read", "is not read", "no base64", "parameter 'columns'", "maps"), strict=True
+    ):
+        assert message in error
+
+
+def test_numbers_of_a_request_are_no_files(tmp_path):
+    numbers = {"vector": {"num_features": 2, "mean": [0.0] * 2, "std": [1.0] * 2}, "sequence": {"num_features": 2}}
+    kinds = {name: {"type": name, **settings} for name, settings in numbers.items()}
+    kinds["sequence"] |= {"mean": [0.0] * 2, "std": [1.0] * 2, "length": 4}
+    towers = {"vector": {"tower": "mlp", "in_features": 2}, "sequence": {"tower": "sequence", "in_features": 2}}
+    make_model(towers).save_pretrained(tmp_path)
+    LfmProcessor(kinds).save_pretrained(tmp_path)
+    handler = EndpointHandler(str(tmp_path))
+    sample = {"vector": [1.0, 2.0], "sequence": [[1.0, 2.0], [3.0, 4.0]]}
+    assert handler({"inputs": sample}) == handler(sample) == handler.classifier(sample)
+    for value in ("a.npy", {"path": "a.npy"}):
+        for name in kinds:
+            with pytest.raises(ValueError, match=f"{name}.*files are not read"):
+                handler({"inputs": {name: value}})
 
 
 def test_revisions_of_a_repository(bare):
