@@ -19,7 +19,7 @@ from modeling_lfm.trainer.objectives import info_nce
 from tests.trainer.toy import SMALLEST, SMOOTH, method_settings, smallest_towers, toy_trainer
 
 METHODS = [spec.name for spec in list_methods()]
-ALPHAS = [("learned", "infonce"), ("lookahead", "js")]
+ALPHAS = [("learned", "infonce", "epoch"), ("lookahead", "js", "epoch"), ("learned", "infonce", 3)]
 SIZES = [[4, 4], [5, 2]]  # samples of the two processes
 HOLES = {  # methods on samples that lack modalities
     **{name: name for name in ("concat", "weight", "ogm", "mla", "mmpareto", "etmc")},
@@ -29,6 +29,7 @@ HOLES = {  # methods on samples that lack modalities
 SHARDED = {
     "central": {"name": "lfm", "alpha": "learned", "alpha_product": "central_difference"},
     "double": {"name": "lfm", "alpha": "learned"},
+    "reused": {"name": "lfm", "alpha": "learned", "alpha_every": 4},
 }
 REFUSED = {  # settings, and what the error says
     "lookahead": ({"method": {"name": "lfm", "alpha": "lookahead"}}, "choose alpha=learned"),
@@ -71,8 +72,9 @@ def run_holes(folder, case, processes):
     return run(folder, SMALLEST, processes, method=method, size=48, holes=True)
 
 
-def run_alpha(folder, alpha, matching, processes):
-    return run(folder, SMOOTH, processes, method={"alpha": alpha, "matching_loss": matching}, size=80)
+def run_alpha(folder, alpha, matching, every, processes):
+    method = {"alpha": alpha, "matching_loss": matching, "alpha_every": every}
+    return run(folder, SMOOTH, processes, method=method, size=80)
 
 
 def run_sharded(folder, settings, size=80):
@@ -152,7 +154,7 @@ def main(folder, config):
     for case in HOLES:
         note(("holes", case), run_holes, folder / "holes" / case, case, 2)
     for case in ALPHAS:
-        note(("alpha", *case), run_alpha, folder / case[0], *case, 2)
+        note(("alpha", *case), run_alpha, folder / "-".join(map(str, case)), *case, 2)
     for sizes in SIZES:
         note(("gather", *sizes), gather, sizes)
     note("program", run_program, folder / "program", config)

@@ -12,7 +12,8 @@ from .toy import toy_trainer
 TOWERS = {"vit": vit(32, 3, depth=1), "flow": vit(32, 2)}
 
 
-def test_alpha_is_learned_as_without_compiling(tmp_path):
+@pytest.mark.parametrize("method", [{"alpha_parameters": "all"}, {"alpha_every": 3}])
+def test_alpha_is_learned_as_without_compiling(method, tmp_path):
     """The second derivatives of the hypergradient, which compiled graphs lack, are those of the plain model."""
     torch._dynamo.reset()
     counters.clear()
@@ -20,7 +21,7 @@ def test_alpha_is_learned_as_without_compiling(tmp_path):
         "size": 32,
         "holdout": 8,
         "num_train_epochs": 2,
-        "method": {"alpha": "learned", "alpha_parameters": "all"},
+        "method": {"alpha": "learned", **method},
     }
     plain = toy_trainer(tmp_path / "plain", TOWERS, **settings)
     plain.train()

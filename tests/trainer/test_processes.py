@@ -77,11 +77,11 @@ def test_samples_that_lack_modalities(case, launched, tmp_path):
     assert_equal(run_holes(tmp_path, case, 1), *results_of(launched, "holes", case))
 
 
-@pytest.mark.parametrize(("alpha", "matching"), ALPHAS)
-def test_a_moving_alpha(alpha, matching, launched, tmp_path):
-    one = run_alpha(tmp_path, alpha, matching, 1)
-    assert_equal(one, *results_of(launched, "alpha", alpha, matching))
-    assert len(set(one["alphas"])) == 2
+@pytest.mark.parametrize(("alpha", "matching", "every"), ALPHAS)
+def test_a_moving_alpha(alpha, matching, every, launched, tmp_path):
+    one = run_alpha(tmp_path, alpha, matching, every, 1)
+    assert_equal(one, *results_of(launched, "alpha", alpha, matching, every))
+    assert len(set(one["alphas"])) == (2 if every == "epoch" else 3)
 
 
 @pytest.mark.parametrize("sizes", SIZES)

@@ -88,10 +88,11 @@ def test_state_of_alpha_is_in_the_checkpoint(tmp_path):
     assert saved["alpha"] == entries[-1]["alpha"] != entries[0]["alpha"]
 
 
-def test_accumulated_small_batches_equal_a_big_one_where_alpha_looks_ahead(tmp_path):
+@pytest.mark.parametrize("method", [{"alpha": "lookahead"}, {"alpha": "learned", "alpha_every": 1}])
+def test_accumulated_small_batches_equal_a_big_one_where_alpha_moves(method, tmp_path):
     """L_CLS and JS are means over samples, so 32 x 1 and 8 x 4 agree to rounding."""
     settings = {"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.05}
-    settings |= {"method": {"alpha": "lookahead"}, "size": 80, "holdout": 16}
+    settings |= {"method": method, "size": 80, "holdout": 16}
     big = toy_trainer(tmp_path, SMOOTH, per_device_train_batch_size=32, **settings)
     small = toy_trainer(tmp_path, SMOOTH, per_device_train_batch_size=8, gradient_accumulation_steps=4, **settings)
     big.train()

@@ -20,8 +20,8 @@ def alphas(trainer):
 @pytest.mark.parametrize("alpha", ["learned", "lookahead"])
 def test_alpha_moves_within_an_epoch_and_resumes(alpha, tmp_path):
     """Two epochs of four steps, an update every two: bit for bit, also from between two updates."""
-    settings = {"method": {"alpha": alpha, "alpha_every": 2}, "num_train_epochs": 2, "holdout": 16, "size": 48}
-    settings |= {"save_strategy": "steps", "save_steps": 3}
+    settings = {"method": {"alpha": alpha, "alpha_every": 2, "alpha_start": 0.7}, "holdout": 16, "size": 48}
+    settings |= {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
     whole = toy_trainer(tmp_path / "whole", SMOOTH, **settings)
     whole.train()
     found = alphas(whole)
@@ -113,9 +113,10 @@ def test_what_a_stream_cannot_do_is_told(tmp_path):
             stream_trainer(tmp_path, Stream(data), method, **given)
     once = Stream(data)
     once.__class__ = type("Once", (Stream,), {"__iter__": lambda self: self, "__next__": lambda self: data[0]})
-    trainer = stream_trainer(tmp_path, once, {"name": "lfm", "alpha_every": 4, **SMALL}, **held)
+    trainer = stream_trainer(tmp_path, once, {"name": "lfm", "alpha_every": 4, "alpha_reuse": False, **SMALL}, **held)
     with pytest.raises(ValueError, match="readable again"):
         trainer.train()
+    assert stream_trainer(tmp_path, once, {"name": "lfm", "alpha_every": 4}, **held).train().global_step == 12
     stream_trainer(tmp_path, Stream(data), {"name": "lfm", "alpha": "constant", "alpha_value": 0.5}).train()
     for wrong in ("step", 0):
         with pytest.raises(ValueError, match="alpha_every"):

@@ -4,6 +4,8 @@
 """
 
 import copy
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ import torch
 from ..objectives import total_loss
 from .guards import frozen_norm_statistics, whole_parameters
 from .hypergradient import hypergradient
+from .memory import join
 from .outer_loss import outer_loss
 
 
@@ -42,10 +45,20 @@ class BilevelProblem:
             the arguments of `schedule.update` (`tuple`), and what to log (`dict`).
         """
         if hasattr(schedule, "candidates"):
-            losses = self.lookahead(schedule.candidates(), epoch)
+            with self._random_numbers(epoch):
+                losses = self.lookahead(schedule.candidates(), epoch)
             return losses, {"hypergradient": losses[0] - losses[1], "hypergradient_outer_loss": sum(losses) / 2}
-        result = self.hypergradient(schedule.value(epoch), epoch)
+        find = self.hypergradient if self.method.memory is None else self.hypergradient_from_memory
+        result = find(schedule.value(epoch), epoch)
         return (result,), result.as_dict()
+
+    @contextmanager
+    def _random_numbers(self, epoch):
+        """Those of this `epoch` inside, the same on every process; the generators are as before afterwards."""
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.args.seed + epoch)
+            yield
 
     # -- implicit ----------------------------------------------------------------------------------------------
 
@@ -53,27 +66,52 @@ class BilevelProblem:
         """dJ/dalpha at the current parameters by the implicit function theorem (see [`hypergradient`])."""
         settings = self.settings
         head = settings.alpha_parameters == "head"
-        with whole_parameters(self.model), frozen_norm_statistics(self.model):
+        with whole_parameters(self.model), frozen_norm_statistics(self.model), self._random_numbers(epoch):
             parameters = self.model.head_parameters() if head else list(self.model.parameters())
             inner = self._outputs(*self.trainer.draw_samples(settings.alpha_inner_samples, epoch), head)
             outer = self._outputs(self.trainer.holdout_dataset, self._held_out(epoch), head)
-            parts = {}
+            return self._solve(inner, outer, parameters, alpha)
 
-            def loss_cls():  # called right before loss_mm, which takes its part of the same forward pass
-                parts.update(self.method.parts(*inner()))
-                return parts.pop("loss_cls")
+    def hypergradient_from_memory(self, alpha, epoch):
+        """The same for the head, from the vectors that the towers computed in training (see [`VectorMemory`])."""
+        model, memory, held_out = self.model, self.method.memory, self.trainer.holdout_dataset
+        places = memory.draw_held_out(epoch - 2, len(held_out), self.args.seed, self.args.process_index)
+        with whole_parameters(model):
+            if len(places):
+                memory.add_held_out(self._encode_apart(held_out, places, epoch))
+            trained, watched = memory.gather()
+            if trained is None:  # resumed from a checkpoint without
+                trained = self._encode_apart(
+                    *self.trainer.draw_samples(self.settings.alpha_inner_samples, epoch), epoch
+                )
+            inner, outer = (partial(self._classify, *rows) for rows in (trained, watched))
+            with frozen_norm_statistics(torch.nn.ModuleList([model.lfm.projections, model.fusion])):
+                return self._solve(inner, outer, model.head_parameters(), alpha)
 
-            return hypergradient(
-                loss_cls,
-                lambda: parts.pop("loss_mm"),
-                lambda: self._outer_loss(*outer()),
-                [p for p in parameters if p.requires_grad],
-                alpha,
-                solver=settings.alpha_solver,
-                iterations=settings.alpha_iterations,
-                damping=settings.alpha_damping,
-                product=settings.alpha_product,
-            )
+    def _encode_apart(self, dataset, indices, epoch):
+        """The rows of these samples at the current parameters; nothing else changes."""
+        with frozen_norm_statistics(self.model), self._random_numbers(epoch), torch.no_grad():
+            return self._encode(self._batches(dataset, indices))
+
+    def _solve(self, inner, outer, parameters, alpha):
+        """The hypergradient of closures that give (outputs, labels) of inner and outer samples."""
+        settings, parts = self.settings, {}
+
+        def loss_cls():  # called right before loss_mm, which takes its part of the same forward pass
+            parts.update(self.method.parts(*inner()))
+            return parts.pop("loss_cls")
+
+        return hypergradient(
+            loss_cls,
+            lambda: parts.pop("loss_mm"),
+            lambda: self._outer_loss(*outer()),
+            [p for p in parameters if p.requires_grad],
+            alpha,
+            solver=settings.alpha_solver,
+            iterations=settings.iterations,
+            damping=settings.alpha_damping,
+            product=settings.alpha_product,
+        )
 
     def _held_out(self, epoch):
         """Indices of the held-out samples for an update before `epoch`: all, or a draw of `alpha_outer_samples`."""
@@ -82,33 +120,26 @@ class BilevelProblem:
             return np.arange(total)
         return np.random.default_rng((self.args.seed, epoch, 1)).choice(total, size, replace=False)
 
+    def _batches(self, dataset, indices):
+        """Pairs of inputs and labels."""
+        return [(batch, batch.pop("labels")) for batch in self.trainer.make_batches(dataset, indices)]
+
+    def _encode(self, batches):
+        """The rows (see [`VectorMemory`]) of such pairs; the towers run."""
+        lfm = self.model.lfm
+        return join([(lfm.run_towers(**batch), labels, lfm.read_presence(batch)) for batch, labels in batches])
+
+    def _classify(self, vectors, labels, present):
+        return self.model.classify(vectors, present=present), labels
+
     def _outputs(self, dataset, indices, head):
         """A closure that gives (outputs, labels) of the samples; the towers run once if only the head varies."""
-        batches = list(self.trainer.make_batches(dataset, indices))
-        labels = torch.cat([batch.pop("labels") for batch in batches])
-        present = self._present(batches, labels)
-        if head:
-            with torch.no_grad():
-                encoded = [self.model.lfm.run_towers(**batch) for batch in batches]
-            vectors = tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))
-            return lambda: (self.model.classify(vectors, present=present), labels)
-
-        def run():
-            encoded = [self.model.lfm.run_towers(**batch) for batch in batches]
-            vectors = tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))
-            return self.model.classify(vectors, present=present), labels
-
-        return run
-
-    def _present(self, batches, labels):
-        """Which samples of all batches have which modality, (M, N) bool, or None where all have all."""
-        marks = [self.model.lfm.read_presence(batch) for batch in batches]
-        if all(mark is None for mark in marks):
-            return None
-        whole = torch.ones(len(self.model.config.modalities), 1, dtype=torch.bool, device=labels.device)
-        sizes = [len(next(iter(batch.values()))) for batch in batches]
-        parts = [whole.expand(-1, n) if mark is None else mark for mark, n in zip(marks, sizes, strict=True)]
-        return torch.cat(parts, dim=1)
+        batches = self._batches(dataset, indices)
+        if not head:
+            return lambda: self._classify(*self._encode(batches))
+        with torch.no_grad():
+            rows = self._encode(batches)
+        return partial(self._classify, *rows)
 
     def _outer_loss(self, outputs, labels):
         problem_type, loss = self.model.config.problem_type, self.trainer.special_loss

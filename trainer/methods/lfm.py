@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
@@ -11,6 +10,7 @@ from modeling_lfm.registry_lfm import suggest
 from ..alpha.bilevel import BilevelProblem
 from ..alpha.hypergradient import PRODUCTS
 from ..alpha.linear_solvers import SOLVERS
+from ..alpha.memory import VectorMemory
 from ..alpha.outer_loss import OUTER_LOSSES
 from ..alpha.schedules import ALPHA_RULES, ALPHAS, make_alpha
 from ..objectives import MATCHING_LOSSES, TOTALS, matching_loss, total_loss
@@ -46,21 +46,26 @@ class LfmSettings:
             `polynomial`.
         alpha_every: when alpha moves, and so what every rule counts as t = 1, ..., T: `epoch`, or a number of steps (in
             an epoch or two of fine-tuning, or on a stream, which has no epochs).
+        alpha_reuse: whether `learned` takes the towers' vectors that training computed in its latest steps, and keeps
+            those of held-out samples, so that an update costs next to nothing; if not given, where `alpha_every` is a
+            number of steps and `alpha_parameters` is `head`.
         alpha_value: alpha of `constant` (0 leaves L_CLS alone); p of `stepwise` h(p).
         alpha_start: first alpha of `learned` (0.95 if not given), `lookahead` (0.9) and `linear` (0.95).
         alpha_step: step of the learned alpha: k in alpha -= k / T cos for rule `cosine` (3 if not given; T epochs), eta
             in alpha -= eta h for `raw`, k in x -= k / T direction for `lookahead` (6).
         alpha_rule: what of the hypergradient moves the learned alpha: `cosine`, `raw`, `sign`.
         alpha_solver: how the implicit system (H + damping I) v = g is solved: `cg`, `neumann`, `identity`.
-        alpha_iterations: of the solver.
+        alpha_iterations: of the solver; if not given 5, and 2 with `alpha_reuse`.
         alpha_damping: added to the Hessian.
         alpha_product: Hessian-vector products by `double_backward` or `central_difference`.
         alpha_parameters: of the inner problem: `head`, projections and fusion (cheap: towers run once), or `all`.
         alpha_outer: outer loss: `calibrated` cross-entropy of the fused and the single-modality predictions, each with
             its best inverse temperature, or the `plain` one of the fused prediction.
-        alpha_inner_samples: training samples on which the inner problem's derivatives are computed.
+        alpha_inner_samples: training samples on which the inner problem's derivatives are computed; with `alpha_reuse`
+            those of the fewest latest steps that hold so many.
         alpha_outer_samples: held-out samples on which the outer loss is computed, drawn anew for each update; all where
-            there are no more. So an update costs the same whatever the size of the data set.
+            there are no more. So an update costs the same whatever the size of the data set. With `alpha_reuse` the
+            latest so many that passed the towers.
         lookahead_steps: steps that `lookahead` trains each of its two copies.
         polynomial_coefficients: a b c d of alpha = a t^3 + b t^2 + c t + d; the paper's if not given.
     """
@@ -70,12 +75,13 @@ class LfmSettings:
     temperature: float = 0.07
     alpha: str = "learned"
     alpha_every: int | str = "epoch"
+    alpha_reuse: bool | None = None
     alpha_value: float = 0.0
     alpha_start: float | None = None
     alpha_step: float | None = None
     alpha_rule: str = "cosine"
     alpha_solver: str = "cg"
-    alpha_iterations: int = 5
+    alpha_iterations: int | None = None
     alpha_damping: float = 0.1
     alpha_product: str = "double_backward"
     alpha_parameters: str = "head"
@@ -96,6 +102,23 @@ class LfmSettings:
         check_limits(self, "be positive", "temperature", "alpha_iterations", "lookahead_steps")
         check_limits(self, "be positive", "alpha_inner_samples", "alpha_outer_samples")
         check_limits(self, "not be negative", "alpha_damping")
+        if self.alpha_reuse and not self._can_reuse:
+            raise ValueError("method.alpha_reuse=True needs alpha=learned with alpha_parameters=head, or leave it out.")
+
+    @property
+    def _can_reuse(self):
+        rule = ALPHAS[self.alpha]
+        return rule.adaptive and not hasattr(rule, "candidates") and self.alpha_parameters == "head"
+
+    @property
+    def reuses(self):
+        """`bool`: whether updates take vectors that training has computed, as `alpha_reuse` says or else by default."""
+        return self._can_reuse and (self.alpha_every != "epoch" if self.alpha_reuse is None else self.alpha_reuse)
+
+    @property
+    def iterations(self):
+        """`int`: of the solver."""
+        return self.alpha_iterations or (2 if self.reuses else 5)
 
 
 @register
@@ -128,7 +151,7 @@ class Lfm(Method):
 
     def bind(self, trainer):
         super().bind(trainer)
-        self.alpha, self.schedule = None, None
+        self.alpha, self.schedule, self.memory = None, None, None
         s = self.settings
         endless = trainer.train_dataset is not None and not hasattr(trainer.train_dataset, "__len__")
         if endless and s.alpha_every == "epoch" and s.alpha != "constant":
@@ -166,6 +189,21 @@ class Lfm(Method):
         if self.needs_holdout and periods == 1:
             logger.warning("alpha stays what it is in a run of one period: set method.alpha_every to fewer steps.")
         self.alpha, self.schedule = None, self.make_schedule(periods)
+        self.on_train_end()
+        if self.settings.reuses:
+            steps = -(-state.max_steps // periods) if every == "epoch" else every
+            self.memory = self._make_memory(steps)
+
+    def _make_memory(self, steps):
+        """A [`VectorMemory`] for an update every so many `steps`."""
+        s, args = self.settings, self.args
+        batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        return VectorMemory(self.model, s.alpha_inner_samples, s.alpha_outer_samples, steps, batch, args.world_size)
+
+    def on_train_end(self):
+        if self.memory is not None:
+            self.memory.close()
+            self.memory = None
 
     def make_schedule(self, num_epochs):
         """The alpha of the settings over `num_epochs` epochs or periods of steps (see [`make_alpha`])."""
@@ -188,6 +226,8 @@ class Lfm(Method):
         every = self.settings.alpha_every
         if every != "epoch" and step % every == 0:
             self.begin_period(step // every + 1)
+        if self.memory is not None:
+            self.memory.begin_step()
 
     def begin_period(self, number):
         """alpha of the epoch or period of steps `number` (`int`, from 1), after an update where it is learned."""
@@ -198,11 +238,7 @@ class Lfm(Method):
     def update_alpha(self, epoch):
         """Move a learned alpha before `epoch`, or the period of steps of this number: the same on every process, and
         without touching the random state."""
-        problem = BilevelProblem(self)
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.args.seed + epoch)
-            found = [problem.advance(self.schedule, epoch)]
+        found = [BilevelProblem(self).advance(self.schedule, epoch)]
         if self.args.world_size > 1:
             broadcast_object_list(found)
         values, logs = found[0]
@@ -210,6 +246,8 @@ class Lfm(Method):
         self.trainer.log({**logs, "alpha": self.schedule.value(epoch)})
 
     def losses(self, outputs, labels, inputs):
+        if self.memory is not None:
+            self.memory.keep(labels, outputs.present)
         parts = self.parts(outputs, labels, self.args.world_size > 1, self.trainer.step_counts)
         return {"loss": total_loss(parts["loss_cls"], parts["loss_mm"], self.alpha, self.settings.total), **parts}
 
@@ -242,9 +280,12 @@ class Lfm(Method):
         return {"alpha": self.alpha}
 
     def state_dict(self):
-        return {"alpha": self.alpha, "schedule": {} if self.schedule is None else self.schedule.state_dict()}
+        state = {"alpha": self.alpha, "schedule": {} if self.schedule is None else self.schedule.state_dict()}
+        return state if self.memory is None else {**state, "memory": self.memory.state_dict()}
 
     def load_state_dict(self, state):
         self.on_train_begin()
         self.alpha = state["alpha"]
         self.schedule.load_state_dict(state["schedule"])
+        if self.memory is not None and "memory" in state:
+            self.memory.load_state_dict(state["memory"], self.args.process_index, self.args.device)

@@ -117,6 +117,7 @@ def test_one_modality_has_nothing_to_match(tmp_path):
         ({"alpha_inner_samples": 0}, r"method\.alpha_inner_samples=0"),
         ({"lookahead_steps": 0}, r"method\.lookahead_steps=0"),
         ({"alpha_damping": -1.0}, r"method\.alpha_damping=-1\.0"),
+        ({"alpha_reuse": True, "alpha_parameters": "all"}, r"method\.alpha_reuse=True needs alpha=learned"),
     ],
 )
 def test_wrong_settings_are_named(setting, message):
