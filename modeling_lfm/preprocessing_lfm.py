@@ -36,6 +36,8 @@ def complete_inputs(modalities, towers):
                 found = _of_pictures(spec, kind)
             elif kind == "waveform" and spec.get("tower") == "transformers" and spec.get("name"):
                 found = {"extractor": AutoFeatureExtractor.from_pretrained(spec["name"]).to_dict()}
+            if found and settings.get("num_channels", 3) != 3:  # statistics of colours
+                found = {key: value for key, value in found.items() if key not in ("mean", "std")}
         completed[name] = {**found, **settings} if found else settings
     return completed
 

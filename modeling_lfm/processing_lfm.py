@@ -28,8 +28,9 @@ class LfmProcessor(ProcessorMixin):
     """Turns raw inputs into the model's tensors; saved and loaded with the model.
 
     Args:
-        modalities (`dict[str, dict]`): per modality its `type` (`"spectrogram"`, `"image"`, `"text"`, `"video"` or
-            `"flow"`) and the settings of [`Spectrogram`], [`Picture`], [`Text`], [`Video`] or [`Flow`]. The defaults of
+        modalities (`dict[str, dict]`): per modality its `type` (`"spectrogram"`, `"waveform"`, `"image"`, `"text"`,
+            `"video"`, `"flow"` and others of `KINDS`) and the settings of [`Spectrogram`], [`Waveform`], [`Picture`],
+            [`Text`], [`Video`] or [`Flow`]. The defaults of
             a spectrogram give 257 x 299; a `duration` of 10 gives 257 x 1004. Depth is a video with `num_channels` 1.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): for the text modalities; needed if there are any.
 
@@ -231,12 +232,11 @@ class LfmProcessor(ProcessorMixin):
         """
         for name in self.unfitted():
             raise ValueError(f"modality {name!r} has no statistics yet: call processor.fit with training samples.")
+        tell_halves(modalities, self.modalities)
         for name, kind in self.kinds.items():
             spec = modalities.get(name, {})
             for key, value in kind.tower_keys.items():
                 spec.setdefault(key, value)
-            if spec.get("tower") == "transformers" and kind.half is not None:
-                spec.setdefault("half", kind.half)
             if spec and kind.frontend is not None:
                 if spec["tower"] != "timm":
                     raise ValueError(
@@ -256,6 +256,15 @@ class LfmProcessor(ProcessorMixin):
 
 
 LfmProcessor.register_for_auto_class()  # saved with its code, as the models are
+
+
+def tell_halves(towers, inputs):
+    """Say in the entries of towers of transformers (`dict`, changed in place) which half of a model such as CLIP they
+    are, by the types of `inputs` (`dict`)."""
+    for name, spec in towers.items():
+        half = getattr(KINDS.get(inputs.get(name, {}).get("type")), "half", None)
+        if spec.get("tower") == "transformers" and half is not None:
+            spec.setdefault("half", half)
 
 
 def _read_tokenizer(source, name):

@@ -31,7 +31,7 @@ atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 LONGEST = (
     *("method_promises", "kills", "processes", "programs", "reproduce", "prepare_data", "export", "push_to_hub"),
     *("program", "analyze", "model_card", "remote_code", "compile", "readme", "pipeline", "six_benchmarks"),
-    *("memory", "fuzz", "speed", "waits", "adapters", "rates"),
+    *("memory", "fuzz", "speed", "waits", "adapters", "rates", "encoders", "encoders_programs"),
 )
 
 

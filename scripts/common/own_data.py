@@ -46,8 +46,7 @@ def complete(given):
     proposal = {"modalities": {}, "processor": {}, "benchmark_options": {**options, "table_columns": columns}}
     for name, part in plan.items():
         reads, cells = types[part.type]["processor"], splits["train"][name]
-        proposal["processor"][name] = {"type": part.type, **reads, **_look_at(part.type, cells)}
-        proposal["processor"][name] |= part.settings | dict((given.get("processor") or {}).get(name) or {})
+        proposal["processor"][name] = _propose_inputs(given, name, part, reads, cells)
         proposal["modalities"][name], is_small = _propose_tower(given, name, types[part.type])
         if is_small and "tokenizer" not in given:
             size = types["text"]["config"]["vocab_size"]
@@ -57,6 +56,22 @@ def complete(given):
     training["metric_for_best_model"] = "map" if isinstance(splits["train"][0]["label"], list) else "accuracy"
     training["dataloader_drop_last"] = len(splits["train"]) > batch_size  # batch normalisation takes no batch of one
     return {**training, **given, **proposal}
+
+
+def _propose_inputs(given, name, part, reads, cells):
+    """How a modality is read (`dict`): as is asked for, else as the preset `reads` it and its samples tell. A tower of
+    one's own with pretrained weights tells what its pictures are like, and one of transformers reads waveforms."""
+    from modeling_lfm.towers_lfm import TOWERS, wants_weights
+
+    own = (given.get("modalities") or {}).get(name) or {}
+    asked = dict((given.get("processor") or {}).get(name) or {})
+    waves = part.type == "spectrogram" and own.get("tower") == "transformers"
+    kind = asked.get("type", "waveform" if waves else part.type)
+    if kind != part.type:  # the preset knows nothing of it
+        return {"type": kind, **asked}
+    if part.type in ("image", "video") and own.get("tower") in TOWERS and wants_weights(own):
+        reads = {}
+    return {"type": kind, **reads, **_look_at(part.type, cells), **part.settings, **asked}
 
 
 def _propose_tower(given, name, kind):

@@ -45,6 +45,7 @@ def check_cell(config):
     """Why the model of a configuration makes no sense (`str`, or None), and its bytes."""
     from modeling_lfm import LfmForMultimodalClassification
     from modeling_lfm.data.features import find_frozen
+    from modeling_lfm.processing_lfm import tell_halves
     from modeling_lfm.scripts.common.console import hide_progress_bars
     from modeling_lfm.scripts.common.training import make_config, read_run, set_up
     from modeling_lfm.scripts.experiments.probe import check_probe
@@ -56,6 +57,7 @@ def check_cell(config):
         model_args, data_args, training_args = read_run({**config, "output_dir": folder})
         try:
             model_config = make_config(model_args, training_args)
+            tell_halves(model_config.modalities, data_args.processor)
             resolve_tower_configs(model_config)
             for spec in model_config.modalities.values():
                 if "in_features" in TOWERS[spec["tower"]].keys:

@@ -53,7 +53,7 @@ def make_input(name, kind):
     common = {"label": name, "elem_id": f"input-{name}", "render": False}
     if kind == "text":
         return gr.Textbox(lines=3, max_length=MAX_TEXT, placeholder="Write something", **common)
-    if kind == "spectrogram":
+    if kind in ("spectrogram", "waveform"):
         return gr.Audio(type="filepath", sources=["upload", "microphone"], buttons=[], **common)
     if kind in ("video", "flow"):
         return gr.Video(sources=["upload", "webcam"], buttons=[], height=280, **common)
@@ -139,7 +139,7 @@ def read_inputs(pipeline, values):
             continue
         try:
             given = value[:MAX_TEXT] if kind == "text" else value
-            if kind == "spectrogram":
+            if kind in ("spectrogram", "waveform"):
                 wave, rate = load_audio(value, seconds=MAX_SOUND)
                 given = {"array": wave, "sampling_rate": rate}
             rows |= pipeline.reader.read({name: given})

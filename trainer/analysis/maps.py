@@ -101,6 +101,8 @@ def view_input(kind, values):
         `np.ndarray` `(H, W)`, or of colours `(H, W, 3)` within 0..1, of a clip the frame in its middle; and of a
         spectrogram its seconds and kilohertz (left, right, bottom, top), of others None.
     """
+    if not (hasattr(kind, "mean") or hasattr(kind, "bound") or hasattr(kind, "hop_length")):
+        raise ValueError("there is no picture of what a feature extractor makes of sound")
     values = values.detach().cpu().float()
     if getattr(kind, "frontend", None) is not None:
         values = LogSpectrogram(kind.frontend)(values[None])[0]

@@ -109,6 +109,8 @@ def find_attention(tower):
     That is so where attention stays within windows, as in Swin.
     """
     encoder = tower.encoder
+    if getattr(tower, "reads_sound", False) or getattr(tower, "reads_clips", False):
+        return None
     if all(hasattr(encoder, part) for part in ("patch_embed", "blocks", "num_prefix_tokens")):
         return "timm" if any(hasattr(part, "fused_attn") for part in encoder.modules()) else None
     config = getattr(encoder, "config", None)
@@ -152,7 +154,11 @@ def _rollout_text(tower, ids, mask):
     mask = torch.ones_like(ids) if mask is None else mask
     spread = rollout(_attentions(tower.encoder, input_ids=ids, attention_mask=mask))
     ends, pooling = torch.zeros_like(ids[:, 0]), getattr(tower, "pooling", None)
-    if pooling is None:  # CLIP takes the state of the token that ends the text
+    if pooling == "last":
+        ends = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(-1)
+    elif (
+        pooling is None or tower.encoder.config.model_type == "clip_text_model"
+    ):  # CLIP takes the state of the token that ends the text
         end = tower.encoder.config.eos_token_id
         ends = (ids == end).int().argmax(-1) if end != 2 else ids.argmax(-1)
     pool = mask if pooling == "mean" else nn.functional.one_hot(ends, ids.shape[1])
