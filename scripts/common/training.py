@@ -139,7 +139,7 @@ def set_up(model_args, data_args, training_args):
     model = LfmForMultimodalClassification.from_towers(config)  # what is wrong with it is told before data is prepared
     with training_args.main_process_first(desc="preparing the data"):
         splits = prepare_splits(raw, processor, data_args, training_args.do_predict)
-        if data_args.cache_features:
+        if wants_cache(model_args, data_args, config):
             splits = cache_features(model.to(training_args.device), splits, processor)
     train_dataset = splits["train"]
     if processor.varies and not is_stream(train_dataset):  # which does so itself
@@ -149,6 +149,12 @@ def set_up(model_args, data_args, training_args):
         training_args.dataloader_drop_last = False  # it would drop all that there is
     check_parts(trainer)
     return trainer, splits
+
+
+def wants_cache(model_args, data_args, config):
+    """Whether vectors are computed before: where they are asked for, unless the method leaves all frozen towers out."""
+    frozen = {name for name, spec in model_args.modalities.items() if spec.get("frozen")}
+    return data_args.cache_features and (not frozen or bool(frozen & set(config.modality_names)))
 
 
 def check_metric(training_args, modalities):

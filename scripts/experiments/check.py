@@ -47,9 +47,10 @@ def check_cell(config):
     from modeling_lfm.data.features import find_frozen
     from modeling_lfm.processing_lfm import tell_halves
     from modeling_lfm.scripts.common.console import hide_progress_bars
-    from modeling_lfm.scripts.common.training import make_config, read_run, set_up
+    from modeling_lfm.scripts.common.training import make_config, read_run, set_up, wants_cache
     from modeling_lfm.scripts.experiments.probe import check_probe
     from modeling_lfm.towers_lfm import TOWERS, resolve_tower_configs
+    from modeling_lfm.trainer.methods.base import Unfit
 
     hide_progress_bars()
     probe = config.pop("probe", None)
@@ -63,7 +64,7 @@ def check_cell(config):
                 if "in_features" in TOWERS[spec["tower"]].keys:
                     spec.setdefault("in_features", 1)  # the training samples will tell
             model = LfmForMultimodalClassification(model_config)
-            if data_args.cache_features:
+            if wants_cache(model_args, data_args, model_config):
                 find_frozen(model)
         except ValueError as error:
             return str(error), 0
@@ -71,7 +72,10 @@ def check_cell(config):
             names = {m: spec["name"] for m, spec in model_config.modalities.items() if "name" in spec}
             remedy = "is neither a folder nor on the Hub; give a folder with --modalities.MODALITY.name."
             raise FileNotFoundError(f"{data_args.benchmark}: a pretrained tower of {names} {remedy}") from error
-        trainer, splits = set_up(model_args, data_args, training_args)
+        try:
+            trainer, splits = set_up(model_args, data_args, training_args)
+        except Unfit as error:  # what only the samples tell
+            return str(error), 0
         reason = check_probe(probe, trainer.model.config.modality_names, splits["train"]) if probe else None
     return reason, 4 * trainer.model.num_parameters()
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from modeling_lfm.scripts import reproduce
+from modeling_lfm.scripts.experiments.check import check_cells
 from modeling_lfm.scripts.experiments.panel import (
     SINGLE,
     compare,
@@ -17,7 +18,8 @@ from modeling_lfm.scripts.experiments.panel import (
     tabulate,
     whole_block,
 )
-from modeling_lfm.scripts.experiments.tables import find_table, list_benchmarks, read_table
+from modeling_lfm.scripts.experiments.run import FORCED
+from modeling_lfm.scripts.experiments.tables import find_table, list_benchmarks, make_cells, read_table
 
 SETS = """
 title: Mine
@@ -133,3 +135,16 @@ def test_the_sets_that_come_along_can_be_read_and_have_a_regime():
     tables = [read_table(str(find_table("panel")), name) for name in names]
     assert {table.regime for table in tables} == {"vectors", "end to end"}
     assert len(names) >= 7
+
+
+def test_what_only_the_data_tell_of_a_method_leaves_its_row_out(tmp_path):
+    """Several labels a sample, and a tower that is frozen in a modality that a row leaves out."""
+    write_set(tmp_path / "one", 0.1)
+    frame = pd.read_parquet(tmp_path / "one" / "all.parquet")
+    frame.assign(label=[[x, "z"] for x in frame["label"]]).to_parquet(tmp_path / "one" / "all.parquet")
+    (tmp_path / "mine.yaml").write_text(SETS.replace("{method: greedy}", "{method: mla}"))
+    frozen = {"cache_features": ["true"], "modalities.a.frozen": ["true"], "data_dir": [str(tmp_path / "one")]}
+    table = read_table(str(tmp_path / "mine.yaml"), "clear")
+    reasons, _ = check_cells(make_cells(table, table.settings, table.rows, frozen), FORCED)
+    assert set(reasons) == {("clear", "Greedy")}
+    assert "single-label" in reasons["clear", "Greedy"]

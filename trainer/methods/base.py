@@ -12,6 +12,11 @@ from modeling_lfm.registry_lfm import Registry, check_type, suggest
 
 from ..presence import make_presence, over
 
+
+class Unfit(ValueError):
+    """The method is not made for such data: several labels a sample, or samples that lack modalities."""
+
+
 LIMITS = {
     "be positive": lambda value: value > 0,
     "not be negative": lambda value: value >= 0,
@@ -179,7 +184,7 @@ class Method:
                 f"{config.modality_dropout} has no place in it: set it to 0."
             )
         if config.problem_type == "multi_label_classification" and not spec.multi_label:
-            raise ValueError(f"method {spec.name} is defined for single-label problems only.")
+            raise Unfit(f"method {spec.name} is defined for single-label problems only.")
 
     def check_holes(self, config):
         """Raise a `ValueError` if the method cannot train a model of this `LfmConfig` where samples lack modalities."""
@@ -188,7 +193,7 @@ class Method:
             why = why or f"the towers of fusion {config.fusion} read every sample together"
         if why is not None:
             takers = ", ".join(sorted(cls.spec.name for cls in METHODS.values() if cls.spec.holes is not None))
-            raise ValueError(
+            raise Unfit(
                 f"method {self.spec.name} takes no samples that lack a modality: {why}. Drop them, or choose one of "
                 f"{takers}."
             )
