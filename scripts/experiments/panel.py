@@ -53,15 +53,11 @@ def tabulate(lines):
 
 
 def whole_block(means):
-    """The part of a table of means (rows are methods) without a hole that has most cells, with all the sets if it can.
-
-    Ranks and regret need such a part: a method that a set refuses would be compared on other sets than the rest."""
-    best = means.iloc[:0]
-    for size in range(means.shape[1], 1, -1):
-        for sets in combinations(means.columns, size):
-            part = means[list(sets)].dropna()
-            best = part if part.size > best.size else best
-    return best
+    """The part without a hole that has most cells of a table of means (rows are methods): ranks of a method that a set
+    refuses would be of other sets than those of the rest."""
+    sizes = range(means.shape[1], 1, -1)
+    parts = [means[list(sets)].dropna() for size in sizes for sets in combinations(means.columns, size)]
+    return max(parts, key=lambda part: part.size, default=means.iloc[:0])
 
 
 def critical_difference(methods, sets, level=0.05):
@@ -111,17 +107,19 @@ def format_regime(title, lines, diagram=None):
         end += [f"{below[row]} of {joint.loc[row].notna().sum()}" if row in below.index else ""]
         body.append([row, *cells, *end])
     parts = [f"### {title}", format_lines([head, ["---"] * len(head), *body])]
-    if block.shape[1] > 2:
-        chi, p = stats.friedmanchisquare(*block.to_numpy())
-        parts.append(
-            f"Ranks, regret and wins are those of {len(block)} rows on {', '.join(block)}, where all of them were run. "
-            f"Friedman's test that they are alike: chi-squared {chi:.1f}, p = {p:.2g}; critical difference of the "
-            f"average ranks (Nemenyi, 0.05): {critical_difference(*block.shape):.1f}."
-        )
-        if diagram is not None:
-            draw_diagram(ranked["average rank"], critical_difference(*block.shape), diagram)
+    if not block.empty:
+        told = f"Ranks, regret and wins are of the {len(block)} rows that have all seeds on {', '.join(block)}."
+        if block.shape[1] > 2:
+            (chi, p), difference = stats.friedmanchisquare(*block.to_numpy()), critical_difference(*block.shape)
+            told += (
+                f" Friedman's test that they are alike: chi-squared {chi:.1f}, p = {p:.2g}; average ranks less than "
+            )
+            told += f"{difference:.1f} apart are not told apart (Nemenyi, 0.05)."
+        parts.append(told if block.shape[1] > 2 else f"{told} Two sets are too few for a test.")
+        if block.shape[1] > 2 and diagram is not None:
+            draw_diagram(ranked["average rank"], difference, diagram)
             parts.append(f"![Average ranks; methods under one bar are not told apart]({diagram.name})")
-    parts += [_verdict(name, means[name], joint[name]) for name in means]
+    parts += [_verdict(name, means[name], joint[name]) for name in means if joint[name].notna().any()]
     reasons = {(line["row"], line["left_out"]): [] for line in lines if "left_out" in line}
     for line in lines:
         reasons.get((line["row"], line.get("left_out")), []).append(line["set"])
