@@ -7,6 +7,7 @@ Networks", Guo et al., ICML 2017), and counts each modality's own prediction bes
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from scipy.optimize import brentq, minimize_scalar
@@ -83,8 +84,13 @@ def calibrated_cross_entropy(
 
 
 @torch.no_grad()
-def fit_inverse_temperature(logits: Tensor, labels: Tensor, problem_type: str = "single_label_classification") -> float:
-    """The b in `INVERSE_TEMPERATURES` that minimises the (binary) cross-entropy of b `logits`.
+def fit_inverse_temperature(
+    logits: Tensor,
+    labels: Tensor,
+    problem_type: str = "single_label_classification",
+    offset: Tensor | float = 0.0,
+) -> float:
+    """The b in `INVERSE_TEMPERATURES` that minimises the (binary) cross-entropy of b `logits` + `offset` (`(K,)`).
 
     The loss is convex in b, so b is the root of its derivative: Brent's method in log b, in float64.
     """
@@ -96,24 +102,26 @@ def fit_inverse_temperature(logits: Tensor, labels: Tensor, problem_type: str = 
     outputs, labels = logits.detach().cpu().double(), labels.cpu()
     if not torch.isfinite(outputs).all():
         raise FloatingPointError("the logits of the outer loss are not finite; the model has diverged.")
-    slope = _multi_label_slope if is_multi_label(problem_type) else _single_label_slope
+    offset = offset.cpu().double() if isinstance(offset, Tensor) else offset
+    slope_of = _multi_label_slope if is_multi_label(problem_type) else _single_label_slope
+    slope = partial(slope_of, outputs, labels, offset)
     lowest, highest = INVERSE_TEMPERATURES
-    if slope(outputs, labels, lowest) >= 0:
+    if slope(lowest) >= 0:
         return lowest
-    if slope(outputs, labels, highest) <= 0:
+    if slope(highest) <= 0:
         return highest
-    x = brentq(lambda x: slope(outputs, labels, math.exp(x)), math.log(lowest), math.log(highest), xtol=1e-12)
+    x = brentq(lambda x: slope(math.exp(x)), math.log(lowest), math.log(highest), xtol=1e-12)
     return math.exp(x)
 
 
-def _single_label_slope(outputs: Tensor, labels: Tensor, b: float) -> float:
-    """Derivative in b of the mean cross-entropy of b `outputs`."""
-    probabilities = torch.softmax(b * outputs, dim=-1)
+def _single_label_slope(outputs: Tensor, labels: Tensor, offset: Tensor | float, b: float) -> float:
+    """Derivative in b of the mean cross-entropy of b `outputs` + `offset`."""
+    probabilities = torch.softmax(b * outputs + offset, dim=-1)
     centred = outputs - outputs.gather(1, labels.long()[:, None])  # before averaging: the slope may be tiny beside them
     return float((probabilities * centred).sum(dim=-1).mean())
 
 
-def _multi_label_slope(outputs: Tensor, labels: Tensor, b: float) -> float:
+def _multi_label_slope(outputs: Tensor, labels: Tensor, offset: Tensor | float, b: float) -> float:
     """The same for the mean binary cross-entropy."""
     sign = 2 * labels.double() - 1
-    return float((-torch.sigmoid(-b * sign * outputs) * sign * outputs).mean())
+    return float((-torch.sigmoid(-sign * (b * outputs + offset)) * sign * outputs).mean())

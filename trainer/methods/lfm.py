@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
@@ -13,8 +14,10 @@ from ..alpha.linear_solvers import SOLVERS
 from ..alpha.memory import VectorMemory
 from ..alpha.outer_loss import OUTER_LOSSES
 from ..alpha.schedules import ALPHA_RULES, ALPHAS, make_alpha
+from ..holdout import is_stream, read_labels
 from ..objectives import MATCHING_LOSSES, TOTALS, matching_loss, total_loss
 from ..presence import make_presence
+from ..prior import FUSIONS_WITH_PRIOR, fit_weight, fold, log_prior
 from .base import Method, MethodSpec, check_limits, register
 
 logger = logging.get_logger(__name__)
@@ -67,6 +70,8 @@ class LfmSettings:
             there are no more. So an update costs the same whatever the size of the data set. With `alpha_reuse` the
             latest so many that passed the towers.
         lookahead_steps: steps that `lookahead` trains each of its two copies.
+        keep_prior: when training ends, give what the divergence has shrunk its weight back, but not the class prior pi:
+            F' = w (F - log pi) + log pi with the w that fits the held-out samples, folded into the head.
         polynomial_coefficients: a b c d of alpha = a t^3 + b t^2 + c t + d; the paper's if not given.
     """
 
@@ -89,6 +94,7 @@ class LfmSettings:
     alpha_inner_samples: int = 256
     alpha_outer_samples: int = 256
     lookahead_steps: int = 20
+    keep_prior: bool = False
     polynomial_coefficients: list[float] | None = None
 
     def __post_init__(self):
@@ -104,6 +110,8 @@ class LfmSettings:
         check_limits(self, "not be negative", "alpha_damping")
         if self.alpha_reuse and not self._can_reuse:
             raise ValueError("method.alpha_reuse=True needs alpha=learned with alpha_parameters=head, or leave it out.")
+        if self.keep_prior and self.matching_loss != "js":
+            raise ValueError("method.keep_prior=True mends what the divergence does: it needs matching_loss=js.")
 
     @property
     def _can_reuse(self):
@@ -149,6 +157,12 @@ class Lfm(Method):
     )
     Settings = LfmSettings
 
+    def check(self, config):
+        super().check(config)
+        if self.settings.keep_prior and config.fusion not in FUSIONS_WITH_PRIOR:
+            known = " or ".join(FUSIONS_WITH_PRIOR)
+            raise ValueError(f"method.keep_prior=True needs fusion {known}, not {config.fusion}.")
+
     def bind(self, trainer):
         super().bind(trainer)
         self.alpha, self.schedule, self.memory = None, None, None
@@ -158,7 +172,9 @@ class Lfm(Method):
             raise ValueError(
                 f"a stream has no epochs for alpha={s.alpha}: set method.alpha_every to a number of steps."
             )
-        if self.needs_holdout:
+        if s.keep_prior:
+            self._check_prior(trainer)
+        if ALPHAS[s.alpha].adaptive:
             self._check_sharding(trainer)
             implicit = not hasattr(ALPHAS[s.alpha], "candidates") and s.alpha_parameters == "head"
             if implicit and not any(p.requires_grad for p in self.model.head_parameters()):
@@ -179,17 +195,24 @@ class Lfm(Method):
         if found is not None:
             raise ValueError(f"a learned alpha cannot be had under {found}, or an alpha by a schedule.")
 
+    def _check_prior(self, trainer):
+        """Raise a `ValueError` where the temperature that keeps the prior cannot be had."""
+        if is_stream(trainer.train_dataset):
+            raise ValueError("method.keep_prior=True counts the labels of the training set, not of a stream.")
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise ValueError("method.keep_prior=True needs the whole head: train without FSDP and DeepSpeed.")
+
     @property
     def needs_holdout(self):
-        return ALPHAS[self.settings.alpha].adaptive
+        return ALPHAS[self.settings.alpha].adaptive or self.settings.keep_prior
 
     def on_train_begin(self):
         state, every = self.trainer.state, self.settings.alpha_every
         periods = state.num_train_epochs if every == "epoch" else -(-state.max_steps // every)
-        if self.needs_holdout and periods == 1:
+        if ALPHAS[self.settings.alpha].adaptive and periods == 1:
             logger.warning("alpha stays what it is in a run of one period: set method.alpha_every to fewer steps.")
         self.alpha, self.schedule = None, self.make_schedule(periods)
-        self.on_train_end()
+        self._forget()
         if self.settings.reuses:
             steps = -(-state.max_steps // periods) if every == "epoch" else every
             self.memory = self._make_memory(steps)
@@ -200,10 +223,25 @@ class Lfm(Method):
         batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
         return VectorMemory(self.model, s.alpha_inner_samples, s.alpha_outer_samples, steps, batch, args.world_size)
 
-    def on_train_end(self):
+    def _forget(self):
         if self.memory is not None:
             self.memory.close()
             self.memory = None
+
+    def on_train_end(self):
+        self._forget()
+        if self.settings.keep_prior:
+            self._keep_prior()
+
+    def _keep_prior(self):
+        """Fold the weight that fits the held-out samples into the head."""
+        trainer, problem_type = self.trainer, self.model.config.problem_type
+        prior = log_prior(read_labels(trainer.train_dataset), self.model.config.num_labels, problem_type)
+        outputs, labels = zip(*trainer.run_batches(trainer.holdout_dataset), strict=True)
+        logits = torch.cat([output.logits for output in outputs])
+        weight = fit_weight(logits, torch.cat(labels), prior, problem_type)
+        fold(self.model.fusion, weight, prior)
+        trainer.log({"prior_weight": weight})
 
     def make_schedule(self, num_epochs):
         """The alpha of the settings over `num_epochs` epochs or periods of steps (see [`make_alpha`])."""
@@ -231,7 +269,7 @@ class Lfm(Method):
 
     def begin_period(self, number):
         """alpha of the epoch or period of steps `number` (`int`, from 1), after an update where it is learned."""
-        if self.needs_holdout and number > 1:
+        if ALPHAS[self.settings.alpha].adaptive and number > 1:
             self.update_alpha(number)
         self.alpha = self.schedule.value(number)
 
