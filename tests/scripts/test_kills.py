@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from .conftest import ROOT
+from .conftest import ROOT, TWO_PICTURES
 
 # LFM_KILLS=40 kills so many runs, over all four methods; a machine that does nothing else takes five minutes.
 KILLS = int(os.environ.get("LFM_KILLS", 0))
@@ -20,7 +20,7 @@ METHODS = {"lfm": EACH, "mla": EACH, "agm": EACH, "mslr": EACH} if KILLS else {"
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_runs_end_as_the_uninterrupted_one(method, tiny_config, tmp_path):
     settings = yaml.safe_load(tiny_config.read_text())
-    settings |= {"max_train_samples": 48, "max_eval_samples": 16, "save_total_limit": 1}
+    settings |= {"max_train_samples": 48, "max_eval_samples": 16, "save_total_limit": 1, **TWO_PICTURES}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
     words = [str(tmp_path / "tiny.yaml"), str(tmp_path / "runs"), str(METHODS[method]), method]
     command = [sys.executable, "-m", "tests.scripts.kill_runs", *words]
