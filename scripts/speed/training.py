@@ -68,10 +68,8 @@ def throughput(setup):
     batch_size = setup.pick(2, 16, 256)
     samples, steps, losses = models.make_samples(shapes, batch_size), {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in setup.pick(["fp32", "bf16", "torch_compile"], VARIANTS):
+        for name in setup.pick(["fp32", "bf16"], VARIANTS):
             settings = {**VARIANTS[name][0], "max_steps": 1, "learning_rate": 1e-4}
-            if setup.quick and name == "torch_compile":
-                settings["torch_compile_backend"] = "aot_eager"  # no compiler, but the same way
             trainer = models.make_trainer(setup, folder, models.make_model(towers), samples, batch_size, **settings)
             steps[name] = models.make_step(trainer)
             losses[name] = [steps[name]().item() for _ in range(4)]

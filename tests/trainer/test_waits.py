@@ -78,7 +78,7 @@ def watch(trainer, *modes):
 def test_a_step_reads_nothing_back(name, tmp_path):
     settings = {"gradient_accumulation_steps": 2, "logging_strategy": "no", "holdout": 8, "size": 40}
     operators, functions = [], []
-    trainer = make_trainer(tmp_path, name, num_train_epochs=2, **settings)
+    trainer = make_trainer(tmp_path, name, smallest=True, num_train_epochs=2, **settings)
     watch(trainer, lambda: Operators(operators), lambda: Functions(functions))
     most = READS.get(name, (0, ""))[0] * trainer.state.global_step
     assert len(functions) <= most, functions[0]
