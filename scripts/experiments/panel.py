@@ -99,7 +99,7 @@ def format_regime(title, lines, diagram=None):
     below = joint.lt(means.loc[SINGLE]).sum(axis=1) if SINGLE in means.index else pd.Series(dtype=int)
     head, body = ["", *table.columns, *COLUMNS], []
     for row in table.index:
-        cells = [_cell(table.at[row, name], seeds[name].max(), means[name].max()) for name in table]
+        cells = [_cell(table.at[row, name], seeds.max().max(), means[name].max()) for name in table]
         end = ["-"] * 3
         if row in ranked.index:
             rank, regret, wins = ranked.loc[row]

@@ -21,6 +21,9 @@ from modeling_lfm.scripts.experiments.panel import (
 from modeling_lfm.scripts.experiments.run import FORCED
 from modeling_lfm.scripts.experiments.tables import find_table, list_benchmarks, make_cells, read_table
 
+from .conftest import ROOT
+
+RESULTS = ROOT / "model_cards" / "results"
 SETS = """
 title: Mine
 rows:
@@ -148,3 +151,8 @@ def test_what_only_the_data_tell_of_a_method_leaves_its_row_out(tmp_path):
     reasons, _ = check_cells(make_cells(table, table.settings, table.rows, frozen), FORCED)
     assert set(reasons) == {("clear", "Greedy")}
     assert "single-label" in reasons["clear", "Greedy"]
+
+
+def test_the_figures_of_the_page_are_those_of_the_runs_beside_it():
+    page, tables = (RESULTS / "panel.md").read_text(), format_panel(read_lines(RESULTS / "panel.jsonl"), None)
+    assert all(part in page for part in tables.split("\n\n"))
