@@ -8,7 +8,7 @@ import yaml
 
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import say
-from modeling_lfm.scripts.common.settings import read_config
+from modeling_lfm.scripts.common.settings import Mapping, read_config
 
 PRESETS = Path(__file__).with_name("presets.yaml")
 LONGEST = 10.0  # seconds of sound that are read where nothing else is said
@@ -30,7 +30,8 @@ def complete(given):
     from modeling_lfm.data import find_benchmark, is_prepared
     from modeling_lfm.data.benchmark import make_builder
 
-    given = dict(given)
+    mappings = ("modalities", "processor", "benchmark_options")  # as words of the command line
+    given = {k: Mapping(v, k) if k in mappings and isinstance(v, str) else v for k, v in given.items()}
     presets, preset = read_config(PRESETS), given.get("preset", "fast")
     if preset not in presets:
         raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(presets)}.")
@@ -78,6 +79,10 @@ def _propose_tower(given, name, kind):
     """The tower of a modality (`dict`), by what is `given` and the preset's entry of its type, and whether it is a
     small one of text that reads the tokens of a tokenizer of its own."""
     own = dict((given.get("modalities") or {}).get(name) or {})
+    if kind is None and "tower" not in own:
+        raise ValueError(f"modality {name!r} is of a type for which the preset has no tower: set modalities.{name}.")
+    if kind is None:
+        return own, False
     tower = own if "tower" in own else {**kind["tower"], **own}
     is_small = "config" in kind and not {"name", "config"} & set(tower)
     return (tower | {"config": kind["config"]} if is_small else tower), is_small
@@ -112,7 +117,7 @@ def _as_prepared(given, types):
     folder = Path(given["data_dir"]).expanduser()
     manifest, processor = read_manifest(folder), LfmProcessor.from_pretrained(folder / PROCESSOR)
     entries = {name: processor.modalities[name] for name in manifest["columns"]}  # in the order of the table
-    towers = {name: _propose_tower(given, name, types[entry["type"]])[0] for name, entry in entries.items()}
+    towers = {name: _propose_tower(given, name, types.get(entry["type"]))[0] for name, entry in entries.items()}
     options = manifest["benchmark_options"] | (given.get("benchmark_options") or {})
     proposal = {"modalities": towers, "processor": entries, "benchmark_options": options}
     if processor.tokenizer is not None:

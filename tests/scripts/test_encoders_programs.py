@@ -5,11 +5,12 @@ import json
 
 import numpy as np
 import onnxruntime
+import pytest
 import torch
 
 from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.scripts import eval as evaluate
-from modeling_lfm.scripts import export, predict, train
+from modeling_lfm.scripts import export, predict, prepare_data, train
 from modeling_lfm.trainer.cards.card import write_model_card
 from tests.modeling.test_encoders import make_checkpoint, raw_samples
 
@@ -68,3 +69,23 @@ def test_a_table_of_pictures_and_sounds(tmp_path):
 
 def rows_of(folder):
     return str(folder / "image" / "0.png"), str(folder / "waveform" / "0.wav")
+
+
+def test_a_prepared_folder_holds_waveforms(tmp_path):
+    make_checkpoint("whisper", tmp_path / "tower")
+    (tmp_path / "sounds").mkdir()
+    lines = [f"{sound},{'ab'[n % 2]}" for n, sound in enumerate(raw_samples("waveform", tmp_path / "sounds"))]
+    lines = [f"{line},{split}" for line in lines for split in ("train", "validation")]
+    (tmp_path / "all.csv").write_text("\n".join(["sound,label,split", *lines]))
+    tower, prepared = f"{{sound: {{tower: transformers, name: {tmp_path / 'tower'}}}}}", tmp_path / "prepared"
+    common = ["--benchmark", "table", "--data_dir", str(tmp_path), "--benchmark_options.train_file", "all.csv"]
+    prepare_data.main([*common, "--modalities", tower, "--output", str(prepared)])
+    kind = LfmProcessor.from_pretrained(prepared / "processor").modalities["sound"]
+    assert (kind["type"], kind["extractor"]["feature_extractor_type"]) == ("waveform", "WhisperFeatureExtractor")
+    settings = {"benchmark": "table", "data_dir": str(prepared), "method": "unimodal_1", "num_train_epochs": 1}
+    settings |= {"hidden_size": 8, "use_cpu": True, "output_dir": str(tmp_path / "run")}
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"set modalities\.sound"):
+        train.main([str(tmp_path / "run.yaml")])
+    train.main([str(tmp_path / "run.yaml"), "--modalities", tower])
+    assert LfmForMultimodalClassification.from_pretrained(tmp_path / "run").config.modality_names == ("sound",)
