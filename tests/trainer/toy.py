@@ -1,5 +1,6 @@
 """A toy problem for tests of the trainer, and small models that learn it."""
 
+import pytest
 import torch
 from torch.utils.data import SequentialSampler
 
@@ -151,3 +152,12 @@ def toy_trainer(
         train_dataset=data,
         eval_dataset=data[:16],
     )
+
+
+def assert_same_but_for_rounding(one, other):
+    """Two trainers took as many steps, with the same losses, to the same weights."""
+    assert one.state.global_step == other.state.global_step
+    for first, second in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
+    losses = [[entry["loss"] for entry in trainer.state.log_history if "loss" in entry] for trainer in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
