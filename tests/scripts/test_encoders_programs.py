@@ -16,6 +16,7 @@ from tests.modeling.test_encoders import make_checkpoint, raw_samples
 
 
 def test_a_table_of_pictures_and_sounds(tmp_path):
+    pytest.importorskip("peft")
     for name, kind in (("siglip", "image"), ("wav2vec2", "waveform")):
         make_checkpoint(name, tmp_path / name)
         (tmp_path / kind).mkdir()
