@@ -29,9 +29,9 @@ atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 # The files that take longest, first: where several processes run the tests, each takes a file at a time, and none
 # shall be left with a long one when the others have nothing more to do.
 LONGEST = (
-    *("method_promises", "kills", "processes", "programs", "reproduce", "prepare_data", "export", "push_to_hub"),
-    *("program", "analyze", "model_card", "remote_code", "compile", "readme", "pipeline", "six_benchmarks"),
-    *("memory", "fuzz", "speed", "waits", "adapters", "rates", "encoders", "encoders_programs"),
+    *("method_promises", "processes", "reproduce", "remote_code", "export", "programs", "readme", "kills"),
+    *("push_to_hub", "program", "notebook", "compile", "prepare_data", "fuzz", "holes", "six_benchmarks"),
+    *("own_data", "memory", "speed", "trainer", "model_card", "analyze", "pipeline", "waits"),
 )
 
 
