@@ -89,14 +89,13 @@ class TransformersTower(NestedTower):
         self.reads_sound = not self.reads_text and self.encoder.main_input_name != "pixel_values"
         arguments = inspect.signature(self.encoder.forward).parameters
         self.asks_length = "is_longer" in arguments
+        self.settings = {"use_cache": False} if "use_cache" in arguments else {}  # nothing is generated
         if self.reads_text:
             self.input_names = ("input_ids", "attention_mask")
         elif self.reads_sound and "attention_mask" in arguments:
             self.input_names = ("values", "attention_mask")
         self.prefers_own = spec.get("pooling") is None
         self.pooling = self._choose_pooling(spec.get("pooling"), config)
-        if hasattr(self.encoder.config, "use_cache"):
-            self.encoder.config.use_cache = False
         widths = (getattr(config, key, None) for key in ("hidden_size", "dim", "d_model", "hidden_sizes"))
         width = next(width for width in widths if width is not None)
         self.num_features = width[-1] if isinstance(width, (list, tuple)) else width
@@ -132,7 +131,7 @@ class TransformersTower(NestedTower):
 
     def read(self, values, mask=None):
         """The vectors of what the encoder reads at a time: texts, sounds, pictures, or clips if it is one of clips."""
-        config, given = self.encoder.config, {self.encoder.main_input_name: values}
+        config, given = self.encoder.config, {self.encoder.main_input_name: values, **self.settings}
         if self.reads_clips:
             self._check_clip(values)
         if mask is not None and mask.dim() > 2:  # ones like the values, where none was given
