@@ -31,8 +31,9 @@ def collect(table, folder):
             found = {f"test_{key}": record["test"][key] for key in record["test"] if key.endswith(KEPT)}
             line |= {key: round(value, 6) for key, value in found.items() if "without_" not in key}
             lines.append({**line, "seconds": round(record["seconds"], 2)})
-    order = {row: number for number, row in enumerate(table.rows)}
-    return sorted((line for line in lines if line["row"] in order), key=lambda r: (order[r["row"]], r.get("seed", 0)))
+    order, ran = {row: number for number, row in enumerate(table.rows)}, {r["row"] for r in lines if "test" in r}
+    lines = [r for r in lines if r["row"] in order and ("test" in r or r["row"] not in ran)]
+    return sorted(lines, key=lambda r: (order[r["row"]], r.get("seed", 0)))
 
 
 def tabulate(lines):
