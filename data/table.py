@@ -70,7 +70,7 @@ def load_table(
             splits that are drawn; it is no modality.
         columns (`dict`, *optional*): from modality to its column, to a list of columns (with `*`), or to a mapping with
             `column` or `columns`, `type` and settings of the type. Only these are read then; see [`infer_columns`].
-        label_separator (`str`, *optional*): between several labels in a cell, such as `"|"`.
+        label_separator (`str`, *optional*): between several labels in a cell, such as `"|"`; an empty cell has none.
         seed (`int`): of what is drawn.
         folds, fold (`int`, *optional*): draw so many folds of `train`, which then is all there is: `fold`, from 0, is
             the test split, the next one (after the last, the first) the validation split.
@@ -89,7 +89,8 @@ def load_table(
         for name in (label, group):
             if name is not None and name not in frame:
                 raise ValueError(f"the {split} table has no column {name!r}; it has {', '.join(map(str, frame))}.")
-        _check_labels(frame, label, split)
+        if label_separator is None:  # else an empty cell holds no label, which a sample may have
+            _check_labels(frame, label, split)
     whole, frames = frames["train"], split_frames(frames, label, group, seed, folds, fold)
     apart = {label, group, "split"}
     first = frames["train"] if folds is None else whole  # all folds have the same modalities
@@ -294,7 +295,8 @@ def _to_dataset(frame, plan, label, separator):
     if separator == "":
         raise ValueError("label_separator is empty; give what stands between labels, such as '|'.")
     if separator is not None:
-        labels = [[word.strip() for word in str(cell).split(separator) if word.strip()] for cell in labels]
+        cells = ["" if np.ndim(cell) == 0 and is_empty(cell) else str(cell) for cell in labels]
+        labels = [[word.strip() for word in cell.split(separator) if word.strip()] for cell in cells]
     elif not any(isinstance(cell, list) for cell in labels):
         labels = [category(cell) for cell in labels]
     word, several = datasets.Value("string"), bool(labels) and isinstance(labels[0], list)

@@ -150,7 +150,7 @@ class Sequence(Vector):
 
     @property
     def shape(self):
-        return (-1, self.num_features)
+        return (-1 if self.length is None else min(self.length, self.max_length), self.num_features)
 
     def read(self, sample):
         """The steps of a raw input (`np.ndarray` `(T, D)`, float64)."""

@@ -50,10 +50,29 @@ class TimeEncoder(nn.Module):
         return states.mean(1) if mask is None else (states * here).sum(1) / here.sum(1).clamp(min=1)
 
     def _run_both_ways(self, states, mask):
+        if getattr(torch.compiler, "is_exporting", bool)():  # no exported graph packs
+            return self._run_unpacked(states, mask)
         lengths = mask.sum(1).clamp(min=1).cpu()
         packed = nn.utils.rnn.pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
         output, _ = self.encoder(packed)
         return nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=mask.shape[1])[0]
+
+    def _run_unpacked(self, states, mask):
+        """The same by a GRU for each layer and way: the second reads each series from its own end."""
+        steps, lengths = torch.arange(mask.shape[1], device=mask.device), mask.sum(1, keepdim=True)
+        turned = torch.where(steps < lengths, lengths - 1 - steps, steps).unsqueeze(-1)
+        for layer in range(self.encoder.num_layers):
+            ways = []
+            for way in ("", "_reverse"):
+                series = states.gather(1, turned.expand_as(states)) if way else states
+                one = nn.GRU(series.shape[-1], self.encoder.hidden_size, batch_first=True, device="meta")
+                weights = {
+                    name: getattr(self.encoder, f"{name[:-1]}{layer}{way}") for name, _ in one.named_parameters()
+                }
+                found = torch.func.functional_call(one, weights, (series,))[0]
+                ways.append(found.gather(1, turned.expand_as(found)) if way else found)
+            states = torch.cat(ways, -1)
+        return states
 
 
 def _positions(states):

@@ -1,5 +1,6 @@
 """Tables of one's own: settings that fit their columns, `fit` in three lines, and predictions for every row."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import yaml
 
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common.console import say
+from modeling_lfm.scripts.common.console import hide_progress_bars, say
 from modeling_lfm.scripts.common.settings import Mapping, read_config
 
 PRESETS = Path(__file__).with_name("presets.yaml")
@@ -219,6 +220,8 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
                 options[f"{split}_file"] = _store(table, folder / "tables" / f"{split}.parquet")
         told = {"benchmark": "table", "data_dir": str(folder / "tables"), "benchmark_options": options}
         told = complete({**told, "output_dir": str(folder), "report_to": "none", "missing": None, **given})
+        if not sys.stderr.isatty():
+            hide_progress_bars()
         say("\n".join(f"{name}: {entry['type']}" for name, entry in told["processor"].items()))
         (folder / "fit.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
         say(f"the same again: python scripts/train.py {folder / 'fit.yaml'} --output_dir DIR")

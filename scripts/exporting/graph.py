@@ -36,9 +36,10 @@ def fix_shapes(processor, modalities, changes=None):
     fixed = LfmProcessor(settings, processor.tokenizer if texts else None)
     for name in modalities:
         if -1 in (fixed.shape(name) or ()):
+            setting = "length 100" if hasattr(fixed.kinds[name], "length") else "duration 3"
             raise ValueError(
                 f"modality {name!r} takes recordings of any length, and an exported model reads one shape: fix it, "
-                f"such as --processor.{name}.duration 3."
+                f"such as --processor.{name}.{setting}."
             )
     return fixed
 

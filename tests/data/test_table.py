@@ -251,3 +251,14 @@ def test_a_table_trains_evaluates_and_predicts_by_the_programs(tmp_path, capsys)
     row = '{"age": 3, "fare": null, "sex": "f"}'
     predict.main([*checkpoint, "--input", f"table={row}"])
     assert set(json.loads(capsys.readouterr().out)["modalities"]) == {"table"}
+
+
+def test_an_empty_cell_of_several_labels_has_none():
+    table = pd.DataFrame({"age": range(6), "label": ["a|b", None, "b", "", float("nan"), "a"], "split": ["train"] * 6})
+    splits, _ = load_table(table.assign(split=["train"] * 3 + ["validation"] * 3), label_separator="|")
+    assert [row["label"] for split in ("train", "validation") for row in splits[split]] == [
+        *(["a", "b"], [], ["b"]),
+        *([], [], ["a"]),
+    ]
+    with pytest.raises(ValueError, match="no 'label' in 3 rows"):
+        load_table(table.drop(columns="split"))

@@ -4,9 +4,9 @@ usage: python bare_program.py JOBS.json ANSWERS.pt
 
 Each job is a mapping: `source` (folder or repository), `inputs` (a list of calls of the processor), `load` (further
 arguments of `from_pretrained`), `save_to` (a folder; what was loaded is saved there). With `"job": "pipeline"` the
-inputs are samples, and a pipeline answers; with `"job": "handler"` they are requests to the `handler.py` of `source`.
-`{"job": "no network"}` tells the server to answer nothing more, and `{"job": "imports"}` answers which libraries are
-there.
+inputs are samples, and a pipeline answers, alone with `"job": "samples"`; with `"job": "handler"` they are requests to
+the `handler.py` of `source`. `{"job": "no network"}` tells the server to answer nothing more, and `{"job": "imports"}`
+answers which libraries are there.
 """
 
 import importlib.util
@@ -82,6 +82,9 @@ def main(jobs, answers):
             results.append(None)
         elif kind == "pipeline":
             results.append(answer_by_pipeline(**job))
+        elif kind == "samples":
+            classifier = pipeline("multimodal-classification", model=job["source"], trust_remote_code=True)
+            results.append(classifier(job["inputs"], top_k=None))
         elif kind == "handler":
             results.append(answer_requests(**job))
         else:

@@ -123,3 +123,13 @@ def test_an_encoder_that_is_frozen_leaves_what_reads_the_frames_to_train():
     assert not any(p.requires_grad for p in tower.encoder.parameters())
     assert all(p.requires_grad for p in tower.temporal.parameters())
     assert json.loads(model.config.to_json_string())["modalities"]["lips"]["temporal"] == "gru"
+
+
+def test_an_exported_gru_reads_both_ways_as_a_packed_one(monkeypatch):
+    torch.manual_seed(0)
+    encoder, values = TimeEncoder(3, width=16).eval(), torch.randn(4, 7, 3)
+    mask = (torch.arange(7) < torch.tensor([[7], [3], [1], [5]])).long()
+    with torch.no_grad():
+        packed = encoder(values, mask)
+        monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+        torch.testing.assert_close(encoder(values, mask), packed)
