@@ -16,7 +16,7 @@ from .objectives import is_multi_label
 
 logger = logging.get_logger(__name__)
 WIDEST = 100.0  # a temperature lies between this and its inverse
-LEAST_POSITIVES = 5  # of a label, for a threshold of its own
+LEAST_POSITIVES = 10  # of a label, for a threshold of its own
 
 
 def fit_temperature(logits, labels, problem_type="single_label_classification"):

@@ -37,7 +37,8 @@ def complete(given):
     if preset not in presets:
         raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(presets)}.")
     types, training = presets[preset]["types"], presets[preset]["training"]
-    batch_size = given.get("per_device_train_batch_size", training["per_device_train_batch_size"])
+    batch_size = str(given.get("per_device_train_batch_size"))  # of the command line it is a word
+    batch_size = int(batch_size) if batch_size.isdigit() else training["per_device_train_batch_size"]
     if is_prepared(given.get("data_dir")):
         found, samples = _as_prepared(given, types)
         return {**training, "metric_for_best_model": "accuracy", "dataloader_drop_last": samples > batch_size, **found}
