@@ -46,7 +46,7 @@ def test_what_has_no_finite_optimum_gets_one():
 
 
 def test_thresholds_have_the_highest_f1():
-    probabilities = RNG.random((60, 4))
+    probabilities = RNG.random((160, 4))
     labels = (probabilities + 0.4 * RNG.normal(size=probabilities.shape) > [0.3, 0.6, 0.9, 2.0]).astype(int)
     labels[:, 3] = 0
     labels[0, 3] = 1  # rare
