@@ -280,13 +280,13 @@ def test_resumed_run_equals_uninterrupted_one(raw, tmp_path, workers):
 
 def test_the_trainer_sets_the_epoch(raw, tmp_path, monkeypatch):
     drawn = []
-    original = AugmentedDataset._vary
+    original = AugmentedDataset.vary
 
     def note(self, sample, index):
         drawn.append(self.epoch)
         return original(self, sample, index)
 
-    monkeypatch.setattr(AugmentedDataset, "_vary", note)
+    monkeypatch.setattr(AugmentedDataset, "vary", note)
     trainer = make_trainer(tmp_path, raw, "concat")
     trainer.train()
     assert drawn == [epoch for epoch in range(3) for _ in range(40)]
