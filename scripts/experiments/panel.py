@@ -81,11 +81,8 @@ def compare(block):
     """Average rank, mean regret (points behind the best of each set) and wins of the methods (rows) over the sets
     (columns) of a table of means without holes, best rank first (`pandas.DataFrame`); ties share a rank, and a win."""
     ranks, best = block.rank(ascending=False), block.max()
-    found = {
-        "average rank": ranks.mean(axis=1),
-        "mean regret": (best - block).mean(axis=1),
-        "wins": (block == best).sum(axis=1),
-    }
+    regret, wins = (best - block).mean(axis=1), (block == best).sum(axis=1)
+    found = {"average rank": ranks.mean(axis=1), "mean regret": regret, "wins": wins}
     return pd.DataFrame(found).sort_values("average rank", kind="stable")
 
 
@@ -94,7 +91,8 @@ def format_regime(title, lines, diagram=None):
     table = tabulate(lines)
     seeds = table.map(lambda cell: len(cell) if isinstance(cell, list) else 0)
     means = table.map(lambda cell: 100 * np.mean(cell) if isinstance(cell, list) else np.nan)
-    block = whole_block(means.where(seeds == seeds.max().max()))
+    whole = means.where(seeds == seeds.max().max())
+    block = whole_block(whole)
     ranked = compare(block)
     joint = means.drop([row for row in (*PROBES, SINGLE) if row in means.index])
     below = joint.lt(means.loc[SINGLE]).sum(axis=1) if SINGLE in means.index else pd.Series(dtype=int)
@@ -112,15 +110,13 @@ def format_regime(title, lines, diagram=None):
         told = f"Ranks, regret and wins are of the {len(block)} rows that have all seeds on {', '.join(block)}."
         if block.shape[1] > 2:
             (chi, p), difference = stats.friedmanchisquare(*block.to_numpy()), critical_difference(*block.shape)
-            told += (
-                f" Friedman's test that they are alike: chi-squared {chi:.1f}, p = {p:.2g}; average ranks less than "
-            )
-            told += f"{difference:.1f} apart are not told apart (Nemenyi, 0.05)."
+            told += f" Friedman's test that they are alike: chi-squared {chi:.1f}, p = {p:.2g}; average ranks less than"
+            told += f" {difference:.1f} apart are not told apart (Nemenyi, 0.05)."
         parts.append(told if block.shape[1] > 2 else f"{told} Two sets are too few for a test.")
         if block.shape[1] > 2 and diagram is not None:
             draw_diagram(ranked["average rank"], difference, diagram)
             parts.append(f"![Average ranks; methods under one bar are not told apart]({diagram.name})")
-    parts += [_verdict(name, means[name], joint[name]) for name in means if joint[name].notna().any()]
+    parts += filter(None, (_verdict(name, whole[name].dropna()) for name in whole))
     reasons = {(line["row"], line["left_out"]): [] for line in lines if "left_out" in line}
     for line in lines:
         reasons.get((line["row"], line.get("left_out")), []).append(line["set"])
@@ -136,9 +132,11 @@ def _cell(values, most, best):
     return mean_and_spread(values, np.isclose(100 * values.mean(), best)) + mark
 
 
-def _verdict(name, means, joint):
-    """Whether joint training helps on a set: its best method against the probes and the single modality."""
-    others = means.reindex([*PROBES, SINGLE]).dropna()
+def _verdict(name, means):
+    """Whether joint training helps on a set (`str`): its best method against the probes and the single modality."""
+    others, joint = (means[means.index.isin((*PROBES, SINGLE)) == known] for known in (True, False))
+    if joint.empty or others.empty:
+        return ""
     best = f"{joint.idxmax()} {joint.max():.1f}"
     told = [f"{row} {value:.1f}" for row, value in others.items() if value >= joint.max()]
     if told:

@@ -88,6 +88,9 @@ def test_the_single_modality_is_chosen_on_validation_data_not_on_the_test():
     page = format_panel(runs)
     assert "`s`: Concat 80.0, ahead of Best single modality 70.0." in page
     assert "| Sum | 60.0 | - | - | - | 1 of 1 |" in page
+    partial = format_panel([*runs, line("Unimodal-2", 1, 0.7, 0.8)])
+    assert "**80.0** (1)" in partial
+    assert "`s`: " not in partial, "what has fewer seeds is compared with nothing"
     assert "**no joint method beats Best single modality 70.0** (the best: Concat 65.0)" in format_panel(
         [*runs[:2], line("Concat", 0, 0.65)]
     )
