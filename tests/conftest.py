@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def _few_objects_to_look_through():
     """Each run of a trainer collects garbage, and would look through all that was imported, 0.2 seconds long."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _plugins_of_one_test():
+    """Files that a test imported as a user's own are not imported by the processes of later ones."""
+    yield
+    if "modeling_lfm.scripts.common.settings" in sys.modules:
+        sys.modules["modeling_lfm.scripts.common.settings"].PLUGINS.clear()
 
 
 def pytest_collection_modifyitems(items):

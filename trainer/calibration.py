@@ -155,7 +155,9 @@ class Calibrator:
             _swapped(self, compute_metrics=None, preprocess_logits_for_metrics=None),
             _swapped(self.args, **plain),
         ):
+            trains = self.model.training
             found = self.predict(dataset)
+            self.model.train(trains)
         if found.label_ids is None:
             raise ValueError("calibration needs samples with labels; set calibrate: false, or give others.")
         logits, modality_logits = found.predictions

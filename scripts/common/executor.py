@@ -113,7 +113,7 @@ class Local:
 
 
 SPAWN = multiprocessing.get_context("spawn")  # a fork of a program with threads can hang
-_job = None  # in a process of `Local`: function and context
+_job = None  # in a process of `Local`: function and context, or what kept it from its work
 
 
 def _start(number, scratch, function, context, plugins):
@@ -127,8 +127,11 @@ def _start(number, scratch, function, context, plugins):
     devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     os.environ["CUDA_VISIBLE_DEVICES"] = devices.split(",")[number % len(devices.split(","))]
     torch.set_num_threads(1)
-    settings.load_plugins(plugins)
-    _job = function, context
+    try:
+        settings.load_plugins(plugins)
+        _job = function, context
+    except Exception as error:
+        _job = error
 
 
 def _end_with_parent(scratch):
@@ -142,6 +145,8 @@ def _end_with_parent(scratch):
 
 
 def _work(piece):
+    if isinstance(_job, Exception):
+        raise _job
     function, context = _job
     return function(context, piece)
 

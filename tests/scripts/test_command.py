@@ -1,5 +1,6 @@
 """`lfm`: every program by one command."""
 
+import json
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -33,12 +34,13 @@ def test_it_is_installed():
     assert "'train'" in ended.stderr
 
 
-def test_the_model_that_comes_along_answers():
+def test_the_model_that_comes_along_answers(capsys):
     from modeling_lfm.scripts import predict
 
     folder = Path(ROOT, "model_cards", "demo")
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000
     args = ["--checkpoint", str(folder), "--input", f"audio={folder / 'seven.wav'}", f"image={folder / 'seven.png'}"]
-    answer = predict.predict(predict.parse_arguments(args))
+    predict.main(args)
+    answer = json.loads(capsys.readouterr().out)
     assert answer["label"] == "seven"
     assert set(answer["modalities"]) == {"audio", "image"}

@@ -80,7 +80,8 @@ def run_alpha(folder, alpha, matching, every, processes):
 def run_sharded(folder, settings, size=80):
     """A run, whose model is saved in its folder; losses, alphas and whether the parameters were spread."""
     trainer = train(folder, SMOOTH, 2, size=size, **settings)
-    sharded = [type(parameter).__name__ == "DTensor" for parameter in trainer.model.parameters()]
+    groups = trainer.optimizer.param_groups  # after a forward pass alone the model's own are whole for a while
+    sharded = [type(parameter).__name__ == "DTensor" for group in groups for parameter in group["params"]]
     trainer.save_model(str(Path(folder) / "saved"))
     return {"sharded": all(sharded), **read_log(trainer)}
 
