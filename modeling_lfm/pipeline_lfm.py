@@ -263,6 +263,9 @@ class SampleReader:
             if places[name] not in sample:
                 raise ValueError(f"{where}columns has {name}: {places[name]!r}, but the sample has {list(sample)}.")
         given = {name: sample.get(place) for name, place in places.items()}
+        for name, value in given.items():
+            if isinstance(value, str) and not value.strip() and self.processor.modalities[name]["type"] != "text":
+                raise ValueError(f"{where}modality {name!r}: {value!r} names no file; if it is absent, give None.")
         given = {name: value for name, value in given.items() if not self.processor.is_absent(name, value)}
         if not given:
             raise ValueError(f"{where}no input of any modality. {known}, of which one at least is needed.")

@@ -167,6 +167,8 @@ def test_any_modalities_may_be_absent(classifier, samples):
         expected = expected_scores(classifier, sample)
         assert scores_of(answer) == {key: pytest.approx(values, abs=1e-6) for key, values in expected.items()}
         assert classifier({**dict.fromkeys(TOWERS), **sample}, top_k=None) == answer, "None is absent"
+    with pytest.raises(ValueError, match=r"modality 'sight': ' ' names no file; if it is absent, give None\."):
+        classifier({**samples[0], "sight": " "})
 
 
 def test_batches_give_what_single_samples_give(classifier, samples):
