@@ -29,3 +29,4 @@ def test_the_notebook_is_stored_with_small_outputs():
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))  # all, in their order
     assert not any("Traceback" in json.dumps(cell["outputs"]) for cell in code)
+    assert not any(output.get("name") == "stderr" for cell in code for output in cell["outputs"]), "warnings name paths"
