@@ -1,6 +1,7 @@
 """Vectors of frozen towers, computed once and stored beside the prepared data: what follows trains in seconds."""
 
 import functools
+import json
 from hashlib import sha256
 
 import datasets
@@ -8,17 +9,20 @@ import numpy as np
 import torch
 from datasets.fingerprint import Hasher
 
+from modeling_lfm.trainer.checkpoints import taking_turns
 from modeling_lfm.trainer.collator import LfmDataCollator
 
-from .files import cache_file
+from .files import cache_folder
+from .holes import present_key
 from .preparation import Decoder
 
 
 def cache_features(model, dataset, processor, batch_size=64):
     """Put the vectors of frozen towers in the place of what these towers read.
 
-    A vector is stored under a key of the tower's weights and settings, the processor and the data, so that it is
-    computed again when one of them changes, and only then.
+    Each tower has a file of its own, under a key of its weights and settings and of what it reads, so that its vectors
+    are computed again when one of these changes, and only then: models with other towers beside it share them. Of
+    several runs that want the same at once, one computes and the others wait for it.
 
     Args:
         model ([`LfmForMultimodalClassification`]): with `frozen: true` in one entry of `config.modalities` at least.
@@ -56,13 +60,13 @@ def cache_features(model, dataset, processor, batch_size=64):
     if isinstance(dataset, dict):
         return {split: cache_features(model, part, processor, batch_size) for split, part in dataset.items()}
     was_training = model.training
-    vectors = _compute(model.eval(), names, dataset, processor, batch_size)
+    vectors = [_compute(model.eval(), name, dataset, processor, batch_size) for name in names]
     model.train(was_training)
     left = [c for c in dataset.column_names if not any(c in _inputs(processor, name) for name in names)]
     decoder = Decoder(processor, [name for name in processor.modalities if name not in names])
     for name in names:
         decoder.layouts[f"{name}_vector"] = (np.float32, (model.lfm.towers[name].num_features,))
-    joined = datasets.concatenate_datasets([dataset.with_format(None).select_columns(left), vectors], axis=1)
+    joined = datasets.concatenate_datasets([dataset.with_format(None).select_columns(left), *vectors], axis=1)
     return joined.with_transform(decoder)
 
 
@@ -80,19 +84,37 @@ def _inputs(processor, name):
     return {f"{name}_{part}" for part in processor.kinds[name].parts}
 
 
-def _compute(model, names, dataset, processor, batch_size):
-    """The vectors of the towers `names`, as bytes (`datasets.Dataset`)."""
-    key = Hasher.hash((dataset._fingerprint, *(_digest(model, name) for name in names)))
-    return dataset.map(
-        functools.partial(_run, model, names, LfmDataCollator(processor)),
-        batched=True,
-        batch_size=batch_size,
-        remove_columns=dataset.column_names,
-        features=datasets.Features({f"{name}_vector": datasets.Value("binary") for name in names}),
-        new_fingerprint=key,
-        cache_file_name=cache_file(dataset, key),
-        desc="computing the vectors of frozen towers",
-    ).with_format(None)
+def _compute(model, name, dataset, processor, batch_size):
+    """The vectors of the tower `name`, as bytes (`datasets.Dataset`)."""
+    read = {*_inputs(processor, name), present_key(name)}
+    stored = dataset.with_format(None).select_columns([column for column in dataset.column_names if column in read])
+    settings = json.dumps(processor.modalities[name], sort_keys=True)  # a plain text: the same in every process
+    key = Hasher.hash((_digest(model, name), settings, Hasher.hash_bytes(_content(stored))))
+    folder = cache_folder(dataset) / f"vectors-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with taking_turns(folder):
+        vectors = stored.with_transform(Decoder(processor, [name])).map(
+            functools.partial(_run, model, name, LfmDataCollator(processor)),
+            batched=True,
+            batch_size=batch_size,
+            remove_columns=stored.column_names,
+            features=datasets.Features({f"{name}_vector": datasets.Value("binary")}),
+            new_fingerprint=key,
+            cache_file_name=str(folder / "vectors.arrow"),
+            desc=f"computing the vectors of {name}",
+        )
+    return vectors.with_format(None)
+
+
+def _content(dataset):
+    """All cells of stored samples, each with its length, as bytes."""
+    for column in sorted(dataset.column_names):
+        yield column.encode()
+        for table in dataset.select_columns(column).with_format("arrow").iter(8):
+            for cell in table.column(0).to_pylist():
+                cell = cell if isinstance(cell, bytes) else repr(cell).encode()
+                yield b"%d " % len(cell)
+                yield cell
 
 
 def _digest(model, name):
@@ -105,8 +127,8 @@ def _digest(model, name):
 
 
 @torch.no_grad()
-def _run(model, names, collator, batch):
+def _run(model, name, collator, batch):
     samples = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
     inputs = {key: value.to(model.device) for key, value in collator(samples).items()}
-    vectors = {name: model.lfm.run_tower(name, inputs).float().cpu().numpy() for name in names}
-    return {f"{name}_vector": [row.tobytes() for row in rows] for name, rows in vectors.items()}
+    vectors = model.lfm.run_tower(name, inputs).float().cpu().numpy()
+    return {f"{name}_vector": [row.tobytes() for row in vectors]}

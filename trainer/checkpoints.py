@@ -69,7 +69,7 @@ def only_run(folder, main=True):
 def _acquire(lock):
     me = {"pid": os.getpid(), "host": platform.node(), "started": psutil.Process().create_time()}
     me["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
-    with _taking_turns(lock.parent):
+    with taking_turns(lock.parent):
         try:
             descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
@@ -86,7 +86,7 @@ def _acquire(lock):
 
 
 @contextmanager
-def _taking_turns(folder):
+def taking_turns(folder):
     """Runs look and write one after the other, so that a lock is never read half-written nor taken twice. The folder
     itself is what they lock, as nothing may be left behind; file systems that cannot do that get no turns."""
     descriptor = os.open(folder, os.O_RDONLY) if fcntl else None

@@ -1,5 +1,7 @@
 """The stored vectors of frozen towers: what the towers give, computed once, and training that is the same with them."""
 
+import threading
+
 import datasets
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.data import LfmDataCollator, cache_features, prepare_dataset
+from modeling_lfm.modeling_lfm import LfmModel
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.methods import make_method
 from tests.modeling.towers import make_tokenizer, resnet
@@ -70,27 +73,69 @@ def test_vectors_stand_for_the_inputs_and_answers_are_the_same(processor, raw, d
     assert found.modality_logits[1][5].isnan().all()  # the text that is not there
 
 
-def test_they_are_computed_once_for_each_state_of_tower_and_data(processor, data, monkeypatch):
-    model, rows = make_model(processor, seed=1), []
-    run_tower = type(model.lfm).run_tower
+@pytest.fixture
+def passed(monkeypatch):
+    """(modality, samples) of each pass of a tower."""
+    passed, run_tower = [], LfmModel.run_tower
 
     def count(self, name, inputs):
-        rows.append(len(next(iter(inputs.values()))))
+        passed.append((name, len(next(iter(inputs.values())))))
         return run_tower(self, name, inputs)
 
-    monkeypatch.setattr(type(model.lfm), "run_tower", count)
+    monkeypatch.setattr(LfmModel, "run_tower", count)
+    return passed
+
+
+def test_they_are_computed_once_for_each_state_of_tower_and_data(processor, data, passed):
+    model = make_model(processor, seed=1)
     first = cache_features(model, data, processor)
-    assert sum(rows) == 2 * 24
+    assert passed == [("image", 24), ("text", 24)]
     again = cache_features(make_model(processor, seed=1), data, processor)
-    assert sum(rows) == 2 * 24
+    assert len(passed) == 2
     assert torch.equal(first[3]["image_vector"], again[3]["image_vector"])
     with torch.no_grad():
         next(model.lfm.towers["image"].parameters()).add_(1)
     other = cache_features(model, data, processor)
-    assert sum(rows) == 4 * 24
+    assert passed[2:] == [("image", 24)]  # the text's tower is what it was
     assert not torch.equal(first[3]["image_vector"], other[3]["image_vector"])
     cache_features(model, data.select(range(6)), processor)
-    assert sum(rows) == 4 * 24 + 2 * 6
+    assert passed[3:] == [("image", 6), ("text", 6)]
+    kinds = {
+        **processor.modalities,
+        "image": {**processor.modalities["image"], "mean": 0.25},
+    }
+    cache_features(model, data, LfmProcessor(kinds, tokenizer=processor.tokenizer))
+    assert passed[5:] == [("image", 24)]
+
+
+def test_a_model_of_fewer_modalities_computes_nothing(processor, raw, data, passed):
+    model = make_model(processor, seed=2)
+    joint = cache_features(model, data, processor)
+    assert passed == [("image", 24), ("text", 24)]
+    alone = LfmProcessor({"image": processor.modalities["image"]})
+    prepared = prepare_dataset(datasets.DatasetDict(train=raw), alone)["train"]
+    towers = {"image": model.config.modalities["image"]}
+    single = LfmForMultimodalClassification(LfmConfig(towers, num_labels=3))
+    single.lfm.towers["image"].load_state_dict(model.lfm.towers["image"].state_dict())
+    found = cache_features(single, prepared, alone)
+    assert len(passed) == 2
+    assert all(torch.equal(one["image_vector"], other["image_vector"]) for one, other in zip(joint, found, strict=True))
+
+
+def test_of_those_who_want_the_same_at_once_one_computes(processor, data, passed):
+    start, found = threading.Barrier(2), []
+
+    def compute(model):
+        start.wait()
+        found.append(cache_features(model, data, processor, batch_size=4))
+
+    threads = [threading.Thread(target=compute, args=(make_model(processor, seed=4),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(passed) == [("image", 4)] * 6 + [("text", 4)] * 6
+    assert torch.equal(found[0][5]["text_vector"], found[1][5]["text_vector"])
 
 
 def train(folder, processor, dataset, method, seed=0):
