@@ -1,12 +1,23 @@
 """Prepared samples as a stream: read shard by shard while training, from a folder, an object store or the Hub."""
 
 import datasets
+import fsspec
+import pyarrow.parquet as pq
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .augmentation import AugmentedDataset
 from .preparation import Decoder
 
 BUFFER = 1000  # samples among which the next one is drawn
+READ = 64  # samples of a shard that are unpacked at once
+
+
+def _read(files, columns):
+    """The rows (`dict`) of Parquet files. Where `datasets` itself reads them, a pass ends in a wait of 5 seconds."""
+    for path in files:
+        with fsspec.open(path, "rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(READ, columns=list(columns)):
+                yield from batch.to_pylist()
 
 
 class PreparedStream(IterableDataset):
@@ -24,8 +35,9 @@ class PreparedStream(IterableDataset):
     """
 
     def __init__(self, files, features, rows, processor, seed=0):
-        stored = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
-        self.stored = stored.select_columns(list(features)).shuffle(seed=seed, buffer_size=BUFFER)
+        parts = {"files": files, "columns": tuple(features)}  # the list is what is shuffled and shared out
+        stored = datasets.IterableDataset.from_generator(_read, gen_kwargs=parts)
+        self.stored = stored.shuffle(seed=seed, buffer_size=BUFFER)
         self.features, self.column_names, self._rows = features, list(features), rows
         self._decode = Decoder(processor, processor.modalities)
         self._augmented = AugmentedDataset((), processor, seed)
