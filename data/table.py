@@ -4,9 +4,12 @@ What columns hold is told from their cells: paths by their endings, texts, numbe
 Numbers and categories together are one modality, `table`.
 """
 
+import ast
 import csv
+import json
 import logging
 import os
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -32,6 +35,7 @@ TYPES = (*ENDINGS, "text", "vector", "tabular", "flow")
 ROWS_LOOKED_AT = 1000
 TEXT_WORDS = 3  # a column whose cells have as many words on average is text
 IDENTITIES = ("id", "index", "key", "name", "uid", "unnamed: 0")  # columns that number the rows, if no two are alike
+GROUPS = {"group", "subject", "person", "speaker", "patient", "participant", "user", "video", "session"}
 TABLE = "table"  # the modality of all numbers and categories that nobody gave another one
 
 logger = logging.getLogger(__name__)
@@ -120,6 +124,7 @@ def read_table(source, absolute=False):
         frame, folder = _read_file(path), path.parent
     if frame.empty:
         raise ValueError(f"the table {describe(source)} holds no rows.")
+    frame = frame.assign(**{name: _read_lists(frame[name], f"{describe(source)}, column {name!r}") for name in frame})
     frame.attrs = {"folder": str(folder), "name": describe(source)}
     endings = tuple(ending for kind in ENDINGS.values() for ending in kind)
     for column in frame.columns if absolute else ():
@@ -199,6 +204,43 @@ def _read_csv(path, separator):
         return pd.read_csv(path, sep=separator, index_col=False)
 
 
+def _read_lists(cells, where):
+    """The lists that the cells of a column (`pandas.Series`) hold as text, such as "[0.5, 1]" or "['a', 'b']", as a csv
+    keeps them; the column as it is where a cell that is not empty is none.
+    """
+    full = {n: cell for n, cell in enumerate(cells) if np.ndim(cell) or not is_empty(cell)}
+    if not full or not all(
+        isinstance(cell, str) and re.fullmatch(r"\s*\[.*\]\s*", cell, re.DOTALL) for cell in full.values()
+    ):
+        return cells
+    read = {number: _read_list(cell) for number, cell in full.items()}
+    lost = next((number for number, found in read.items() if found is None), None)
+    if lost is None:
+        return pd.Series([read.get(number) for number in range(len(cells))], index=cells.index, dtype=object)
+    if re.search(r"\d\s*\.\.\.\s*[-\d]", full[lost]):
+        raise ValueError(
+            f"{where}, row {lost + 1}: a list was shortened to '...' when it was written; its numbers are lost. Write "
+            "lists (array.tolist()), or Parquet."
+        )
+    return cells
+
+
+def _read_list(cell):
+    """A list (`list`) of JSON, Python or numpy; None for anything else."""
+    numbers = re.sub(r"np\.\w+\(([^()]*)\)", r"\1", cell.strip())  # numpy: [np.float64(1.5)]
+    numbers = re.sub(r"(\d)\.(?!\d)", r"\1.0", numbers)  # [1. 2.
+    numbers = re.sub(r"(?<=[\w\]])\s+(?=[\[\w+-])", ",", numbers)  # 3. nan]
+    numbers = re.sub(r"\bnan\b", "NaN", re.sub(r"\binf\b", "Infinity", numbers))
+    for read, text in ((json.loads, cell), (ast.literal_eval, cell), (json.loads, numbers)):
+        try:
+            found = read(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(found, list):
+            return found
+    return None
+
+
 def _check_labels(frame, label, split):
     rows = [number for number, cell in enumerate(frame[label]) if np.ndim(cell) == 0 and is_empty(cell)]
     if rows:
@@ -234,6 +276,12 @@ def infer_columns(frame, apart=()):
             plan[_name(column)] = Column(kind, [column])
     if cells_of_table:
         settings = {"numeric": numeric, "categorical": [c for c in cells_of_table if c not in numeric]}
+        for column in [c for c in cells_of_table if GROUPS & set(re.split(r"[^a-z]+", str(c).lower()))]:
+            logger.warning(
+                "Column %r is learned from. If it tells whose a row is, set group_column "
+                "(--benchmark_options.group_column %s): then no value of it is in two of the splits that are drawn.",
+                *(column, column),
+            )
         plan[TABLE] = Column("tabular", cells_of_table, settings)
     if not plan:
         raise ValueError(f"none of the columns {', '.join(map(str, frame))} can be read; name them in 'columns'.")
@@ -353,4 +401,8 @@ def _full_path(folder, cell):
 
 def show_plan(plan):
     """What was inferred, a line a modality (`str`)."""
-    return "\n".join(f"{name}: {part.type}, from {', '.join(map(str, part.columns))}" for name, part in plan.items())
+    lines = []
+    for name, part in plan.items():
+        more = f" and {len(part.columns) - 8} more" if len(part.columns) > 8 else ""
+        lines.append(f"{name}: {part.type}, from {', '.join(map(str, part.columns[:8]))}{more}")
+    return "\n".join(lines)

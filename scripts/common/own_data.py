@@ -30,6 +30,7 @@ def complete(given):
     """
     from modeling_lfm.data import find_benchmark, is_prepared
     from modeling_lfm.data.benchmark import make_builder
+    from modeling_lfm.data.table import show_plan
 
     mappings = ("modalities", "processor", "benchmark_options")  # as words of the command line
     given = {k: Mapping(v, k) if k in mappings and isinstance(v, str) else v for k, v in given.items()}
@@ -44,6 +45,7 @@ def complete(given):
         return {**training, "metric_for_best_model": "accuracy", "dataloader_drop_last": samples > batch_size, **found}
     options = given.get("benchmark_options") or {}
     splits, plan = make_builder(find_benchmark("table"), given.get("data_dir"), None, None, options).read
+    say(show_plan(plan))
     # Told in full, so that what is read later is read in the same way.
     columns = {name: {"type": part.type, "columns": part.columns, **part.settings} for name, part in plan.items()}
     proposal = {"modalities": {}, "processor": {}, "benchmark_options": {**options, "table_columns": columns}}
@@ -199,7 +201,7 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
         >>> from modeling_lfm import fit
         >>> table = pd.DataFrame({"age": range(60), "sex": ["a", "b"] * 30, "y": ["yes", "no", "no"] * 20})
         >>> predictor = fit(table, label="y", time_limit=600, num_train_epochs=1)
-        table: tabular
+        table: tabular, from age, sex
         ...
         >>> len(predictor.predict(table[:2]))
         2
@@ -223,7 +225,6 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
         told = complete({**told, "output_dir": str(folder), "report_to": "none", "missing": None, **given})
         if not sys.stderr.isatty():
             hide_progress_bars()
-        say("\n".join(f"{name}: {entry['type']}" for name, entry in told["processor"].items()))
         (folder / "fit.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
         say(f"the same again: python scripts/train.py {folder / 'fit.yaml'} --output_dir DIR")
         model_args, data_args, training_args = training.fill_run(told)

@@ -155,6 +155,50 @@ def test_lists_and_several_labels():
 
 
 @pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("[1, 2.5]", [1.0, 2.5]),
+        ("[1. 2.\n nan]", [1.0, 2.0, float("nan")]),
+        ("[-1.5 1e-3]", [-1.5, 0.001]),
+        ("[np.float64(1.5), np.float64(-2.0)]", [1.5, -2.0]),
+        ("[[1. 2.]\n [3. 4.]]", [[1.0, 2.0], [3.0, 4.0]]),
+    ],
+)
+def test_lists_that_a_csv_holds_as_text_are_read(tmp_path, cell, value):
+    frame = pd.DataFrame({"v": [cell, None, *[cell] * 38], "label": ["a", "b"] * 20})
+    splits, plan = load_table(write(frame, tmp_path / "a.csv"), validation=frame, test=frame)
+    assert plan["v"].type == ("sequence" if isinstance(value[0], list) else "vector")
+    np.testing.assert_equal([splits[name][0]["v"] for name in splits], [value] * 3)
+    assert splits["train"][1]["v"] is None
+
+
+def test_labels_and_arrays_of_a_frame_survive_a_csv(tmp_path):
+    rng = np.random.default_rng(0)
+    tags = [["a", "b"], ["b"], []] * 20
+    frame = pd.DataFrame({"v": [rng.normal(size=3) for _ in tags], "n": [list(rng.integers(0, 9, 2)) for _ in tags]})
+    frame = frame.assign(title=[f"[{number}] cat [sat]" for number in range(60)], tags=tags)
+    splits, plan = load_table(write(frame, tmp_path / "a.csv"), validation=frame, test=frame, label="tags")
+    assert {name: column.type for name, column in plan.items()} == {"v": "vector", "n": "vector", "title": "text"}
+    assert splits["train"]["label"][:] == tags == splits["test"]["label"][:]
+    np.testing.assert_allclose(splits["train"]["v"][:], splits["test"]["v"][:], atol=1e-7)  # as numpy prints them
+    assert splits["train"]["n"][:] == splits["test"]["n"][:]
+    frame["v"] = [rng.normal(size=2000) for _ in tags]
+    with pytest.raises(ValueError, match=r"a\.csv, column 'v', row 1: .*tolist"):
+        load_table(write(frame, tmp_path / "a.csv"), label="tags")
+
+
+def test_a_column_that_may_tell_whose_a_row_is_is_named(tmp_path, caplog):
+    frame = pd.DataFrame({"video_id": list("uvwxyz") * 10, "fare": np.arange(60.0), "label": ["a", "b"] * 30})
+    load_table(frame)
+    assert "'video_id' is learned from" in caplog.text
+    assert "--benchmark_options.group_column video_id" in caplog.text
+    caplog.clear()
+    load_table(frame.rename(columns={"video_id": "videogame"}))
+    load_table(frame, group="video_id")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", b"x,label\n1\xff,2\n", "UTF-8"),
