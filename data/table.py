@@ -153,6 +153,15 @@ def read_rows(source, columns):
     return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
 
 
+def spell_out(columns):
+    """`columns` of [`load_table`], each as a mapping with a list `columns`, however a user gives it."""
+    if columns is None:
+        return None
+    settings = {name: dict(told) if isinstance(told, dict) else {} for name, told in columns.items()}
+    rest = {name: {k: v for k, v in told.items() if k != "column"} for name, told in settings.items()}
+    return {name: {**rest[name], "columns": _column_names(name, told)} for name, told in columns.items()}
+
+
 def _column_names(modality, told):
     """The columns (`list[str]`) that a user gave for a modality."""
     names = told if not isinstance(told, dict) else told.get("columns") or told.get("column", modality)

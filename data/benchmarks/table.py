@@ -7,7 +7,7 @@ import datasets
 
 from ..benchmark import Benchmark, BenchmarkConfig
 from ..labels import label_names
-from ..table import load_table, show_plan
+from ..table import load_table, show_plan, spell_out
 
 
 @dataclass
@@ -23,6 +23,10 @@ class TableConfig(BenchmarkConfig):
     folds: int | None = field(default=None, metadata={"help": "Draw so many folds of train_file, and no tenths."})
     fold: int = field(default=0, metadata={"help": "That of the folds to test on; the next is that to validate on."})
     table_columns: dict | None = field(default=None, metadata={"help": "Modality to columns; inferred if not given."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.table_columns = spell_out(self.table_columns)
 
 
 class Table(Benchmark):

@@ -117,12 +117,18 @@ def _as_prepared(given, types):
     """Settings that fit what `prepare_data.py` wrote, with its processor, and the number of training samples."""
     from modeling_lfm import LfmProcessor
     from modeling_lfm.data.prepared import PROCESSOR, read_manifest
+    from modeling_lfm.data.table import spell_out
 
     folder = Path(given["data_dir"]).expanduser()
     manifest, processor = read_manifest(folder), LfmProcessor.from_pretrained(folder / PROCESSOR)
     entries = {name: processor.modalities[name] for name in manifest["columns"]}  # in the order of the table
     towers = {name: _propose_tower(given, name, types.get(entry["type"]))[0] for name, entry in entries.items()}
-    options = manifest["benchmark_options"] | (given.get("benchmark_options") or {})
+    stored, options = manifest["benchmark_options"], dict(given.get("benchmark_options") or {})
+    known = stored.get("table_columns") or {}
+    if isinstance(options.get("table_columns"), dict):  # what it does not say of a column is as it was prepared
+        asked = spell_out(options["table_columns"])
+        options["table_columns"] = {name: {**known.get(name, {}), **told} for name, told in asked.items()}
+    options = {**stored, **options}
     proposal = {"modalities": towers, "processor": entries, "benchmark_options": options}
     if processor.tokenizer is not None:
         proposal["tokenizer"] = str(folder / PROCESSOR)

@@ -161,6 +161,9 @@ def test_prepared_tables_train_to_the_same_weights(frame, tmp_path):
     words = ["--num_train_epochs", "1", "--use_cpu", "--modalities.photo.model_args", "{channels: [4, 4, 4, 4]}"]
     prepare_data.main(["--benchmark", "table", *where, "--output", str(tmp_path / "prepared"), "--num_proc", "1"])
     _, raw = train.train(*train.parse_arguments(["table", *where, *words, "--output_dir", str(tmp_path / "raw")]))
+    columns = "{photo: photo, title: {column: title}, voice: {column: voice, type: spectrogram}, "
+    columns += "table: [age, fare, sex, person]}"
+    words += ["--benchmark_options.table_columns", columns]  # said in another way than it is stored
     again = ["table", "--data_dir", str(tmp_path / "prepared"), *words, "--output_dir", str(tmp_path / "run")]
     trainer, metrics = train.train(*train.parse_arguments(again))
     assert metrics["eval_loss"] == raw["eval_loss"]
