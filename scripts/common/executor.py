@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -83,13 +84,13 @@ class Local:
         """
         others, slots = set(multiprocessing.active_children()), SimpleQueue()
         with tempfile.TemporaryDirectory(prefix="lfm-", ignore_cleanup_errors=True) as scratch:
-            start = (scratch, function, context, settings.PLUGINS)
+            start = (scratch, dict(os.environ), function, context, settings.PLUGINS)
             for number in range(min(self.processes, len(pieces))):
                 slots.put((number, None))
 
             def work(piece):
                 number, process = slots.get()
-                process = process or ProcessPoolExecutor(1, SPAWN, initializer=_start, initargs=(number, *start))
+                process = process or ProcessPoolExecutor(1, PROCESSES, initializer=_start, initargs=(number, *start))
                 try:
                     return process.submit(_work, piece).result()
                 except BrokenExecutor:
@@ -112,13 +113,18 @@ class Local:
                     threads.shutdown()
 
 
-SPAWN = multiprocessing.get_context("spawn")  # a fork of a program with threads can hang
+# A fork of a program with threads can hang. On Linux a server without any imports once what all need, and is forked.
+PROCESSES = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+if sys.platform == "linux":
+    PROCESSES.set_forkserver_preload(["modeling_lfm.trainer.trainer", "modeling_lfm.data"])
 _job = None  # in a process of `Local`: function and context, or what kept it from its work
 
 
-def _start(number, scratch, function, context, plugins):
+def _start(number, scratch, environment, function, context, plugins):
     """What a new process does first."""
     global _job
+    os.environ.clear()
+    os.environ.update(environment)  # the server's is that of the program when it first needed a process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program itself is interrupted, and ends its processes
     threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
     tempfile.tempdir = scratch
