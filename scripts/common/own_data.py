@@ -76,7 +76,7 @@ def _propose_inputs(given, name, part, reads, cells):
         return {"type": kind, **asked}
     if part.type in ("image", "video") and own.get("tower") in TOWERS and wants_weights(own):
         reads = {}
-    return {"type": kind, **reads, **_look_at(part.type, cells), **part.settings, **asked}
+    return {"type": kind, **reads, **_look_at(part.type, cells, {**part.settings, **asked}), **part.settings, **asked}
 
 
 def _propose_tower(given, name, kind):
@@ -135,20 +135,26 @@ def _as_prepared(given, types):
     return {**given, **proposal}, manifest["samples"]["train"]
 
 
-def _look_at(kind, cells):
-    """Settings of the processor that the training samples tell."""
+def _look_at(kind, cells, asked):
+    """Settings of the processor that some training samples tell, read as is `asked`: how long sounds are, and which
+    axis of series is time, the only one whose length differs.
+    """
     from modeling_lfm.audio_lfm import load_audio
+    from modeling_lfm.numbers_lfm import read_numbers
 
-    if kind != "spectrogram":
+    if kind not in ("spectrogram", "sequence"):
         return {}
-    lengths = []
+    found = []
     for cell in [cell for cell in cells[:200] if cell is not None][:20]:
         try:
-            samples, rate = load_audio(cell)
-            lengths.append(len(samples) / rate)
+            found.append(load_audio(cell) if kind == "spectrogram" else read_numbers(cell, asked.get("key")).shape)
         except (ValueError, OSError):
             continue  # told where it is prepared
-    return {"duration": round(float(np.clip(np.quantile(lengths, 0.9), 0.1, LONGEST)), 2)} if lengths else {}
+    if kind == "spectrogram":
+        lengths = [len(samples) / rate for samples, rate in found]
+        return {"duration": round(float(np.clip(np.quantile(lengths, 0.9), 0.1, LONGEST)), 2)} if lengths else {}
+    differing = [axis for axis, sizes in enumerate(zip(*found, strict=False)) if len(set(sizes)) > 1]
+    return {"time_axis": differing[0]} if len(differing) == 1 and len({len(shape) for shape in found}) == 1 else {}
 
 
 def _make_tokenizer(texts, output_dir, size):

@@ -44,8 +44,10 @@ def files(folder, ending, write):
     return paths
 
 
-def write_series(key, width):
-    return lambda path, number: scipy.io.savemat(path, {key: RNG.normal(size=(5 + number % 4, width)) + number % 3})
+def write_series(key, *shape):
+    """-1 in the `shape` is time."""
+    sizes = [[size if size > 0 else 5 + number for size in shape] for number in range(4)]
+    return lambda path, number: scipy.io.savemat(path, {key: RNG.normal(size=sizes[number % 4]) + number % 3})
 
 
 def write_clip(path, number):
@@ -74,8 +76,8 @@ def six_vectors(folder):
 def series_and_clip(folder):
     (folder / "body").mkdir()
     (folder / "wrist").mkdir()
-    body = files(folder / "body", "mat", write_series("d_skel", 4))
-    wrist = files(folder / "wrist", "mat", write_series("d_iner", 2))
+    body = files(folder / "body", "mat", write_series("d_skel", 4, 3, -1))
+    wrist = files(folder / "wrist", "mat", write_series("d_iner", -1, 2))
     table = {"body": [f"body/{path}" for path in body], "wrist": [f"wrist/{path}" for path in wrist]}
     settings = {"modalities": {"depth": {**RESNET, "in_chans": 1}}, "processor": {"depth": CLIP}}
     return {**table, "depth": files(folder, "mp4", write_clip)}, settings
