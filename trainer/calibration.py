@@ -11,7 +11,7 @@ from scipy.special import expit, log_expit, log_softmax
 from transformers.utils import logging
 
 from .fitting import unchanged_random_state
-from .metrics import compute_multimodal_metrics
+from .metrics import measure_calibration
 from .objectives import is_multi_label
 
 logger = logging.get_logger(__name__)
@@ -167,7 +167,9 @@ class Calibrator:
         labels, names = found.label_ids.astype(int), config.modality_names
         parts = {"fused": logits, **dict(zip(names, modality_logits, strict=True))}
         config.calibration = fit_calibration(parts, labels, config.problem_type)
-        measured = compute_multimodal_metrics(found, names, config.problem_type, calibration=config.calibration)
-        errors = {key: value for key, value in measured.items() if "calibration_error" in key}
-        self.calibrated_on = {"samples": len(labels), **errors}
+        self.calibrated_on, several = {"samples": len(labels)}, is_multi_label(config.problem_type)
+        for name in config.calibration["temperatures"]:
+            there, prefix = np.isfinite(parts[name]).all(-1), "" if name == "fused" else f"{name}_"
+            errors = measure_calibration(parts[name][there], labels[there], several, config.calibration, name)[-1]
+            self.calibrated_on |= {f"{prefix}{key}": value for key, value in errors.items()}
         return config.calibration

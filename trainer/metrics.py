@@ -230,14 +230,22 @@ def compute_multimodal_metrics(
     return metrics
 
 
-def _measure(values, labels, multi_label, further, calibration, name):
-    """Metrics (`dict[str, float]`) of the logits (N, K) of one prediction."""
-    wide, config_name = values.astype(np.float64), "multilabel" if multi_label else None
-    temperature = calibration and calibration["temperatures"].get(name)
+def measure_calibration(values, labels, multi_label, calibration, name):
+    """Of the logits (N, K) of the prediction `name`: probabilities without the temperature, what is predicted, and the
+    calibration errors (`dict[str, float]`) without and with it, where `calibration` has one."""
+    wide, temperature = values.astype(np.float64), calibration and calibration["temperatures"].get(name)
     plain, scaled = (expit(z) if multi_label else softmax(z, axis=-1) for z in (wide, wide / (temperature or 1.0)))
     thresholds = (calibration or {}).get("thresholds", {}).get(name, 0.5)
     predicted = (scaled >= np.asarray(thresholds)).astype(np.int32) if multi_label else values.argmax(-1)
-    metrics = {}
+    errors = {"before": plain, "after": scaled} if temperature else {}
+    found = {f"calibration_error_{when}": calibration_error(z, predicted, labels) for when, z in errors.items()}
+    return plain, predicted, found
+
+
+def _measure(values, labels, multi_label, further, calibration, name):
+    """Metrics (`dict[str, float]`) of the logits (N, K) of one prediction."""
+    plain, predicted, errors = measure_calibration(values, labels, multi_label, calibration, name)
+    metrics, config_name = {}, "multilabel" if multi_label else None
     for metric, predictions in (
         (Accuracy(config_name), predicted),
         (MeanAveragePrecision(config_name), plain),
@@ -245,10 +253,7 @@ def _measure(values, labels, multi_label, further, calibration, name):
     ):
         result = metric.score(predictions, labels)  # `compute` would write them into an Arrow table first
         metrics |= {key: value for key, value in result.items() if isinstance(value, float)}
-    if temperature:
-        errors = {"before": plain, "after": scaled}.items()
-        metrics |= {f"calibration_error_{when}": calibration_error(z, predicted, labels) for when, z in errors}
-    return metrics | {name: METRICS.find(name)(plain, predicted, labels) for name in further}
+    return metrics | errors | {name: METRICS.find(name)(plain, predicted, labels) for name in further}
 
 
 def _split_predictions(predictions, modalities):

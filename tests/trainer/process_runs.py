@@ -1,6 +1,5 @@
-"""All that is tested in two processes, one after the other under one `accelerate launch`: each start takes seconds."""
+"""All that is tested in two processes, one after the other under one launch, which imports once for both."""
 
-import atexit
 import contextlib
 import gc
 import io
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate import debug_launcher
 from accelerate.state import DistributedType, PartialState
 
 from modeling_lfm.scripts import train as train_program
@@ -42,6 +42,7 @@ REFUSED = {  # settings, and what the error says
 def train(folder, towers, processes, **settings):
     """The trainer of a short run with SGD, 16 samples a step over all processes, whole steps."""
     settings |= {"holdout": 16, "num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.02}
+    settings |= {"calibrate": False}  # which changes nothing that is compared
     trainer = toy_trainer(folder, towers, per_device_train_batch_size=16 // processes, **settings)
     trainer.train()
     return trainer
@@ -139,10 +140,10 @@ def shard_from_now_on():
     PartialState.__init__ = wrapped
 
 
-def main(folder, config):
+def run_all(folder, config):
+    """In each process."""
     folder, results = Path(folder), {}
-    gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported
-    atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
+    os.environ |= {key: str(dist.get_rank()) for key in ("RANK", "LOCAL_RANK")}  # as `accelerate launch` does
 
     def note(key, function, *args):
         try:
@@ -168,4 +169,5 @@ def main(folder, config):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    gc.freeze()  # each run of a trainer collects garbage, and would look through all that was imported
+    debug_launcher(run_all, tuple(sys.argv[1:]))

@@ -1,12 +1,14 @@
 """Two processes compute what one does: every method, a moving alpha, gathered features, and parameters in shards."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from accelerate.commands import launch
 
 from modeling_lfm import LfmForMultimodalClassification
 from modeling_lfm.trainer.objectives import info_nce
@@ -38,13 +40,13 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def launched(folder):
     """The results of both processes of one launch, each a `dict` by case."""
-    # accelerate's --cpu starts one process only, whatever --num_processes says, unless MPI is set up.
-    words = ["--multi_gpu", "--main_process_port=0", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
     tiny = yaml.safe_load((ROOT / "scripts" / "configs" / "demo.yaml").read_text()) | TINY
     tiny |= TWO_PICTURES | {"per_device_train_batch_size": 8}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    words += ["--num_cpu_threads_per_process=1", "-m", "tests.trainer.process_runs", folder, folder / "tiny.yaml"]
-    launch.launch_command(launch.launch_command_parser().parse_args(list(map(str, words))))
+    command = [sys.executable, "-m", "tests.trainer.process_runs", folder, folder / "tiny.yaml"]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # two processes with two threads each wait for one another
+    ended = subprocess.run(command, cwd=ROOT, env=one_thread, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
     return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
