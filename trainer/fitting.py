@@ -288,12 +288,15 @@ def train_apart(make_trainer, trainer, model, method, num_train_epochs=None):
     dataset = keep_present(dataset, model.config.modality_names)
     dataset = copy.copy(dataset)  # where samples change from epoch to epoch, its epochs are its own
     collator = partial(collate_inputs, collator, known_inputs(model))
+    shared = trainer.accelerator.gradient_state  # of all trainers of a process
+    synced = shared.sync_gradients
     with tempfile.TemporaryDirectory() as args.output_dir, unchanged_random_state(args.device):
         apart = make_trainer(
             model, args, dataset, data_collator=collator, method=method, compute_loss_func=trainer.loss_func
         )
         apart.pop_callback(LfmProgressCallback)
         apart.train()
+    shared.sync_gradients = synced
     return model
 
 

@@ -54,7 +54,7 @@ def read_table(path, benchmark=None):
 
     Args:
         path (`str`): the YAML file. It has `rows`, and either `base` and `settings`, or `benchmarks`; or it takes all
-            (`rows_of`) or all but the rows (`benchmarks_of`) of another one.
+            (`rows_of`; `rows` are then added) or all but the rows (`benchmarks_of`) of another one.
         benchmark (`str`, *optional*): of a table with `benchmarks`, the one to run: a configuration of train.py.
 
     Returns:
@@ -65,7 +65,8 @@ def read_table(path, benchmark=None):
     """
     content = arguments.read_config(path)
     if "rows_of" in content:
-        content = {**arguments.read_config(find_table(content["rows_of"])), **content}
+        other = arguments.read_config(find_table(content["rows_of"]))
+        content = {**other, **content, "rows": other["rows"] | content.get("rows", {})}
     if "benchmarks_of" in content:
         other = arguments.read_config(find_table(content["benchmarks_of"]))
         for entry in other["benchmarks"].values():

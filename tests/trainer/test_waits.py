@@ -10,11 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from modeling_lfm.trainer import LfmTrainer
+from modeling_lfm.trainer.methods import make_method
 
 from .test_method_promises import NAMES, make_trainer
 from .toy import SMOOTH, only, toy_data, toy_model, toy_trainer
 
 STEPS = 4
+# Settings without what reads once in a run: a race.
+SETTINGS = {"auto": make_method({"name": "auto", "weights": [1]}).settings}
 # How often a step reads, and why.
 READS = {"greedy": (1, "whether gates are held, and so what is computed, depends on the speeds of this step")}
 # Operators that wait for a CUDA device: those that give Python a number, and those whose size depends on values.
@@ -69,6 +72,7 @@ class Watch(TrainerCallback):
 
 
 def watch(trainer, *modes):
+    trainer.method.settings = SETTINGS.get(trainer.method.spec.name, trainer.method.settings)
     trainer.callback_handler.callbacks.insert(0, Watch(*modes))  # what other callbacks do belongs to the step, too
     trainer.train()
     assert trainer.callback_handler.callbacks[0].steps == trainer.state.global_step >= STEPS

@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-import torch
-
+from ._states import on_cpu, restore_state, save_state
 from .base import Method, MethodSpec, check_limits, register
 
 
@@ -78,26 +77,16 @@ class Mses(Method):
             smoothed = share * self.last.get(name, 0.0) + (1 - share) * loss
             self.last[name] = loss
             if name in running and smoothed < self.best[name]["loss"]:
-                checkpoint = self.save() if checkpoint is None else checkpoint  # one for all that need it
+                checkpoint = save_state(self.trainer) if checkpoint is None else checkpoint  # one for all that need it
                 self.best[name] = {"loss": smoothed, "epoch": epoch, "checkpoint": checkpoint}
         for name in running:  # after all were kept that are to be kept
             if epoch - self.best[name]["epoch"] > self.settings.patience:
                 self.stopped.append(name)
-                self.restore(self.best[name].pop("checkpoint", None))
+                kept = self.best[name].pop("checkpoint", None)
+                if kept is not None:  # else every loss was infinite or no number
+                    restore_state(self.trainer, kept)
         if len(self.stopped) == len(self.modalities):
             self.trainer.control.should_training_stop = True
-
-    def save(self):
-        """A copy of the model and of the optimizer's moments."""
-        return on_cpu({"model": self.model.state_dict(), "optimizer": self.trainer.optimizer.state_dict()["state"]})
-
-    def restore(self, checkpoint):
-        """Bring a copy back; learning rates stay as they are."""
-        if checkpoint is None:  # every loss was infinite or no number
-            return
-        self.model.load_state_dict(checkpoint["model"])
-        optimizer = self.trainer.optimizer
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": on_cpu(checkpoint["optimizer"])})
 
     def on_gradients(self):
         # Without a gradient no weight decay and no momentum moves a parameter either.
@@ -110,10 +99,3 @@ class Mses(Method):
 
     def load_state_dict(self, state):
         self.last, self.stopped, self.best = state["last"], state["stopped"], on_cpu(state["best"])
-
-
-def on_cpu(value):
-    """A copy of nested dicts whose tensors lie on the CPU."""
-    if isinstance(value, dict):
-        return {key: on_cpu(item) for key, item in value.items()}
-    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
