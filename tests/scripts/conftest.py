@@ -1,13 +1,13 @@
 """One tiny run on the built-in data, trained as a user does, which the tests of the programs share."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from filelock import FileLock
+
+from .forks import run_program, start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOWER = {
@@ -35,13 +35,6 @@ TWO_PICTURES = {
 }
 
 
-def program(name, *words, cwd=ROOT, launcher=(sys.executable,), **environment):
-    """Run a program of the repository in a process of its own; `subprocess.CompletedProcess` with text."""
-    command = [*launcher, str(ROOT / "scripts" / f"{name}.py"), *map(str, words)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-
-
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
     """The demo configuration with tiny towers and few samples (`Path` of a YAML file)."""
@@ -63,8 +56,10 @@ def trained(tiny_config, tmp_path_factory):
         if not (elsewhere / "printed").is_file():
             elsewhere.mkdir()
             words = ("--output_dir", "run", "--do_predict", "--seed", 3)
-            result = program("train", tiny_config, *words, cwd=elsewhere)
-            assert result.returncode == 0, result.stderr
-            (elsewhere / "printed").write_text(result.stdout)
+            program = ROOT / "scripts" / "train.py"
+            process = start(elsewhere / "log", run_program, program, tiny_config, *words, cwd=elsewhere)
+            process.join()
+            assert process.exitcode == 0, (elsewhere / "log").read_text()
+            (elsewhere / "log").rename(elsewhere / "printed")
     assert "model, metrics and plots: run" in (elsewhere / "printed").read_text()
     return elsewhere / "run"

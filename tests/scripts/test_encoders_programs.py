@@ -80,7 +80,7 @@ def test_a_prepared_folder_holds_waveforms(tmp_path):
     (tmp_path / "all.csv").write_text("\n".join(["sound,label,split", *lines]))
     tower, prepared = f"{{sound: {{tower: transformers, name: {tmp_path / 'tower'}}}}}", tmp_path / "prepared"
     common = ["--benchmark", "table", "--data_dir", str(tmp_path), "--benchmark_options.train_file", "all.csv"]
-    prepare_data.main([*common, "--modalities", tower, "--output", str(prepared)])
+    prepare_data.main([*common, "--modalities", tower, "--output", str(prepared), "--num_proc", "1"])
     kind = LfmProcessor.from_pretrained(prepared / "processor").modalities["sound"]
     assert (kind["type"], kind["extractor"]["feature_extractor_type"]) == ("waveform", "WhisperFeatureExtractor")
     settings = {"benchmark": "table", "data_dir": str(prepared), "method": "unimodal_1", "num_train_epochs": 1}

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import yaml
 
-from .conftest import ROOT, TWO_PICTURES
+from . import kill_runs
+from .conftest import TWO_PICTURES
+from .forks import start
 
 # LFM_KILLS=40 kills so many runs, over all four methods; a machine that does nothing else takes five minutes.
 KILLS = int(os.environ.get("LFM_KILLS", 0))
@@ -23,10 +23,10 @@ def test_killed_runs_end_as_the_uninterrupted_one(method, tiny_config, tmp_path)
     settings |= {"max_train_samples": 48, "max_eval_samples": 16, "save_total_limit": 1, **TWO_PICTURES}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
     words = [str(tmp_path / "tiny.yaml"), str(tmp_path / "runs"), str(METHODS[method]), method]
-    command = [sys.executable, "-m", "tests.scripts.kill_runs", *words]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout.splitlines()[-1])
+    process = start(tmp_path / "log", kill_runs.main, *words)
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    told = json.loads((tmp_path / "log").read_text().splitlines()[-1])
     print(*told, sep="\n")
     assert len(told) == METHODS[method]
     assert {moment: wrong for moment, wrong in told.items() if wrong} == {}

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from modeling_lfm.scripts.common import runs
 from modeling_lfm.trainer.methods import METHODS, list_methods
 from tests.trainer.cards import check_card
 
-from .conftest import ROOT, program
+from .conftest import ROOT
 from .servers import serving
 
 
@@ -251,7 +252,8 @@ def fails(main, argv, capsys):
 
 
 def test_bad_input_ends_the_program_with_one_sentence():
-    result = program("train", "nowhere.yaml")
+    command = [sys.executable, ROOT / "scripts" / "train.py", "nowhere.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert re.fullmatch(r"error: no configuration at nowhere\.yaml.*\n", result.stderr)
 

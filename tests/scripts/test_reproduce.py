@@ -2,9 +2,7 @@
 
 import json
 import multiprocessing
-import os
 import re
-import sys
 import threading
 import time
 
@@ -19,6 +17,7 @@ from modeling_lfm.scripts.experiments import run as sweep
 from modeling_lfm.scripts.experiments.tables import merge
 
 from .conftest import ROOT, TWO_PICTURES
+from .forks import run_program, start
 
 SMALL = {
     "max_train_samples": 64,
@@ -83,14 +82,14 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     command += ["--output", "runs"]
 
     # Killed in the middle: the worker ends too, and leaves no checkpoints behind.
-    script = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *command, "--num_train_epochs", "4"]
-    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
-    with open(tmp_path / "log", "w") as log:
-        process = psutil.Popen(script, env=env, stdout=log, stderr=log)
+    words = [*command, "--num_train_epochs", "4"]
+    program = ROOT / "scripts" / "reproduce.py"
+    process = start(tmp_path / "log", run_program, program, *words, cwd=tmp_path, TMPDIR=str(tmp_path / "tmp"))
     wait_for((folder / "OGM_demo_seed0.json").is_file, (tmp_path / "log").read_text)
-    workers = process.children(recursive=True)
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.wait()
+    process.join()
+    assert workers
     assert psutil.wait_procs(workers, timeout=300)[1] == []
     assert list((tmp_path / "tmp").glob("lfm-*")) == []
     (folder / "JS,-learned_demo_seed0.json").unlink(missing_ok=True)  # where it was faster than the kill
