@@ -116,8 +116,9 @@ def find_private(name, text):
         `list[str]`: such as `"config.json, line 3: the path /home/me of this machine"`; of a secret, its beginning.
     """
     suffix, is_vocabulary, found = Path(name).suffix, Path(name).name in VOCABULARIES, []
+    patterns = {what: pattern for what, pattern in _TOKENS.items() if pattern.search(text)}  # most texts have none
+    patterns |= {} if is_vocabulary else _NAMED
     for number, line in enumerate(text.splitlines(), start=1):
-        patterns = _TOKENS if is_vocabulary else {**_TOKENS, **_NAMED}
         matches = {what: pattern.search(line) for what, pattern in patterns.items()}
         entries = [f"{what} ({match[0].strip()[:6]}...)" for what, match in matches.items() if match]
         if not is_vocabulary:

@@ -93,17 +93,24 @@ def test_it_trains_with_towers_that_run_together(temporal, tmp_path):
     assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("temporal", ["attention", "gru"])
-def test_it_is_exported(temporal, tmp_path):
-    model = make("resnet", temporal)
+def test_it_is_exported(tmp_path):
+    """Both encoders over time, in one graph."""
+    torch.manual_seed(0)
+    names = {"lips": "attention", "hands": "gru"}
+    towers = {name: {**KINDS["resnet"], "temporal": temporal} for name, temporal in names.items()}
+    model = LfmForMultimodalClassification(LfmConfig(towers, hidden_size=16, num_labels=3)).eval()
     video = {"type": "video", "size": [32, 32], "stored_frames": 6, "num_frames": 5}
-    processor = LfmProcessor({"lips": video})
-    export_model(model, processor, tmp_path / "model.onnx")  # which compares the answers
+    export_model(
+        model, LfmProcessor(dict.fromkeys(names, video)), tmp_path / "model.onnx"
+    )  # which compares the answers
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    clip = np.random.default_rng(0).standard_normal((2, 5, 3, 32, 32)).astype(np.float32)
-    logits = session.run(["logits"], {"lips_values": clip})[0]
+    clips = np.random.default_rng(0).standard_normal((2, 2, 5, 3, 32, 32)).astype(np.float32)
+    inputs = {f"{name}_values": clip for name, clip in zip(names, clips, strict=True)}
+    found = session.run(["lips_logits", "hands_logits"], inputs)
     with torch.no_grad():
-        np.testing.assert_allclose(logits, model(lips_values=torch.from_numpy(clip)).logits, atol=1e-4)
+        wanted = model(**{key: torch.from_numpy(value) for key, value in inputs.items()}).modality_logits
+    for logits, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_what_cannot_be_is_refused():
