@@ -1,4 +1,4 @@
-"""Vectors of frozen towers, computed once and stored beside the prepared data: what follows trains in seconds."""
+"""Vectors of frozen towers, computed once and stored in the cache of `datasets`: what follows trains in seconds."""
 
 import functools
 import json
@@ -90,7 +90,7 @@ def _compute(model, name, dataset, processor, batch_size):
     stored = dataset.with_format(None).select_columns([column for column in dataset.column_names if column in read])
     settings = json.dumps(processor.modalities[name], sort_keys=True)  # a plain text: the same in every process
     key = Hasher.hash((_digest(model, name), settings, Hasher.hash_bytes(_content(stored))))
-    folder = cache_folder(dataset) / f"vectors-{key}"
+    folder = cache_folder() / f"vectors-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with taking_turns(folder):
         vectors = stored.with_transform(Decoder(processor, [name])).map(

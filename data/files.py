@@ -79,10 +79,8 @@ def digest_files(dataset, columns):
     return digest.hexdigest()
 
 
-def cache_folder(dataset):
-    """The folder (`Path`) of a data set's Arrow files; one in the cache of `datasets` for a data set in memory."""
-    if dataset.cache_files:
-        return Path(dataset.cache_files[0]["filename"]).parent
+def cache_folder():
+    """Where this library keeps files of its own in the cache of `datasets` (`Path`)."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "modeling_lfm"
 
 
@@ -90,7 +88,7 @@ def cache_file(raw, fingerprint):
     """Where samples of a data set in memory are written, which `datasets` would keep there; None beside its files."""
     if raw.cache_files:
         return None
-    folder = cache_folder(raw)
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / f"prepared-{fingerprint}.arrow")
 

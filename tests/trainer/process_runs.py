@@ -22,7 +22,7 @@ METHODS = [spec.name for spec in list_methods()]
 ALPHAS = [("learned", "infonce", "epoch"), ("lookahead", "js", "epoch"), ("learned", "infonce", 3)]
 SIZES = [[4, 4], [5, 2]]  # samples of the two processes
 HOLES = {  # methods on samples that lack modalities
-    **{name: name for name in ("concat", "weight", "ogm", "mla", "mmpareto", "etmc")},
+    **{name: name for name in ("concat", "weight", "ogm", "mla", "mmpareto", "etmc", "auto")},
     "js": {"name": "lfm", "alpha": "learned"},
     "infonce": {"name": "lfm", "alpha": "constant", "alpha_value": 0.5, "matching_loss": "infonce"},
 }
