@@ -1,13 +1,11 @@
 """The settings of the program around the page, and the page as a Space."""
 
 import importlib.metadata
-import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from modeling_lfm.scripts import demo as demo_program
 from modeling_lfm.scripts.common.console import run
 
 from ..browser import browsing, free_port
+from ..forks import run_program, start
 from .conftest import Served, direct
 from .test_server import check_nothing_is_read, check_other_sites_get_nothing
 
@@ -85,15 +84,18 @@ def space(checkpoint, examples, tmp_path_factory):
 def served_space(space):
     """The [`Served`] page of the Space, from a process of its own."""
     port = free_port()
-    env = {**os.environ, "GRADIO_SERVER_PORT": str(port)}
-    with subprocess.Popen([sys.executable, space / "app.py"], env=env, stdout=subprocess.PIPE, text=True) as app:
-        try:
-            assert f"on http://127.0.0.1:{port}/" in app.stdout.readline()
-            page = Served(f"http://127.0.0.1:{port}/")
-            page.process, page.uploads = app, None
-            yield page
-        finally:
-            app.send_signal(signal.SIGINT)
+    log = space.with_name("log")
+    app = start(log, run_program, space / "app.py", GRADIO_SERVER_PORT=str(port))
+    try:
+        while f"on http://127.0.0.1:{port}/" not in (log.read_text() if log.exists() else ""):
+            assert app.is_alive(), log.read_text()
+            time.sleep(0.01)
+        page = Served(f"http://127.0.0.1:{port}/")
+        page.process, page.uploads = app, None
+        yield page
+    finally:
+        app.terminate()
+        app.join()
 
 
 def test_a_space_is_three_files_and_the_model(space, checkpoint):
@@ -166,6 +168,6 @@ def test_a_space_keeps_its_machine_to_itself_and_cleans_up(served_space, pipelin
     outside.write_bytes((media / "b.png").read_bytes() + b"end")
     check_nothing_is_read(served_space, outside)
     check_other_sites_get_nothing(served_space)
-    served_space.process.send_signal(signal.SIGTERM)
-    served_space.process.wait(timeout=300)
+    served_space.process.terminate()
+    served_space.process.join()
     assert not served_space.uploads.exists(), "uploads go when the program ends"
