@@ -1,5 +1,6 @@
 """Programs in processes of their own, forked from one that has imported what they need, which takes seconds."""
 
+import gc
 import os
 import runpy
 import sys
@@ -35,6 +36,7 @@ def _work(log, cwd, variables, function, arguments):
     os.environ.clear()
     os.environ.update(variables)
     tempfile.tempdir = None
+    gc.freeze()  # or each run of a trainer looks through all that was imported
     os.chdir(cwd or os.getcwd())
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout, sys.stderr):
