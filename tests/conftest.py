@@ -30,9 +30,10 @@ atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 # The files that take longest, first: where several processes run the tests, each takes a file at a time, and none
 # shall be left with a long one when the others have nothing more to do.
 LONGEST = (
-    *("method_promises", "processes", "reproduce", "remote_code", "export", "programs", "readme", "kills"),
-    *("push_to_hub", "program", "notebook", "compile", "prepare_data", "fuzz", "holes", "six_benchmarks"),
-    *("own_data", "memory", "speed", "trainer", "model_card", "analyze", "pipeline", "waits"),
+    *("method_promises", "processes", "reproduce", "kinds_of_tables", "export", "compile", "push_to_hub", "executor"),
+    *("remote_code", "prepare_data", "programs", "panel", "encoders_programs", "tables", "adapters", "program"),
+    *("fuzz", "notebook", "holes", "six_benchmarks", "streams", "loading", "kills", "memory", "trainer", "temporal"),
+    *("benchmark", "preparation", "pipeline", "model_card", "own_data", "readme", "waits", "auto"),
 )
 
 
