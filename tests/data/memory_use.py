@@ -1,7 +1,6 @@
 """The memory that preparing pictures and training on them takes, in a process of its own."""
 
 import json
-import sys
 import threading
 from contextlib import contextmanager
 
@@ -54,7 +53,3 @@ def work(folder):
         with peak_memory(peaks["training"]):
             trainer.train()
     print(json.dumps({phase: found[1:] for phase, found in peaks.items()}))
-
-
-if __name__ == "__main__":
-    work(sys.argv[1])

@@ -1,8 +1,6 @@
 """Memory does not grow with the data set, neither in preparing nor in training."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -12,6 +10,7 @@ import pytest
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import prepare_dataset
 
+from ..scripts.forks import start
 from . import memory_use
 from .media import image_bytes
 
@@ -19,9 +18,11 @@ from .media import image_bytes
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads /proc, which Linux has")
 def test_peaks_are_the_same_for_sixteen_times_as_much_data(tmp_path):
     """256 pictures have 52 MB as files and 20 MB as pixels; 16 of them a sixteenth."""
-    done = subprocess.run([sys.executable, memory_use.__file__, str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    peaks = json.loads(done.stdout.splitlines()[-1])
+    process = start(tmp_path / "log", memory_use.work, str(tmp_path))
+    process.join()
+    told = (tmp_path / "log").read_text()
+    assert process.exitcode == 0, told
+    peaks = json.loads(told.splitlines()[-1])
     assert list(peaks) == ["preparing", "training"]
     for small, middle, large in peaks.values():
         assert large - small < 12, peaks

@@ -2,8 +2,6 @@
 
 import os
 import pickle
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from modeling_lfm.data import LfmDataCollator, prepare_dataset, read_prepared
 from modeling_lfm.data.files import digest_files
 from modeling_lfm.data.preparation import encode_sample, sample_bytes, stored_features
 
+from ..scripts.forks import start
 from .media import image_bytes, read_number, tone, wav_bytes, write_video
 
 AUDIO = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5, "mean": -3.0}
@@ -76,8 +75,8 @@ def test_batches_equal_the_processor(processor):
     assert prepared[0]["audio_values"].shape == (1, 65, 31)
     collator = LfmDataCollator(processor)
     loader = torch.utils.data.DataLoader(prepared, batch_size=3, shuffle=False, collate_fn=collator)
-    for start, batch in zip((0, 3), loader, strict=True):
-        rows = raw[start : start + 3]
+    for first, batch in zip((0, 3), loader, strict=True):
+        rows = raw[first : first + 3]
         expected = processor(audio=rows["sound"], image=rows["picture"], text=rows["caption"])
         assert batch.keys() == {*expected.keys(), "labels"}
         for key, value in expected.items():
@@ -132,18 +131,14 @@ def test_audio_of_any_length(tmp_path):
     assert prepared[0]["audio_values"].shape != prepared[1]["audio_values"].shape
 
 
-PROGRAM = """
-import sys, datasets
-from transformers import AutoTokenizer
-from modeling_lfm import LfmProcessor
-from modeling_lfm.data import prepare_dataset
-processor = LfmProcessor.from_pretrained(sys.argv[2])
-processor(text=["the cat", "sat"])  # the state that a call leaves in the tokenizer decides nothing
-prepared = prepare_dataset(datasets.load_from_disk(sys.argv[1]), processor, {"text": "caption"}, label_column="kind")
-pictures = datasets.Dataset.from_dict({"image": sys.argv[3:], "label": list("aba")})
-pictures = prepare_dataset(pictures, LfmProcessor({"image": {"type": "image", "size": [8, 8]}}))
-print(prepared.cache_files[0]["filename"], *(int(row["image_values"].float().mean()) for row in pictures))
-"""
+def prepare_again(raw, processor, *paths):
+    """In another process: prints the file of the prepared captions, and the means of the prepared pictures."""
+    processor = LfmProcessor.from_pretrained(processor)
+    processor(text=["the cat", "sat"])  # the state that a call leaves in the tokenizer decides nothing
+    prepared = prepare_dataset(datasets.load_from_disk(raw), processor, {"text": "caption"}, label_column="kind")
+    pictures = datasets.Dataset.from_dict({"image": paths, "label": list("aba")})
+    pictures = prepare_dataset(pictures, LfmProcessor({"image": {"type": "image", "size": [8, 8]}}))
+    print(prepared.cache_files[0]["filename"], *(int(row["image_values"].float().mean()) for row in pictures))
 
 
 def test_cache_is_found_by_another_process_and_keyed_by_settings(tmp_path, tokenizer):
@@ -156,11 +151,12 @@ def test_cache_is_found_by_another_process_and_keyed_by_settings(tmp_path, token
     written = os.stat(file).st_mtime_ns
     image_processor = LfmProcessor({"image": {"type": "image", "size": [8, 8]}})
     prepare_dataset(MAKERS["paths"](pictures(tmp_path, 80)), image_processor)
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "raw"), str(tmp_path / "processor")]
-    command += pictures(tmp_path, 120)  # in place of the others
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split()[-4:] == [file, "120", "120", "120"]
+    words = [str(tmp_path / "raw"), str(tmp_path / "processor"), *pictures(tmp_path, 120)]  # in place of the others
+    process = start(tmp_path / "log", prepare_again, *words, cwd=tmp_path)
+    process.join()
+    told = (tmp_path / "log").read_text()
+    assert process.exitcode == 0, told
+    assert told.split()[-4:] == [file, "120", "120", "120"]
     assert os.stat(file).st_mtime_ns == written
     shorter = LfmProcessor({"text": {**TEXT, "max_length": 3}}, tokenizer=tokenizer)
     tokenizer_of_more = BertTokenizer(vocab={**tokenizer.get_vocab(), "dog": 10})

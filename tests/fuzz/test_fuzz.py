@@ -5,13 +5,13 @@ LFM_FUZZ_CASES=600 LFM_FUZZ_SEED=1 runs more, or others.
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 
 from ..scripts.conftest import ROOT
+from ..scripts.forks import start
+from . import suite
 from .outcomes import Outcome
 from .suite import SHARES
 
@@ -22,10 +22,10 @@ CASES, SEED = os.environ.get("LFM_FUZZ_CASES", "50"), os.environ.get("LFM_FUZZ_S
 def outcomes(tmp_path_factory):
     """A `dict` for each case: area, case, outcome, text."""
     folder = tmp_path_factory.mktemp("fuzz")
-    command = [sys.executable, "-m", "tests.fuzz.suite", str(folder), CASES, SEED]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    process = start(folder / "log", suite.main, str(folder), CASES, SEED, cwd=ROOT)
+    process.join()
     log = folder / "outcomes.jsonl"
-    assert log.is_file(), ended.stderr
+    assert log.is_file(), (folder / "log").read_text()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     # Before each case stands a line that says `crash`; it counts where the process did not come to the end of the case.
     return [
