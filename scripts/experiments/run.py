@@ -38,7 +38,7 @@ def run_one(threads, config):
     Returns:
         `dict` with the `method` and its settings, the metric by which the epoch is chosen (`chosen_by`), the metrics of
         `validation` and `test`, `best_epoch`, the `seconds` of training with its evaluations, `steps` of the optimizer,
-        and LFM's `alpha` by epoch.
+        LFM's `alpha` by epoch, and what the method logs in the end (`logs`), such as the weight that `auto` chose.
     """
     import torch
     from transformers.utils import logging
@@ -69,6 +69,7 @@ def run_one(threads, config):
         "seconds": seconds,
         "steps": state.global_step,
         "alpha": [entry["alpha"] for entry in state.log_history if "alpha" in entry and "loss" in entry],
+        "logs": method.logs(),
     }
     names = ("", *(f"{name}_" for name in trainer.model.config.modality_names))
     for split in ("validation", "test"):

@@ -72,6 +72,7 @@ def test_the_best_epoch_by_validation_is_the_one_that_is_tested(tmp_path, monkey
     assert best["validation"]["loss"] < 3 < worst["validation"]["loss"]
     assert best["test"]["loss"] < 3 < worst["test"]["loss"]
     assert list(tmp_path.iterdir()) == [], "checkpoints are removed"
+    assert sweep.run_one(1, {**config, "method": "auto"})["logs"] == {"weight_fused": 1, "weight_unimodal": 0}
 
 
 def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, monkeypatch):
