@@ -27,9 +27,10 @@ def cost_of(setup, name, towers, shapes, batch_size, count, hidden_size=64):
         trainer = models.make_trainer(setup, folder, model, data[count:], batch_size, method, data[:count], max_steps=1)
         step, problem = models.make_step(trainer), BilevelProblem(trainer.method)
         updates = {way: update_by(problem, *way) for way in WAYS}
-        method |= {"alpha_every": STEPS_AN_EPOCH}
+        method = {"name": "lfm", "alpha_every": STEPS_AN_EPOCH}
         again = models.make_trainer(setup, folder, model, data[count:], batch_size, method, data[:count], max_steps=1)
-        updates["reused"] = update_from_memory(again, -(-count // batch_size))
+        trained = again.method.settings.inner_samples
+        updates["reused"] = update_from_memory(again, -(-trained // batch_size))
         one, other = (updates[way]() for way in WAYS[:2])
         times = setup.take_turns({"step": step, **updates}, rounds=3)
     yield Row(
@@ -45,7 +46,7 @@ def cost_of(setup, name, towers, shapes, batch_size, count, hidden_size=64):
         [100 / STEPS_AN_EPOCH * value for value in ratios(times["reused"], times["step"])],
         "%",
         most=2.0,
-        note=f"{count} samples that were trained on, and {batch_size} that pass the towers",
+        note=f"{trained} samples or a batch that were trained on, and half a batch that passes the towers",
     )
     for way in WAYS[1:]:
         yield Row(f"{', '.join(way)}, {name}", ratios(times[way], times["step"]), "steps")

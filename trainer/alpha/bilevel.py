@@ -57,8 +57,14 @@ class BilevelProblem:
         """Those of this `epoch` inside, the same on every process; the generators are as before afterwards."""
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.args.seed + epoch)
+            self._seed(epoch)
             yield
+
+    def _seed(self, epoch):
+        """As `torch.manual_seed`, which takes milliseconds for devices that are there but not in use."""
+        torch.default_generator.manual_seed(self.args.seed + epoch)
+        if self.args.device.type == "cuda":
+            torch.cuda.manual_seed(self.args.seed + epoch)
 
     # -- implicit ----------------------------------------------------------------------------------------------
 
@@ -68,7 +74,7 @@ class BilevelProblem:
         head = settings.alpha_parameters == "head"
         with whole_parameters(self.model), frozen_norm_statistics(self.model), self._random_numbers(epoch):
             parameters = self.model.head_parameters() if head else list(self.model.parameters())
-            inner = self._outputs(*self.trainer.draw_samples(settings.alpha_inner_samples, epoch), head)
+            inner = self._outputs(*self.trainer.draw_samples(settings.inner_samples, epoch), head)
             outer = self._outputs(self.trainer.holdout_dataset, self._held_out(epoch), head)
             return self._solve(inner, outer, parameters, alpha)
 
@@ -81,9 +87,7 @@ class BilevelProblem:
                 memory.add_held_out(self._encode_apart(held_out, places, epoch))
             trained, watched = memory.gather()
             if trained is None:  # resumed from a checkpoint without
-                trained = self._encode_apart(
-                    *self.trainer.draw_samples(self.settings.alpha_inner_samples, epoch), epoch
-                )
+                trained = self._encode_apart(*self.trainer.draw_samples(self.settings.inner_samples, epoch), epoch)
             inner, outer = (partial(self._classify, *rows) for rows in (trained, watched))
             with frozen_norm_statistics(torch.nn.ModuleList([model.lfm.projections, model.fusion])):
                 return self._solve(inner, outer, model.head_parameters(), alpha)
@@ -172,7 +176,7 @@ class BilevelProblem:
             for alpha in candidates:
                 self.model.load_state_dict(weights)
                 optimizer.load_state_dict(copy.deepcopy(state))
-                torch.manual_seed(self.args.seed + epoch)
+                self._seed(epoch)
                 for step in np.split(indices, count):
                     self._train_step(optimizer, dataset, step, alpha)
                 losses.append(self._held_out_loss(epoch))

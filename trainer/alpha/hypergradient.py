@@ -136,17 +136,18 @@ def hypergradient(
         g, loss = space.gradient(loss), loss.detach()
         inner = _InnerProblem(loss_cls, loss_mm, space, alpha)
         hessian, c = inner.linearize(product, needs_hessian=solver != "identity")
-        if not (torch.isfinite(g).all() and torch.isfinite(c).all() and torch.isfinite(loss)):
+        norm_g, norm_c = norm(g), norm(c)
+        if not math.isfinite(norm_g + norm_c + float(loss)):
             raise FloatingPointError("a loss of the hypergradient, or its gradient, is not finite.")
         solution = solve(solver, hessian, g, iterations, damping, step)
-    norm_c, norm_v = norm(c), norm(solution.vector)
+    norm_v = norm(solution.vector)
     value = -dot(c, solution.vector)
     if not math.isfinite(value):
         raise FloatingPointError("the Hessian products of the hypergradient are not finite.")
     return HypergradientResult(
         value=value,
         cosine=max(-1.0, min(1.0, value / (norm_c * norm_v))) if norm_c * norm_v > 0 else 0.0,
-        norm_outer=norm(g),
+        norm_outer=norm_g,
         norm_mixed=norm_c,
         norm_solution=norm_v,
         outer_loss=float(loss),

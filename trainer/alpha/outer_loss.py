@@ -7,10 +7,11 @@ Networks", Guo et al., ICML 2017), and counts each modality's own prediction bes
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
+import numpy as np
 import torch
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
 from torch import Tensor
 
 from ..objectives import classification_loss, full_precision, is_multi_label, no_autocast
@@ -18,6 +19,10 @@ from ..objectives import classification_loss, full_precision, is_multi_label, no
 OUTER_LOSSES = ("calibrated", "plain")
 INVERSE_TEMPERATURES = (1e-3, 1e3)
 """Bounds of the fitted inverse temperature: it is infinite for separable logits, and zero for useless ones."""
+LAST_STEP = 1e-7
+"""Of Newton's method for it, relative: what is left after it is about the square."""
+
+Derivatives = Callable[[float], tuple[float, float]]
 
 
 def outer_loss(
@@ -92,36 +97,61 @@ def fit_inverse_temperature(
 ) -> float:
     """The b in `INVERSE_TEMPERATURES` that minimises the (binary) cross-entropy of b `logits` + `offset` (`(K,)`).
 
-    The loss is convex in b, so b is the root of its derivative: Brent's method in log b, in float64.
+    The loss is convex in b, so b is the root of its derivative: Newton's method from 1 in float64. Each b that was
+    tried is a bound of the next ones; the geometric mean of the bounds stands in for a step that leaves them or is not
+    half as long as the last.
     """
     if labels.shape[:1] != logits.shape[:1] or logits.numel() == 0:
         raise ValueError(
             f"one label per sample is needed and at least one sample, got logits {tuple(logits.shape)} and "
             f"labels {tuple(labels.shape)}."
         )
-    outputs, labels = logits.detach().cpu().double(), labels.cpu()
-    if not torch.isfinite(outputs).all():
+    outputs, truth = logits.detach().cpu().double().numpy(), labels.cpu().double().numpy()
+    if not np.isfinite(outputs).all():
         raise FloatingPointError("the logits of the outer loss are not finite; the model has diverged.")
-    offset = offset.cpu().double() if isinstance(offset, Tensor) else offset
-    slope_of = _multi_label_slope if is_multi_label(problem_type) else _single_label_slope
-    slope = partial(slope_of, outputs, labels, offset)
+    shift = offset.cpu().double().numpy() if isinstance(offset, Tensor) else offset
+    derivatives = (_of_labels if is_multi_label(problem_type) else _of_classes)(outputs, truth, shift)
     lowest, highest = INVERSE_TEMPERATURES
-    if slope(lowest) >= 0:
+    if derivatives(lowest)[0] >= 0:
         return lowest
-    if slope(highest) <= 0:
+    if derivatives(highest)[0] <= 0:
         return highest
-    x = brentq(lambda x: slope(math.exp(x)), math.log(lowest), math.log(highest), xtol=1e-12)
-    return math.exp(x)
+    b, last = 1.0, math.inf
+    for _ in range(100):
+        slope, curvature = derivatives(b)
+        lowest, highest = (lowest, b) if slope > 0 else (b, highest)
+        new = b - slope / curvature if curvature > 0 else lowest
+        if not (lowest < new < highest and abs(new - b) < last / 2):
+            new = math.sqrt(lowest * highest)
+        elif abs(new - b) <= LAST_STEP * b:
+            return float(new)
+        b, last = new, abs(new - b)
+    return b
 
 
-def _single_label_slope(outputs: Tensor, labels: Tensor, offset: Tensor | float, b: float) -> float:
-    """Derivative in b of the mean cross-entropy of b `outputs` + `offset`."""
-    probabilities = torch.softmax(b * outputs + offset, dim=-1)
-    centred = outputs - outputs.gather(1, labels.long()[:, None])  # before averaging: the slope may be tiny beside them
-    return float((probabilities * centred).sum(dim=-1).mean())
+def _of_classes(outputs: np.ndarray, labels: np.ndarray, offset: np.ndarray | float) -> Derivatives:
+    """The first two derivatives in b of the mean cross-entropy of b `outputs` + `offset`."""
+    rows = np.arange(len(labels))[:, None]
+    # against the true class before averaging: the slope may be tiny beside the logits
+    outputs, count = outputs - outputs[rows, labels.astype(int)[:, None]], len(labels)
+
+    def derivatives(b):
+        scores = b * outputs + offset
+        odds = np.exp(scores - scores.max(1, keepdims=True))
+        totals, weighted = odds.sum(1), odds * outputs
+        mean = weighted.sum(1) / totals
+        return mean.sum() / count, ((weighted * outputs).sum(1) / totals - mean * mean).sum() / count
+
+    return derivatives
 
 
-def _multi_label_slope(outputs: Tensor, labels: Tensor, offset: Tensor | float, b: float) -> float:
+def _of_labels(outputs: np.ndarray, labels: np.ndarray, offset: np.ndarray | float) -> Derivatives:
     """The same for the mean binary cross-entropy."""
-    sign = 2 * labels.double() - 1
-    return float((-torch.sigmoid(-sign * (b * outputs + offset)) * sign * outputs).mean())
+    sign = 2 * labels - 1
+    margins = sign * outputs
+
+    def derivatives(b):
+        wrong = expit(-(b * margins + sign * offset))
+        return -(wrong * margins).mean(), (wrong * (1 - wrong) * margins * margins).mean()
+
+    return derivatives

@@ -64,8 +64,8 @@ class LfmSettings:
         alpha_parameters: of the inner problem: `head`, projections and fusion (cheap: towers run once), or `all`.
         alpha_outer: outer loss: `calibrated` cross-entropy of the fused and the single-modality predictions, each with
             its best inverse temperature, or the `plain` one of the fused prediction.
-        alpha_inner_samples: training samples on which the inner problem's derivatives are computed; with `alpha_reuse`
-            those of the fewest latest steps that hold so many.
+        alpha_inner_samples: training samples on which the inner problem's derivatives are computed; if not given 256,
+            and 64 with `alpha_reuse`: those of the fewest latest steps that hold so many.
         alpha_outer_samples: held-out samples on which the outer loss is computed, drawn anew for each update; all where
             there are no more. So an update costs the same whatever the size of the data set. With `alpha_reuse` the
             latest so many that passed the towers.
@@ -91,7 +91,7 @@ class LfmSettings:
     alpha_product: str = "double_backward"
     alpha_parameters: str = "head"
     alpha_outer: str = "calibrated"
-    alpha_inner_samples: int = 256
+    alpha_inner_samples: int | None = None
     alpha_outer_samples: int = 256
     lookahead_steps: int = 20
     keep_prior: bool = False
@@ -127,6 +127,11 @@ class LfmSettings:
     def iterations(self):
         """`int`: of the solver."""
         return self.alpha_iterations or (2 if self.reuses else 5)
+
+    @property
+    def inner_samples(self):
+        """`int`: training samples on which the inner problem's derivatives are computed."""
+        return self.alpha_inner_samples or (64 if self.reuses else 256)
 
 
 @register
@@ -221,7 +226,7 @@ class Lfm(Method):
         """A [`VectorMemory`] for an update every so many `steps`."""
         s, args = self.settings, self.args
         batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        return VectorMemory(self.model, s.alpha_inner_samples, s.alpha_outer_samples, steps, batch, args.world_size)
+        return VectorMemory(self.model, s.inner_samples, s.alpha_outer_samples, steps, batch, args.world_size)
 
     def _forget(self):
         if self.memory is not None:
