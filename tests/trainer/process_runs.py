@@ -40,10 +40,17 @@ REFUSED = {  # settings, and what the error says
 
 
 def train(folder, towers, processes, **settings):
-    """The trainer of a short run with SGD, 16 samples a step over all processes, whole steps."""
+    """The trainer of a short run with SGD, 16 samples a step over all processes, whole steps; `passed` are the samples
+    that passed a tower in this process."""
     settings |= {"holdout": 16, "num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.02}
     settings |= {"calibrate": False}  # which changes nothing that is compared
     trainer = toy_trainer(folder, towers, per_device_train_batch_size=16 // processes, **settings)
+    trainer.passed = 0
+
+    def count(tower, inputs, vectors):
+        trainer.passed += len(vectors)
+
+    next(iter(trainer.model.lfm.towers.values())).register_forward_hook(count)
     trainer.train()
     return trainer
 
@@ -60,7 +67,8 @@ def read_log(trainer):
 def run(folder, towers, processes, **settings):
     """Weights, losses and alphas of a run."""
     trainer = train(folder, towers, processes, **settings)
-    return {"weights": {k: v.clone() for k, v in trainer.model.state_dict().items()}, **read_log(trainer)}
+    weights = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    return {"weights": weights, "passed": trainer.passed, **read_log(trainer)}
 
 
 def run_method(folder, name, processes):

@@ -82,7 +82,9 @@ def test_samples_that_lack_modalities(case, launched, tmp_path):
 @pytest.mark.parametrize(("alpha", "matching", "every"), ALPHAS)
 def test_a_moving_alpha(alpha, matching, every, launched, tmp_path):
     one = run_alpha(tmp_path, alpha, matching, every, 1)
-    assert_equal(one, *results_of(launched, "alpha", alpha, matching, every))
+    both = results_of(launched, "alpha", alpha, matching, every)
+    assert_equal(one, *both)
+    assert [result["passed"] for result in both] == [one["passed"] / 2] * 2, "each does its part of an update"
     assert len(set(one["alphas"])) == (2 if every == "epoch" else 3)
 
 

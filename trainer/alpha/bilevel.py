@@ -9,11 +9,12 @@ from functools import partial
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from ..objectives import total_loss
 from .guards import frozen_norm_statistics, whole_parameters
 from .hypergradient import hypergradient
-from .memory import join
+from .memory import join, move
 from .outer_loss import outer_loss
 
 
@@ -21,8 +22,8 @@ class BilevelProblem:
     """min over alpha of J(theta*(alpha)), with theta* minimising L_Total at that alpha.
 
     The inner losses are computed on a draw of the training set, J on the held-out set or a draw of it. Batch
-    normalisation has the statistics of each batch (as in training), dropout is off. Every process computes the same on
-    the same samples.
+    normalisation has the statistics of each batch (as in training), dropout is off. Several processes find the same as
+    one on the same samples: each passes a part of the batches through the towers, or trains with one of the candidates.
 
     Args:
         method ([`Lfm`]): in training; the model, data sets, collator and optimizer of its trainer are used.
@@ -34,6 +35,22 @@ class BilevelProblem:
         self.trainer = method.trainer
         self.args = method.args
         self.model = method.model
+
+    @property
+    def shares(self):
+        """`bool`: whether each process does a part; not where modules wait for all processes at every batch."""
+        waits = any(isinstance(module, torch.nn.SyncBatchNorm) for module in self.model.modules())
+        return self.args.world_size > 1 and not (self.trainer.is_fsdp_enabled or waits)
+
+    def _part(self, items):
+        """What of `items` (`list`) is of this process, in pairs with their places."""
+        pairs = list(enumerate(items))
+        return pairs[self.args.process_index :: self.args.world_size] if self.shares else pairs
+
+    def _all(self, found):
+        """Pairs of places and what was found there, of all processes, in the order of the places, without them."""
+        found = gather_object(move("cpu", found)) if self.shares else found
+        return [value for _, value in sorted(found, key=lambda pair: pair[0])]
 
     def advance(self, schedule, epoch):
         """Find out how alpha should move before `epoch` (or period of steps, counted likewise).
@@ -138,12 +155,13 @@ class BilevelProblem:
 
     def _outputs(self, dataset, indices, head):
         """A closure that gives (outputs, labels) of the samples; the towers run once if only the head varies."""
-        batches = self._batches(dataset, indices)
         if not head:
+            batches = self._batches(dataset, indices)
             return lambda: self._classify(*self._encode(batches))
+        parts = np.array_split(indices, -(-len(indices) // self.args.train_batch_size))
         with torch.no_grad():
-            rows = self._encode(batches)
-        return partial(self._classify, *rows)
+            mine = [(place, self._encode(self._batches(dataset, part))) for place, part in self._part(parts)]
+        return partial(self._classify, *join(move(self.args.device, self._all(mine))))
 
     def _outer_loss(self, outputs, labels):
         problem_type, loss = self.model.config.problem_type, self.trainer.special_loss
@@ -173,18 +191,18 @@ class BilevelProblem:
         dataset, indices = self.trainer.draw_samples(count * size, epoch)
         losses = []
         try:
-            for alpha in candidates:
+            for place, alpha in self._part(candidates):
                 self.model.load_state_dict(weights)
                 optimizer.load_state_dict(copy.deepcopy(state))
                 self._seed(epoch)
                 for step in np.split(indices, count):
                     self._train_step(optimizer, dataset, step, alpha)
-                losses.append(self._held_out_loss(epoch))
+                losses.append((place, self._held_out_loss(epoch)))
         finally:
             self.model.load_state_dict(weights)
             optimizer.load_state_dict(state)
             optimizer.zero_grad()
-        return tuple(losses)
+        return tuple(self._all(losses))
 
     def _train_step(self, optimizer, dataset, indices, alpha):
         self.model.train()
@@ -202,5 +220,5 @@ class BilevelProblem:
 
     def _held_out_loss(self, epoch):
         with frozen_norm_statistics(self.model), torch.no_grad():
-            outer = self._outputs(self.trainer.holdout_dataset, self._held_out(epoch), head=True)
-            return self._outer_loss(*outer()).item()
+            rows = self._encode(self._batches(self.trainer.holdout_dataset, self._held_out(epoch)))
+            return self._outer_loss(*self._classify(*rows)).item()

@@ -94,7 +94,7 @@ class VectorMemory:
     def state_dict(self):
         """What a resumed run needs: of each process its `steps` and `held_out` rows, the same on every process."""
         mine = [(self._latest(), self.held_out)]
-        parts = mine if self.processes == 1 else gather_object(_to("cpu", mine))
+        parts = mine if self.processes == 1 else gather_object(move("cpu", mine))
         return {"steps": [steps for steps, _ in parts], "held_out": [held_out for _, held_out in parts]}
 
     def load_state_dict(self, state, process, device):
@@ -102,7 +102,7 @@ class VectorMemory:
         processes."""
         if len(state["steps"]) != self.processes:
             return
-        self.steps, self.held_out = (_to(device, state[part][process]) for part in ("steps", "held_out"))
+        self.steps, self.held_out = (move(device, state[part][process]) for part in ("steps", "held_out"))
 
 
 def join(rows):
@@ -118,8 +118,8 @@ def join(rows):
     return vectors, torch.cat([labels for _, labels, _ in rows]), marks
 
 
-def _to(device, tree):
+def move(device, tree):
     """Nested lists and tuples with their tensors on `device`."""
     if isinstance(tree, torch.Tensor):
         return tree.to(device)
-    return type(tree)(_to(device, part) for part in tree) if isinstance(tree, (list, tuple)) else tree
+    return type(tree)(move(device, part) for part in tree) if isinstance(tree, (list, tuple)) else tree
