@@ -31,8 +31,9 @@ def write_files(folder, count, size):
     return paths
 
 
-def make_processor(side):
-    return LfmProcessor({"audio": {"type": "spectrogram"}, "image": {"type": "image", "size": [side, side]}})
+def make_processor(side, **image):
+    image = {"type": "image", "size": [side, side], **image}
+    return LfmProcessor({"audio": {"type": "spectrogram"}, "image": image})
 
 
 def reading(setup):
@@ -48,18 +49,30 @@ def reading(setup):
         few, collate = {name: paths[:12] for name, paths in columns.items()}, LfmDataCollator(processor)
         batch, plain = processor(**few), collate([prepared[index] for index in range(12)])
         same = all(torch.allclose(value, plain[name], atol=1e-5) for name, value in batch.items())
+        varied = AugmentedDataset(prepared, make_processor(setup.pick(32, 224), augment=True))
         loaders = {
-            workers: DataLoader(prepared, 8, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0)
+            (what, workers): DataLoader(
+                data, 8, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0
+            )
+            for what, data in (("prepared data", prepared), ("prepared data, augmented", varied))
             for workers in setup.pick((0,), (0, 1, 2))
         }
-        functions = {workers: lambda loader=loader: sum(1 for _ in loader) for workers, loader in loaders.items()}
+        functions = {key: lambda loader=loader: sum(1 for _ in loader) for key, loader in loaders.items()}
+        memory = {
+            "own memory": torch.empty_like,
+            "shared memory": lambda value: torch.empty_like(value).share_memory_(),
+        }
+        for where, make in memory.items():
+            functions[where] = lambda make=make: [make(value).copy_(value) for value in plain.values()]
         times = setup.take_turns({"raw": lambda: processor(**few), **functions})
         slow = [12 / seconds for seconds in times["raw"]]
         yield Row("reading raw files", slow, "samples/s", right=same, note="the same batch")
-        for workers in loaders:
-            fast = [count / seconds for seconds in times[workers]]
+        for what, workers in loaders:
+            fast = [count / seconds for seconds in times[what, workers]]
             note = f"{np.median(ratios(fast, slow)):.0f} x raw"
-            yield Row(f"reading prepared data, {workers} workers", fast, "samples/s", note=note)
+            yield Row(f"reading {what}, {workers} workers", fast, "samples/s", note=note)
+        for where in memory:
+            yield Row(f"copying a batch to {where}", [12 / seconds for seconds in times[where]], "samples/s")
         yield waiting(setup, scratch, prepared, processor)
 
 
