@@ -1,5 +1,6 @@
 """Where pieces of work run: local processes that may die, parts, and a Ray cluster that loses a machine."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,14 +14,25 @@ from contextlib import closing
 import psutil
 import pytest
 
-from modeling_lfm.scripts import prepare_data
+from modeling_lfm.scripts import prepare_data, reproduce
 from modeling_lfm.scripts.common import settings
 from modeling_lfm.scripts.common.executor import ExecutorArguments, Local
 from modeling_lfm.scripts.common.settings import load_plugins
 
 from .conftest import ROOT
+from .test_reproduce import SMALL
 
 WORDS = ["--benchmark", "demo", "--samples_per_shard"]
+MACHINE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}  # of a Ray cluster
+SWEEP = f"""
+base: demo
+settings: {{small: {json.dumps(SMALL | {"num_train_epochs": 1})}}}
+rows:
+  Concat: {{method: concat}}
+  OGM: {{method: ogm}}
+  LFM: {{method: {{name: lfm, alpha: heuristic}}}}
+  LFM, every step: {{method: {{name: lfm, alpha: learned, alpha_every: 1}}}}
+"""
 
 
 def work(context, piece):
@@ -90,42 +102,54 @@ def test_parts_make_the_same_folder(tmp_path):
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """The address of a Ray cluster of two machines, and the process of the second."""
-    pytest.importorskip("ray", reason="Ray is not installed (pip install ray)")
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    """A Ray cluster of two machines on this one."""
+    ray = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (pip install ray)")
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path, which sockets need
-    address, store = "127.0.0.1:6399", ["--num-cpus", "1", "--object-store-memory", "80000000"]
-    quiet = {"stdout": subprocess.DEVNULL, "cwd": ROOT, "check": True}
-    head = ["--head", "--port", "6399", "--include-dashboard", "false", "--temp-dir", folder]
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}.items():
+        monkeypatch.setenv(name, value)
+    started = ray.Cluster(initialize_head=True, head_node_args=MACHINE)
     try:
-        subprocess.run([*ray, "start", *head, *store], **quiet)
-        before = {process.pid for process in find_machines()}
-        subprocess.run([*ray, "start", "--address", address, *store], **quiet)
-        second = next(process for process in find_machines() if process.pid not in before)
-        yield address, second
+        started.add_node(**MACHINE)
+        yield started
     finally:
-        subprocess.run([*ray, "stop", "--force"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def find_machines():
-    """The processes that each are a machine to Ray."""
-    return [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
+def run_and_lose_a_machine(cluster, program, words, enough):
+    """Run a program on the cluster, which loses its second machine once there is `enough`."""
+    command = [sys.executable, str(ROOT / "scripts" / program), *words, "--executor", "ray"]
+    with subprocess.Popen([*command, "--address", cluster.address], stdout=subprocess.PIPE) as process:
+        while not enough():
+            assert process.poll() is None
+            time.sleep(0.01)
+        (second,) = cluster.worker_nodes
+        cluster.remove_node(second, allow_graceful=False)
+        process.communicate()
+    assert process.returncode == 0
 
 
 def test_a_cluster_that_loses_a_machine_writes_the_same_bytes(cluster, tmp_path):
-    address, second = cluster
     one, spread = tmp_path / "one", tmp_path / "spread"
     prepare_data.main([*WORDS, "100", "--output", str(one), "--num_proc", "1"])
-    program = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), *WORDS, "100", "--output", str(spread)]
-    with subprocess.Popen([*program, "--executor", "ray", "--address", address], stdout=subprocess.PIPE) as process:
-        while not list(spread.glob("data/*.parquet")):
-            assert process.poll() is None
-            time.sleep(0.01)
-        for child in second.children(recursive=True):
-            child.kill()
-        second.kill()
-        process.communicate()
-    assert process.returncode == 0
+    words = [*WORDS, "100", "--output", str(spread)]
+    run_and_lose_a_machine(cluster, "prepare_data.py", words, lambda: list(spread.glob("data/*.parquet")))
     assert contents(spread) == contents(one)
+
+
+def test_a_sweep_on_a_cluster_that_loses_a_machine_finds_the_same(cluster, tmp_path):
+    """Twelve runs, of one thread each, as a task of Ray has."""
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    words = [str(tmp_path / "sweep.yaml"), "--seeds", "0", "1", "2", "--output"]
+    reproduce.main([*words, str(tmp_path / "one"), "--jobs", str(os.cpu_count())])
+    spread = tmp_path / "spread" / "sweep" / "demo"
+    words = [*words, str(tmp_path / "spread")]
+    run_and_lose_a_machine(cluster, "reproduce.py", words, lambda: len(list(spread.glob("*.json"))) >= 5)
+    found, expected = read_runs(spread), read_runs(tmp_path / "one" / "sweep" / "demo")
+    assert len(expected) == 12
+    assert found == expected
+
+
+def read_runs(folder):
+    """What the runs of a folder found, by file, but for how long they took."""
+    return {file.name: {**json.loads(file.read_text()), "seconds": None} for file in folder.glob("*.json")}
