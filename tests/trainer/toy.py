@@ -19,7 +19,8 @@ SMOOTH = {
         "pooling": "mean",
     },
 }
-NORMALISED = {"audio": TOWERS["audio"], "text": {**TOWERS["text"], "config": {**BERT, "num_hidden_layers": 1}}}
+NORMALISED = {"audio": TOWERS["audio"], "text": {**TOWERS["text"], "config": BERT}}
+ONE_LAYER = {**TOWERS["text"], "config": {**BERT, "num_hidden_layers": 1}}
 
 
 # As little as still trains: for what is tried with every method.
@@ -35,7 +36,7 @@ def method_towers(name, normalised=True, number=2):
     if name in ("mmtm", "greedy"):  # they need feature maps
         towers = {"audio": resnet(1, **norm), "vit": resnet(3, **norm), "flow": resnet(2, **norm)}
     else:
-        text, third = (NORMALISED["text"], SMALLEST["vit"]) if normalised else (SMOOTH["text"], SMOOTH["vit"])
+        text, third = (ONE_LAYER, SMALLEST["vit"]) if normalised else (SMOOTH["text"], SMOOTH["vit"])
         towers = {"audio": resnet(1, **norm), "text": text, "vit": third}
     return dict(list(towers.items())[: 3 if name == "unimodal_3" else number])
 

@@ -19,7 +19,7 @@ def list_methods():
         ```python
         >>> from modeling_lfm.trainer import list_methods
         >>> [spec.name for spec in list_methods()[:3]]
-        ['lfm', 'agm', 'concat']
+        ['lfm', 'agm', 'auto']
 
         ```
     """
