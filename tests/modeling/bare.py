@@ -41,11 +41,16 @@ def make_environment(folder, *names):
         `Path` of its interpreter.
     """
     venv.create(folder, symlinks=True)
-    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
+    link_libraries(Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)})), *names)
+    return folder / "bin" / "python"
+
+
+def link_libraries(packages, *names):
+    """Links in the folder `packages` (`Path`) to the distributions `names`, and to what they require."""
+    packages.mkdir(exist_ok=True)
     for distribution in find_distributions(names):
         tops = {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}
         for top in tops:
             place, origin = packages / top, Path(distribution.locate_file(top))
             if origin.exists() and not place.exists():
                 place.symlink_to(origin)
-    return folder / "bin" / "python"

@@ -1,6 +1,9 @@
 """Loads models as their users do, in an environment without this package, and answers from raw inputs.
 
-usage: python bare_program.py JOBS.json ANSWERS.pt
+usage: python bare_program.py FOLDER [FOLDER ...]
+
+The jobs of each folder, `jobs.json`, are done in a fork, for to import torch takes seconds, and the answers are written
+to its `answers.pt`. What lies in its `libraries` can be imported, too.
 
 Each job is a mapping: `source` (folder or repository), `inputs` (a list of calls of the processor), `load` (further
 arguments of `from_pretrained`), `save_to` (a folder; what was loaded is saved there). With `"job": "pipeline"` the
@@ -14,6 +17,7 @@ import json
 import os
 import sys
 import urllib.request
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -70,10 +74,11 @@ def answer_requests(source, inputs):
     return answers
 
 
-def main(jobs, answers):
+def work(folder):
+    sys.path.append(str(folder / "libraries"))
     torch.set_num_threads(1)
     results = []
-    for job in json.loads(Path(jobs).read_text()):
+    for job in json.loads((folder / "jobs.json").read_text()):
         kind = job.pop("job", "answer")
         if kind == "imports":
             results.append([name for name in LIBRARIES if importlib.util.find_spec(name)])
@@ -89,8 +94,13 @@ def main(jobs, answers):
             results.append(answer_requests(**job))
         else:
             results.append(answer(**job))
-    torch.save(results, answers)
+    torch.save(results, folder / "answers.pt")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for name in sys.argv[1:]:
+        process = get_context("fork").Process(target=work, args=(Path(name),))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(process.exitcode)

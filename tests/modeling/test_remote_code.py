@@ -34,7 +34,7 @@ from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from tests.data.media import image_bytes, tone, wav_bytes, write_video
 from tests.test_contributing import read_blocks
 
-from .bare import PROGRAM, make_environment
+from .bare import PROGRAM, link_libraries, make_environment
 from .hub_server import serving_models
 from .towers import BERT, CLIP_TEXT, CLIP_VISION, TOWERS, make_tokenizer, resnet
 
@@ -392,7 +392,6 @@ CASES = {
     "still": {"bert": bert_case, "clip": clip_case, "mmtm": mmtm_case, "own_parts": own_parts_case},
     "moving": {"audio_video": audio_video_case, "streams": streams_case},
 }
-LIBRARIES = {"still": [], "moving": ["av", "librosa", "opencv-python-headless"]}
 
 
 @pytest.fixture(scope="module")
@@ -403,27 +402,25 @@ def hub():
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory, hub):
-    """Cases and results of a process without this package, for pictures and text, and for sound and video."""
-    started, cases = {}, {}
+    """Cases and results of processes without this package, for pictures and text, and for sound and video."""
+    folders, cases = {kind: tmp_path_factory.mktemp(kind) for kind in CASES}, {}
     for kind, makers in CASES.items():
-        folder = tmp_path_factory.mktemp(kind)
-        python = make_environment(folder / "environment", "torch", "transformers", "timm", *LIBRARIES[kind])
+        folder = folders[kind]
         for name, make in makers.items():
             (folder / name).mkdir()
             cases[name] = make(folder / name)
         jobs = [{"job": "imports"}, *(cases[name].job(save_to=str(folder / name / "again")) for name in makers)]
         jobs += still_jobs(cases, hub) if kind == "still" else moving_jobs(cases)
         (folder / "jobs.json").write_text(json.dumps(jobs))
-        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HF_MODULES_CACHE")}
-        environment |= {"HF_HOME": str(folder / "cache"), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-        command = [python, PROGRAM, folder / "jobs.json", folder / "answers.pt"]
-        started[kind] = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
-    results = {}
-    for kind, process in started.items():
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-        results[kind] = torch.load(Path(process.args[2]).with_name("answers.pt"))
-    return cases, results
+    folder = tmp_path_factory.mktemp("bare")
+    python = make_environment(folder / "environment", "torch", "transformers", "timm")
+    link_libraries(folders["moving"] / "libraries", "av", "librosa", "opencv-python-headless")
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HF_MODULES_CACHE")}
+    environment |= {"HF_HOME": str(folder / "cache"), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    command = [python, PROGRAM, folders["moving"], folders["still"]]  # the latter stops the Hub
+    result = subprocess.run(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 0, result.stderr
+    return cases, {kind: torch.load(place / "answers.pt") for kind, place in folders.items()}
 
 
 @pytest.mark.parametrize(("kind", "libraries"), [("still", []), ("moving", ["av", "cv2", "librosa", "soundfile"])])

@@ -10,11 +10,14 @@ import pytest
 import scipy.io
 import torch
 
+from modeling_lfm.inputs_lfm import KINDS as INPUTS
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import export, predict, train
 from modeling_lfm.scripts.common.own_data import Predictor
 from tests.data.media import image_bytes, tone, wav_bytes, write_video
 from tests.modeling.bare import PROGRAM, make_environment
+
+from .test_export import PROCESSORS
 
 ROWS = 18  # the last 6 are the test split
 RNG = np.random.default_rng(0)
@@ -104,6 +107,11 @@ def sound_and_clip(folder):
 
 
 KINDS = (text_and_vectors, six_vectors, series_and_clip, tables_with_an_absent_one, picture_and_text, sound_and_clip)
+EVALUATED = (text_and_vectors, sound_and_clip)  # after each epoch, saved and the best chosen, as is the default
+EXPORTED = {
+    "series_and_clip": [word for name in ("body", "wrist") for word in (f"--processor.{name}.length", "8")],
+    "tables_with_an_absent_one": [],
+}
 
 
 def make(folder, kind):
@@ -118,6 +126,9 @@ def make(folder, kind):
     words = [word for key, value in settings.items() for word in (f"--{key}", as_word(value))]
     where = ["--data_dir", str(folder), "--output_dir", str(folder / "run")]
     quick = ["--num_train_epochs", "1", "--hidden_size", "8", "--method", "concat", "--use_cpu", "--do_predict"]
+    if kind not in EVALUATED:
+        quick += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+        quick += ["--early_stopping_patience", "none"]
     train.main(["table", *where, *quick, *words])
 
 
@@ -136,8 +147,9 @@ def bare(tmp_path_factory):
     python = make_environment(folder / "environment", "torch", "transformers", "timm", "av", "librosa")
     (folder / "jobs.json").write_text(json.dumps(jobs))
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HF_MODULES_CACHE")}
-    command = [python, PROGRAM, folder / "jobs.json", folder / "answers.pt"]
-    subprocess.run(command, cwd=folder, env=environment | {"HF_HOME": str(folder / "cache")}, check=True)
+    subprocess.run(
+        [python, PROGRAM, folder], cwd=folder, env=environment | {"HF_HOME": str(folder / "cache")}, check=True
+    )
     return folder, dict(zip((kind.__name__ for kind in KINDS), torch.load(folder / "answers.pt"), strict=True))
 
 
@@ -176,14 +188,22 @@ def test_it_predicts_from_raw_inputs(trained, capsys):
     assert {e["label"]: e["probability"] for e in told["probabilities"]} == pytest.approx(first, abs=1e-5)
 
 
+@pytest.mark.parametrize("trained", EXPORTED, indirect=True)
 def test_it_is_exported(trained):
-    lengths = [word for name in ("body", "wrist") for word in (f"--processor.{name}.length", "8")]
-    given = lengths if trained.name == "series_and_clip" else []
+    given = EXPORTED[trained.name]
     if given:
         with pytest.raises(ValueError, match=r"--processor\.body\.length"):
             export.main(["--checkpoint", str(trained / "run"), "--output", str(trained / "model.pt2")])
     export.main(["--checkpoint", str(trained / "run"), "--output", str(trained / "model.pt2"), *given])
     assert (trained / "model.pt2").is_file()  # and was held against the model
+
+
+def test_every_type_of_input_is_exported(bare):
+    """Here, in `test_export`, or, waveforms, with the encoder that reads them; rows of tables are vectors to a model."""
+    processors = [json.loads((bare[0] / name / "run" / "processor_config.json").read_text()) for name in EXPORTED]
+    kinds = [kind for each in (*(p["modalities"] for p in processors), PROCESSORS) for kind in each.values()]
+    own = {name for name, kind in INPUTS.items() if kind.__module__.startswith("modeling_lfm.")}
+    assert {kind["type"] for kind in kinds} == own - {"waveform", "tabular"}
 
 
 def test_it_answers_without_the_package(trained, bare):
