@@ -1,5 +1,7 @@
 """One style for all charts, and plots of training runs: alpha, the modality gap, and accuracies, epoch by epoch."""
 
+import functools
+import io
 import json
 import math
 from pathlib import Path
@@ -149,10 +151,19 @@ def _plot(panels, path, titles=("",), **limits):
 def save_plots(source, folder, name="run"):
     """Write the plots of one run into `folder`: `alpha.png` of a method that has one, and `accuracy.png` and, of two or
     more modalities, `gap.png` when the run was evaluated; the files (`list[Path]`)."""
-    history, written = read_log_history(source), []
+    history, written, folder = read_log_history(source), [], Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     plots = {"alpha": (alpha_by_epoch, plot_alpha), "accuracy": (accuracy_by_epoch, plot_accuracy)}
     for stem, (read, plot) in {**plots, "gap": (gap_by_epoch, plot_gap)}.items():
         if read(history):
-            written.append(Path(folder) / f"{stem}.png")
-            plot({name: history}, written[-1])
+            written.append(folder / f"{stem}.png")
+            written[-1].write_bytes(_draw(plot, name, json.dumps(history, default=float)))
     return written
+
+
+@functools.lru_cache(maxsize=12)  # a run that is saved and then sent has the same pictures in both cards
+def _draw(plot, name, history):
+    """The bytes of a PNG, whose drawing takes longer than all else of a card."""
+    file = io.BytesIO()
+    plot({name: json.loads(history)}).savefig(file, format="png")
+    return file.getvalue()

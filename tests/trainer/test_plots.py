@@ -74,6 +74,12 @@ def test_files_from_a_saved_state_are_pngs_of_readable_size(tmp_path):
             assert image.format == "PNG"
             assert 800 <= image.width <= 1200
             assert len(np.unique(np.asarray(image.convert("L")))) > 10, "an empty plot"
+    drawn = [path.read_bytes() for path in written]
+    assert [path.read_bytes() for path in save_plots(HISTORY, tmp_path)] == drawn
+    higher = [{key: v + 0.01 if key == "eval_gap" else v for key, v in entry.items()} for entry in HISTORY]
+    again = [path.read_bytes() for path in save_plots(higher, tmp_path)]
+    assert again[:2] == drawn[:2]
+    assert again[2] != drawn[2]
 
 
 def test_a_run_without_evaluations_gets_its_alpha_only(tmp_path):
