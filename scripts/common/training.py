@@ -105,9 +105,9 @@ def make_processor(modalities, model_args, data_args):
     return LfmProcessor.from_towers(entries, model_args.modalities, model_args.tokenizer)
 
 
-def set_up(model_args, data_args, training_args):
+def set_up(model_args, data_args, training_args, reader=runs):
     """Everything before the first step: the `LfmTrainer` with model and data, and the prepared splits (`dict` of
-    `datasets.Dataset`; `test` only with `do_predict`)."""
+    `datasets.Dataset`; `test` only with `do_predict`). The data are read by the functions of `reader`."""
     from transformers import set_seed
 
     from modeling_lfm import LfmForMultimodalClassification
@@ -124,9 +124,9 @@ def set_up(model_args, data_args, training_args):
     columns = {name: column for name, column in data_args.columns.items() if name not in unused}
     data_args = replace(data_args, columns=columns)
     with training_args.main_process_first(desc="reading the data"):
-        raw = runs.load_data(data_args, processor, seed=training_args.seed)
+        raw = reader.load_data(data_args, processor, seed=training_args.seed)
         check_splits(raw, data_args.benchmark, training_args)
-    if runs.check_data(raw, data_args, processor):
+    if reader.check_data(raw, data_args, processor):
         make_method(training_args.method).check_holes(config)
     fit_processor(processor, raw["train"], columns, data_args.missing)
     processor.complete_towers(config.modalities)
@@ -138,7 +138,7 @@ def set_up(model_args, data_args, training_args):
     set_seed(training_args.seed)
     model = LfmForMultimodalClassification.from_towers(config)  # what is wrong with it is told before data is prepared
     with training_args.main_process_first(desc="preparing the data"):
-        splits = prepare_splits(raw, processor, data_args, training_args.do_predict)
+        splits = prepare_splits(raw, processor, data_args, training_args.do_predict, reader)
         if wants_cache(model_args, data_args, config):
             splits = cache_features(model.to(training_args.device), splits, processor)
     train_dataset = splits["train"]
@@ -175,13 +175,15 @@ def check_splits(raw, benchmark, training_args):
             raise ValueError(f"{benchmark} has no {split} split with these options{hints.get(split, '')}.")
 
 
-def prepare_splits(raw, processor, data_args, with_test):
+def prepare_splits(raw, processor, data_args, with_test, reader=runs):
     """The splits (`dict`) as the model's tensors, each cut to the limit of `data_args`."""
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
     if with_test:
         limits["test"] = data_args.max_test_samples
     return {
-        split: runs.prepare(raw[split], data_args, processor, limit) for split, limit in limits.items() if split in raw
+        split: reader.prepare(raw[split], data_args, processor, limit)
+        for split, limit in limits.items()
+        if split in raw
     }
 
 

@@ -23,10 +23,10 @@ def check_cells(cells, forced):
         ValueError: what is wrong, such as an unknown method, setting or option of the data set, by cell; or no cell is
             left. OSError: missing files, or a pretrained tower that cannot be had.
     """
-    inapplicable, wrong, largest = {}, {}, 0
+    inapplicable, wrong, largest, reader = {}, {}, 0, ReadOnce()
     for (setting, row), config in cells.items():
         try:
-            reason, size = check_cell({**config, **forced, **SMALL})
+            reason, size = check_cell({**config, **forced, **SMALL}, reader)
         except ValueError as error:
             wrong[setting, row] = str(error)
             continue
@@ -41,8 +41,34 @@ def check_cells(cells, forced):
     return inapplicable, largest
 
 
-def check_cell(config):
-    """Why the model of a configuration makes no sense (`str`, or None), and its bytes."""
+class ReadOnce:
+    """Reads data as `runs` does, and what it was asked for before, which most cells of a table share, not again."""
+
+    def __init__(self):
+        self.known = {}
+
+    def load_data(self, args, processor, seed=0):
+        return self._once("load_data", None, args, processor, seed=seed)
+
+    def check_data(self, raw, args, processor):
+        return self._once("check_data", raw, args, processor)
+
+    def prepare(self, dataset, args, processor, limit):
+        return self._once("prepare", dataset, args, processor, limit=limit)
+
+    def _once(self, name, data, args, processor, **settings):
+        from modeling_lfm.scripts.common import runs
+
+        key = repr((name, id(data), vars(args), processor.modalities, processor.tokenizer, settings))
+        if key not in self.known:
+            given = (args, processor) if data is None else (data, args, processor)
+            self.known[key] = data, getattr(runs, name)(*given, **settings)  # held, so that no other has its id
+        return self.known[key][1]
+
+
+def check_cell(config, reader=None):
+    """Why the model of a configuration makes no sense (`str`, or None), and its bytes; `reader` is that of cells that
+    were checked before."""
     from modeling_lfm import LfmForMultimodalClassification
     from modeling_lfm.data.features import find_frozen
     from modeling_lfm.processing_lfm import tell_halves
@@ -73,7 +99,7 @@ def check_cell(config):
             remedy = "is neither a folder nor on the Hub; give a folder with --modalities.MODALITY.name."
             raise FileNotFoundError(f"{data_args.benchmark}: a pretrained tower of {names} {remedy}") from error
         try:
-            trainer, splits = set_up(model_args, data_args, training_args)
+            trainer, splits = set_up(model_args, data_args, training_args, reader or ReadOnce())
         except Unfit as error:  # what only the samples tell
             return str(error), 0
         reason = check_probe(probe, trainer.model.config.modality_names, splits["train"]) if probe else None

@@ -34,7 +34,7 @@ rows:
   Sum: {method: sum}
   Greedy: {method: greedy}
 reference: Concat
-common: {holdout: 0, num_train_epochs: 2, use_cpu: true, metric_for_best_model: accuracy}
+common: {holdout: 0, num_train_epochs: 1, use_cpu: true, metric_for_best_model: accuracy}
 benchmarks:
   clear: &set
     base: table

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from modeling_lfm.scripts import reproduce
 from modeling_lfm.scripts.common.settings import CONFIGS, list_configs, read_config
 from modeling_lfm.scripts.common.training import read_run, set_up
-from modeling_lfm.scripts.experiments.check import SMALL, check_cell, check_cells, check_output
+from modeling_lfm.scripts.experiments.check import SMALL, ReadOnce, check_cell, check_cells, check_output
 from modeling_lfm.scripts.experiments.probe import STRENGTHS
 from modeling_lfm.scripts.experiments.run import FORCED, run_one
 from modeling_lfm.scripts.experiments.tables import TABLES, Table, find_table, make_cells, merge, read_table
@@ -214,6 +214,13 @@ def test_wrong_rows_are_told_before_anything_is_run(tmp_path):
     with pytest.raises(ValueError, match="speed"):
         reproduce.run_table(table, own, {"metric_for_best_model": ["speed"]})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cells_of_the_same_data_read_them_once():
+    reader, config = ReadOnce(), {**read_config("demo"), **FORCED, **SMALL}
+    for changes, read in (({"method": "concat"}, 1), ({"method": "sum"}, 1), ({"benchmark_options": {"seed": 5}}, 2)):
+        assert check_cell({**config, **changes}, reader)[0] is None
+        assert len(reader.known) == read * len(("load", "check", "train", "validation", "test"))
 
 
 def test_what_cannot_be_written_is_told_before_anything_is_run(tmp_path):
