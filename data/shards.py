@@ -113,6 +113,7 @@ class Preparation:
             self.manifest = there  # equal, but a duration of 3 may be one of 3.0 there
         self.digest = prepared.digest({**self.manifest, "shards": {}})
         self.shards = self.todo = prepared.plan_shards(self.manifest)
+        self.alone = True  # no other process writes into the folder
 
     def begin(self, verify=False, part=slice(None)):
         """Write what the folder is to hold, and find the shards that are missing in it (`verify`: or damaged).
@@ -126,8 +127,8 @@ class Preparation:
         self._write_manifest()
         with naming(self.folder / prepared.PROCESSOR):
             self.processor.save_pretrained(self.folder / prepared.PROCESSOR)
-        for file in self.folder.glob("**/.*.part") if part == slice(None) else ():  # of a preparation that was killed
-            file.unlink()
+        self.alone = part == slice(None)
+        self._remove_unfinished()
         self.todo = [shard for shard in self.shards[part] if not self._is_finished(shard, verify)]
         needed, free = self.sample_bytes * sum(map(len, self.todo)), shutil.disk_usage(self.folder).free
         if free < needed / 2:  # compression saves less than that
@@ -135,6 +136,11 @@ class Preparation:
                 f"{self.folder} needs up to {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; make room, "
                 "or choose another --output."
             )
+
+    def _remove_unfinished(self):
+        """What processes that were killed, of this preparation or an earlier one, have begun to write."""
+        for file in self.folder.glob("**/.*.part") if self.alone else ():
+            file.unlink(missing_ok=True)
 
     def _is_finished(self, shard, verify):
         file = self.folder / shard.path
@@ -181,6 +187,7 @@ class Preparation:
         outcomes = run(Preparation.write_shard, self, numbers) if run else ((n, self.write_shard(n)) for n in numbers)
         with contextlib.closing(outcomes):  # ends what is at work, where an error ends this
             yield from self._take(outcomes)
+        self._remove_unfinished()
 
     def _take(self, outcomes):
         for number, outcome in outcomes:

@@ -26,6 +26,25 @@ def prepared(tmp_path_factory):
     return folder
 
 
+def test_what_a_lost_machine_began_to_write_is_removed(tmp_path):
+    raw, columns = (
+        load_benchmark("demo", split="validation").select(range(4)),
+        dict.fromkeys(PROCESSOR.modalities, "image"),
+    )
+    task = Preparation(tmp_path / "out", "demo", {}, {"train": raw}, None, PROCESSOR, columns, shard_size=2)
+
+    def run(function, context, pieces):
+        begun = tmp_path / "out" / "data" / ".train-00000-of-00002.parquet.0c3f90ae.part"
+        begun.parent.mkdir(exist_ok=True)
+        begun.write_bytes(b"PAR1")
+        yield from ((piece, function(context, piece)) for piece in pieces)
+
+    task.begin()
+    list(task.write(run))
+    assert not list(tmp_path.glob("out/**/.*.part"))
+    assert len(list(tmp_path.glob("out/data/*.parquet"))) == 2
+
+
 def read(stream):
     return [sample["right_values"].numpy().tobytes() for sample in stream]
 
