@@ -8,7 +8,7 @@ with status 1 if a measurement failed; a goal that is missed is in the table onl
 examples:
   python scripts/benchmark.py --json speed.json --markdown speed.md
   python scripts/benchmark.py --only methods alpha --markdown speed.md
-  python scripts/benchmark.py --device cuda
+  python scripts/benchmark.py --suite gpu --json gpu.json --markdown gpu.md   large models on a CUDA device
 """
 
 import datetime
@@ -36,24 +36,34 @@ MEASUREMENTS = {
     "throughput": ("Samples a second of training", "training.throughput"),
     "input": ("Input pipeline", "files.reading"),
     "processes": ("Several processes", "processes.processes"),
+    "gpu": ("Training on a CUDA device", "gpu.training"),
+    "compiled": ("Compiled training on a CUDA device", "gpu.compiled"),
 }
+LARGE = ("gpu", "compiled")
+# Of the second, what takes longest comes last: what is measured is written, whenever the run ends.
+SUITES = {"cpu": [name for name in MEASUREMENTS if name not in LARGE], "gpu": ["gpu", "alpha", "compiled"]}
 
 
 @dataclass
 class SpeedArguments:
     """Settings of `benchmark.py`: what is measured on which device, and where it is written."""
 
-    only: list[str] = HfArg(default_factory=lambda: list(MEASUREMENTS), help="These measurements only.")
-    device: str = HfArg(default="cpu", help="cpu or cuda.")
+    suite: str = HfArg(default="cpu", help="cpu: ratios on any machine; gpu: large models on a CUDA device.")
+    only: list[str] | None = HfArg(default=None, help="These measurements only, in place of a suite.")
+    device: str | None = HfArg(default=None, help="cpu or cuda; that of the suite if not given.")
     quick: bool = HfArg(default=False, help="Smallest sizes: to try it, not to measure.")
     json: str | None = HfArg(default=None, help="Where the numbers are written.")
     markdown: str | None = HfArg(default=None, help="Where the tables are written.")
 
     def __post_init__(self):
-        for key, values, known in (("only", self.only, MEASUREMENTS), ("device", [self.device], ("cpu", "cuda"))):
+        suites = {"cpu": "cpu", "gpu": "cuda"}  # and their devices
+        self.device = self.device or suites.get(self.suite)
+        given = {"suite": ([self.suite], suites), "only": (self.only or [], MEASUREMENTS)}
+        for key, (values, known) in {**given, "device": ([self.device], suites.values())}.items():
             for value in values:
                 if value not in known:
                     raise ValueError(f"{key}={value!r} is unknown; {suggest(value, known)}")
+        self.only = self.only or SUITES[self.suite]
 
 
 def describe_machine(device, start):
@@ -83,6 +93,15 @@ def format_report(report):
     return "\n\n".join(parts) + "\n"
 
 
+def write(args, report, name, rows, start):
+    """Put the rows of a measurement into the report, and write it: a run that is cut short keeps them."""
+    report[name] = {"rows": [asdict(row) for row in rows], "machine": describe_machine(args.device, start)}
+    for path, text in ((args.json, json.dumps(report, indent=2) + "\n"), (args.markdown, format_report(report))):
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(text, encoding="utf-8")
+
+
 def main(argv=None):
     args = read_arguments(argv, __doc__, SpeedArguments)
     for key in ("json", "markdown"):
@@ -93,7 +112,9 @@ def main(argv=None):
     from modeling_lfm.scripts.speed.rows import Setup, format_table
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda needs a CUDA device, and torch sees none.")
+        raise ValueError(
+            f"--{'suite gpu' if args.suite == 'gpu' else 'device cuda'} needs a CUDA device; torch sees none."
+        )
     report, failed = {}, []
     for name in args.only:
         print(f"\n{MEASUREMENTS[name][0]}\n", flush=True)
@@ -101,16 +122,14 @@ def main(argv=None):
         module, _, function = MEASUREMENTS[name][1].partition(".")
         try:
             module = import_module(f"modeling_lfm.scripts.speed.{module}")
-            rows.extend(getattr(module, function)(Setup(args.device, args.quick)))
+            for row in getattr(module, function)(Setup(args.device, args.quick)):
+                rows.append(row)
+                write(args, report, name, rows, start)
         except Exception as error:  # the others are still to be measured
             traceback.print_exc()
             failed.append(f"{name}: {type(error).__name__}: {error}")
-        report[name] = {"rows": [asdict(row) for row in rows], "machine": describe_machine(args.device, start)}
+        write(args, report, name, rows, start)
         print(format_table(rows), flush=True)
-        for path, text in ((args.json, json.dumps(report, indent=2) + "\n"), (args.markdown, format_report(report))):
-            if path is not None:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                Path(path).write_text(text, encoding="utf-8")
     if failed:
         sys.exit("failed: " + "; ".join(failed))
 

@@ -45,7 +45,7 @@ class Row:
 
     Args:
         what: was measured.
-        values (`list[float]`): a number a repeat; the table has their median and quartiles.
+        values (`list[float]`): a number a repeat; the table has their median and quartiles. None of what failed.
         unit: "x" is a ratio, any other stands behind the number.
         least, most: the goal, where there is one.
         right: whether what was timed also computed the right result; None where nothing was compared.
@@ -67,6 +67,8 @@ class Row:
 
     def cells(self):
         """The texts of the line (`list[str]`), one for each of `COLUMNS`."""
+        if not self.values:
+            return [self.what, "", "-", "", "", self.note]
         measured, goal, verdict = show(self.measured, self.unit), "", ""
         if len(self.values) > 1:
             low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")

@@ -1,12 +1,14 @@
 """Measurements of speed on their smallest sizes, and their arithmetic on made-up numbers. No test looks at a time."""
 
 import json
+import warnings
 
 import pytest
+import torch
 
 from modeling_lfm.scripts import benchmark
 from modeling_lfm.scripts.common.console import run
-from modeling_lfm.scripts.speed import processes
+from modeling_lfm.scripts.speed import gpu, processes
 from modeling_lfm.scripts.speed.rows import Row, Setup, format_table, ratios
 
 
@@ -70,7 +72,7 @@ def test_a_measurement_that_fails_does_not_stop_the_others(tmp_path, monkeypatch
     monkeypatch.setattr(benchmark, "MEASUREMENTS", {"one": ("One", "rows.none"), "two": ("Two", "rows.two")})
     monkeypatch.setattr("modeling_lfm.scripts.speed.rows.two", lambda setup: [Row("two", [7.0])], raising=False)
     with pytest.raises(SystemExit, match="failed: one: AttributeError"):  # there is no such function
-        benchmark.main(files)
+        benchmark.main([*files, "--only", "one", "two"])
     report = json.loads((tmp_path / "speed.json").read_text())
     assert report["one"]["rows"] == []
     assert report["two"]["rows"][0]["values"] == [7.0]
@@ -78,7 +80,51 @@ def test_a_measurement_that_fails_does_not_stop_the_others(tmp_path, monkeypatch
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--device", "tpu"], ["--only", "spede"], ["--fast"]])
+def test_what_is_measured_is_written_at_once(tmp_path, monkeypatch):
+    file = tmp_path / "speed.json"
+
+    def measure(setup):
+        yield Row("one", [1.0])
+        assert json.loads(file.read_text())["one"]["rows"][0]["what"] == "one"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "MEASUREMENTS", {"one": ("One", "rows.one")})
+    monkeypatch.setattr("modeling_lfm.scripts.speed.rows.one", measure, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(["--only", "one", "--json", str(file)])
+    assert [row["values"] for row in json.loads(file.read_text())["one"]["rows"]] == [[1.0]]
+
+
+def test_a_row_for_which_memory_is_too_small_is_told():
+    def measure(what, error):
+        yield Row(what, [1.0])
+        raise error
+
+    found = list(gpu.guarded("big", measure, torch.OutOfMemoryError("2 GiB")))
+    assert [row.values for row in found] == [[1.0], []]
+    assert format_table(found).splitlines()[-1] == "| big |  | - |  |  | failed: out of memory |"
+    assert "ValueError: too odd" in list(gpu.guarded("odd", measure, ValueError("too odd")))[1].note
+
+
+def test_waits_for_a_device_are_counted():
+    def wait():
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation (Triggered internally at ...)", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+
+    assert gpu.count_waits(wait, "cpu") == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("argv", [["--suite", "gpu"], ["--device", "cuda"]])
+def test_where_no_device_is_one_sentence_says_so(argv, capsys):
+    with pytest.raises(SystemExit):
+        run(lambda: benchmark.main(argv))
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{' '.join(argv)} needs a CUDA device; torch sees none." in line
+
+
+@pytest.mark.parametrize("argv", [["--device", "tpu"], ["--only", "spede"], ["--suite", "tpu"], ["--fast"]])
 def test_what_is_wrong_is_named(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         run(lambda: benchmark.main(argv))
