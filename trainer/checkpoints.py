@@ -20,6 +20,7 @@ import psutil
 
 from .adapters import describe_bases
 from .cards.record import BOOKKEEPING, describe_environment, to_json
+from .sharding import describe_sharding
 from .staging import WEIGHT_NAMES
 
 try:
@@ -29,7 +30,7 @@ except ImportError:  # Windows
 
 LOCK, UNFINISHED, MANIFEST, METHOD_STATE = "_run.lock", "_unfinished", "manifest.json", "method.pt"
 VERSION = 1
-FIXED = ("optim", "method.name")  # what a checkpoint holds of them fits no other
+FIXED = ("optim", "method.name", "sharding")  # what a checkpoint holds of them fits no other
 # Of a configuration.
 UNIMPORTANT = ("architectures", "auto_map", "calibration", "dtype", "problem_type", "transformers_version")
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -261,6 +262,7 @@ def describe_settings(trainer):
     samples = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None  # of a stream
     settings |= {"processes": trainer.args.world_size, "train_samples": samples}
     settings["lora_base"] = describe_bases(trainer.model)
+    settings["sharding"] = describe_sharding(trainer)
     return _flatten(json.loads(json.dumps(settings, default=str)))
 
 

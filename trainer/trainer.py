@@ -28,6 +28,7 @@ from .methods.base import split_groups
 from .metrics import ModalityMeter
 from .rates import split_rates, tower_rates
 from .search import Searcher
+from .sharding import describe_sharding, own_class
 from .training_args import LfmTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -368,7 +369,8 @@ class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, Sample
             checkpoints.apply_settings(given, self.optimizer, self.lr_scheduler)
         file = os.path.join(checkpoint or "", METHOD_STATE)
         if checkpoint is not None and os.path.isfile(file):
-            self.resumed_method = torch.load(file, map_location=self.args.device, weights_only=True)
+            device = self.args.device if self.args.device.type != "cpu" else "cpu"  # no cpu:0, which torch cannot read
+            self.resumed_method = torch.load(file, map_location=device, weights_only=True)
 
     def _describe_losses(self):
         """The sums of losses since the start and since the last log entry (`dict`), the mean of the processes."""
@@ -388,6 +390,8 @@ class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, Sample
         """As in transformers; in the `output_dir` of the run also its log, its record and its card, as programs and
         readers want them."""
         super().save_model(output_dir, _internal_call)
+        if describe_sharding(self) == "SHARDED_STATE_DICT" and not self._saving:  # else only checkpoints hold it
+            self._save(output_dir, self.accelerator.get_state_dict(self.model))
         if output_dir in (None, self.args.output_dir) and not (_internal_call or self.args.push_to_hub):
             self.save_state()
             self.create_model_card()
@@ -397,9 +401,10 @@ class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, Sample
         folder = self.args.output_dir if output_dir is None else output_dir
         if self._saving or not self.args.should_save:
             adapted = self._saving and describe_bases(self.model)  # as they are, not merged
-            super()._save(folder, self.model.state_dict() if adapted else state_dict)
+            with own_class(self.model):
+                super()._save(folder, self.model.state_dict() if adapted else state_dict)
             return
-        with only_run(folder), checkpoints.unfinished(folder) as staging:
+        with only_run(folder), checkpoints.unfinished(folder) as staging, own_class(self.model):
             shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
             super()._save(staging, state_dict)
             checkpoints.install_model(staging, folder)

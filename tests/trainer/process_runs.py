@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from accelerate import debug_launcher
 from accelerate.state import DistributedType, PartialState
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from modeling_lfm.scripts import train as train_program
 from modeling_lfm.trainer.methods import list_methods
@@ -31,6 +32,8 @@ SHARDED = {
     "double": {"name": "lfm", "alpha": "learned"},
     "reused": {"name": "lfm", "alpha": "learned", "alpha_every": 4},
 }
+KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")  # how accelerate writes what is spread over the processes
+RESUMED = ("", *KINDS)  # the first: nothing is spread
 REFUSED = {  # settings, and what the error says
     "lookahead": ({"method": {"name": "lfm", "alpha": "lookahead"}}, "choose alpha=learned"),
     "all": ({"method": {"name": "lfm", "alpha_parameters": "all"}}, "alpha_parameters=head"),
@@ -93,6 +96,28 @@ def run_sharded(folder, settings, size=80):
     sharded = [type(parameter).__name__ == "DTensor" for group in groups for parameter in group["params"]]
     trainer.save_model(str(Path(folder) / "saved"))
     return {"sharded": all(sharded), **read_log(trainer)}
+
+
+def run_resumed(folder, kind):
+    """Weights and logs of a run, and of one that goes on from its checkpoint within the second epoch, whose model is
+    saved in its folder; and why it does not go on where checkpoints hold shards in another way."""
+    settings = {"method": SHARDED["double"], "size": 80, "holdout": 16, "num_train_epochs": 3, "calibrate": False}
+    settings |= {"save_strategy": "steps", "save_steps": 6, "save_total_limit": None}
+    checkpoint, found = str(folder / "checkpoint-6"), {}
+    for name, start in (("whole", None), ("resumed", checkpoint)):
+        os.environ["FSDP_STATE_DICT_TYPE"] = kind
+        trainer = toy_trainer(folder, SMOOTH, **settings)
+        trainer.train(start)
+        weights = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True))
+        found[name] = {"weights": weights, **read_log(trainer)}
+    trainer.save_model(str(folder / "saved"))
+    os.environ["FSDP_STATE_DICT_TYPE"] = KINDS[kind == KINDS[0]]
+    try:
+        if kind:
+            toy_trainer(folder, SMOOTH, **settings, resume_changed=True).train(checkpoint)
+    except ValueError as error:
+        found["refused"] = str(error)
+    return found
 
 
 def run_program(folder, config):
@@ -168,9 +193,12 @@ def run_all(folder, config):
     for sizes in SIZES:
         note(("gather", *sizes), gather, sizes)
     note("program", run_program, folder / "program", config)
+    note(("resumed", ""), run_resumed, folder / "resumed" / "whole", "")
     shard_from_now_on()
     for name, method in SHARDED.items():
         note(("sharded", name), run_sharded, folder / "sharded" / name, {"method": method})
+    for kind in KINDS:
+        note(("resumed", kind), run_resumed, folder / "resumed" / kind, kind)
     for name, (settings, _) in REFUSED.items():
         note(("refused", name), run_sharded, folder / "refused" / name, settings, 32)
     torch.save(results, folder / f"result-{dist.get_rank()}.pt")

@@ -19,6 +19,7 @@ from .process_runs import (
     HOLES,
     METHODS,
     REFUSED,
+    RESUMED,
     SHARDED,
     SIZES,
     draw_features,
@@ -120,6 +121,27 @@ def test_a_learned_alpha_and_parameters_in_shards(name, launched, folder, tmp_pa
     saved = LfmForMultimodalClassification.from_pretrained(folder / "sharded" / name / "saved").state_dict()
     assert_equal(one, first | {"weights": saved}, second | {"weights": saved})
     assert len(set(one["alphas"])) == 2
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_a_run_goes_on_to_the_same_weights(kind, launched, folder, tmp_path):
+    """To the bit, also in shards; and what is saved is a model with its own code."""
+    for found in results_of(launched, "resumed", kind):
+        whole, resumed = found["whole"], found["resumed"]
+        assert whole["weights"].keys() == resumed["weights"].keys()
+        for key, value in whole["weights"].items():
+            assert torch.equal(value, resumed["weights"][key]), key
+        assert whole["losses"] == resumed["losses"]
+        assert whole["alphas"] == resumed["alphas"]
+        assert len(set(whole["alphas"])) == 3
+        assert not kind or f"sharding was {kind!r} and is" in found["refused"]
+    saved = folder / "resumed" / (kind or "whole") / "saved"
+    model = LfmForMultimodalClassification.from_pretrained(saved)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, whole["weights"][key]), key
+    model.save_pretrained(tmp_path)
+    assert {file.name for file in saved.iterdir()} == {file.name for file in tmp_path.iterdir()} | {"training_args.bin"}
+    assert model.config.auto_map["AutoModel"] == "modeling_lfm.LfmForMultimodalClassification"
 
 
 @pytest.mark.parametrize("name", REFUSED)
