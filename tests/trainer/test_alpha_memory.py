@@ -26,7 +26,7 @@ class AtStep(TrainerCallback):
 @pytest.mark.parametrize("matching", ["js", "infonce"])
 def test_with_weights_that_rest_it_is_the_hypergradient_of_the_same_samples(matching, holes, tmp_path):
     """Of 16 inner samples, the latest two batches, and the next four that are held out; the towers run for these."""
-    method = {"alpha_every": 4, "alpha_iterations": 5, "matching_loss": matching}
+    method = {"alpha_every": 4, "alpha_solver": "cg", "matching_loss": matching}
     settings = {"learning_rate": 0.0, "in_order": True, "holes": holes, "holdout": 16, "num_train_epochs": 1}
     trainer = toy_trainer(tmp_path, SMOOTH, method=method, **settings)
     found = []

@@ -128,8 +128,8 @@ class BilevelProblem:
             lambda: self._outer_loss(*outer()),
             [p for p in parameters if p.requires_grad],
             alpha,
-            solver=settings.alpha_solver,
-            iterations=settings.iterations,
+            solver=settings.solver,
+            iterations=settings.alpha_iterations,
             damping=settings.alpha_damping,
             product=settings.alpha_product,
         )

@@ -57,8 +57,9 @@ class LfmSettings:
         alpha_step: step of the learned alpha: k in alpha -= k / T cos for rule `cosine` (3 if not given; T epochs), eta
             in alpha -= eta h for `raw`, k in x -= k / T direction for `lookahead` (6).
         alpha_rule: what of the hypergradient moves the learned alpha: `cosine`, `raw`, `sign`.
-        alpha_solver: how the implicit system (H + damping I) v = g is solved: `cg`, `neumann`, `identity`.
-        alpha_iterations: of the solver; if not given 5, and 2 with `alpha_reuse`.
+        alpha_solver: how the implicit system (H + damping I) v = g is solved: `cg`, `neumann`, `identity`; if not given
+            `cg`, and with `alpha_reuse` `identity`, which needs no Hessian.
+        alpha_iterations: of the solver.
         alpha_damping: added to the Hessian.
         alpha_product: Hessian-vector products by `double_backward` or `central_difference`.
         alpha_parameters: of the inner problem: `head`, projections and fusion (cheap: towers run once), or `all`.
@@ -85,8 +86,8 @@ class LfmSettings:
     alpha_start: float | None = None
     alpha_step: float | None = None
     alpha_rule: str = "cosine"
-    alpha_solver: str = "cg"
-    alpha_iterations: int | None = None
+    alpha_solver: str | None = None
+    alpha_iterations: int = 5
     alpha_damping: float = 0.1
     alpha_product: str = "double_backward"
     alpha_parameters: str = "head"
@@ -99,8 +100,8 @@ class LfmSettings:
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                value = getattr(self, name)
+            value = getattr(self, name)
+            if value not in choices and value is not getattr(type(self), name):
                 raise ValueError(f"method.{name}={value!r} is unknown; {suggest(value, choices)}")
         if self.alpha_every != "epoch" and (isinstance(self.alpha_every, str) or self.alpha_every < 1):
             raise ValueError(f"method.alpha_every={self.alpha_every!r} must be epoch, or a number of steps from 1 on.")
@@ -124,9 +125,9 @@ class LfmSettings:
         return self._can_reuse and (self.alpha_every != "epoch" if self.alpha_reuse is None else self.alpha_reuse)
 
     @property
-    def iterations(self):
-        """`int`: of the solver."""
-        return self.alpha_iterations or (2 if self.reuses else 5)
+    def solver(self):
+        """`str`: of the implicit system."""
+        return self.alpha_solver or ("identity" if self.reuses else "cg")
 
     @property
     def inner_samples(self):
