@@ -86,7 +86,7 @@ def test_a_moving_alpha(alpha, matching, every, launched, tmp_path):
     both = results_of(launched, "alpha", alpha, matching, every)
     assert_equal(one, *both)
     assert [result["passed"] for result in both] == [one["passed"] / 2] * 2, "each does its part of an update"
-    assert len(set(one["alphas"])) == (2 if every == "epoch" else 3)
+    assert len(set(one["alphas"])) > 1
 
 
 @pytest.mark.parametrize("sizes", SIZES)
