@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import psutil
+import torch
 
 from .adapters import describe_bases
 from .cards.record import BOOKKEEPING, describe_environment, to_json
@@ -125,6 +126,21 @@ def _is_running(holder):
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def check_shared(trainer):
+    """Raise a `ValueError` in every process of a run that writes checkpoints where one of them does not see the folder
+    of the main one, which holds it: it would miss the best epoch, and a resumed run its random state."""
+    args = trainer.args
+    if args.world_size == 1 or args.save_strategy == "no":
+        return
+    trainer.accelerator.wait_for_everyone()
+    seen = torch.tensor(float(Path(args.output_dir, LOCK).is_file()), device=args.device)
+    if trainer.reduce(seen, "sum") < args.world_size:
+        raise ValueError(
+            f"output_dir={args.output_dir} is not one folder to all {args.world_size} processes: name one that their "
+            "machines share, or write no checkpoints (save_strategy: no, load_best_model_at_end: false)."
+        )
 
 
 @contextmanager

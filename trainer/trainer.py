@@ -194,6 +194,7 @@ class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, Sample
         self.processing_class = None
         try:
             with only_run(folder, self.args.process_index == 0), naming_full_disk(folder):
+                checkpoints.check_shared(self)
                 if self.args.process_index == 0:
                     shutil.rmtree(os.path.join(folder, checkpoints.UNFINISHED), ignore_errors=True)
                 if self.model_init is None:  # else bound anew

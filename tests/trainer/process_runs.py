@@ -98,12 +98,17 @@ def run_sharded(folder, settings, size=80):
     return {"sharded": all(sharded), **read_log(trainer)}
 
 
+def run_apart(folder):
+    return run(folder, SMALLEST, 2, size=32, save_strategy="epoch")
+
+
 def run_resumed(folder, kind):
-    """Weights and logs of a run, and of one that goes on from its checkpoint within the second epoch, whose model is
+    """Weights and logs of a run, and of one that goes on from a checkpoint in its second epoch, whose model is
     saved in its folder; and why it does not go on where checkpoints hold shards in another way."""
     settings = {"method": SHARDED["double"], "size": 80, "holdout": 16, "num_train_epochs": 3, "calibrate": False}
-    settings |= {"save_strategy": "steps", "save_steps": 6, "save_total_limit": None}
-    checkpoint, found = str(folder / "checkpoint-6"), {}
+    settings |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+    step = 4 if kind == KINDS[0] else 6  # of 4 steps an epoch: where alpha moves first, or within an epoch
+    checkpoint, found = str(folder / f"checkpoint-{step}"), {}
     for name, start in (("whole", None), ("resumed", checkpoint)):
         os.environ["FSDP_STATE_DICT_TYPE"] = kind
         trainer = toy_trainer(folder, SMOOTH, **settings)
@@ -192,6 +197,7 @@ def run_all(folder, config):
         note(("alpha", *case), run_alpha, folder / "-".join(map(str, case)), *case, 2)
     for sizes in SIZES:
         note(("gather", *sizes), gather, sizes)
+    note("apart", run_apart, folder / "apart" / str(dist.get_rank()))
     note("program", run_program, folder / "program", config)
     note(("resumed", ""), run_resumed, folder / "resumed" / "whole", "")
     shard_from_now_on()

@@ -112,6 +112,11 @@ def test_the_program_trains_and_prints_once(launched, folder):
     assert (folder / "program" / "model.safetensors").is_file()
 
 
+def test_processes_that_do_not_see_the_same_folder_are_told(launched, folder):
+    for rank, results in enumerate(launched):
+        assert f"output_dir={folder / 'apart' / str(rank)} is not one folder to all 2" in results["apart"]["error"]
+
+
 @pytest.mark.parametrize("name", SHARDED)
 def test_a_learned_alpha_and_parameters_in_shards(name, launched, folder, tmp_path):
     """By FSDP2, which also saves them whole."""

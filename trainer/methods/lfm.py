@@ -333,3 +333,7 @@ class Lfm(Method):
         self.schedule.load_state_dict(state["schedule"])
         if self.memory is not None and "memory" in state:
             self.memory.load_state_dict(state["memory"], self.args.process_index, self.args.device)
+        if ALPHAS[self.settings.alpha].adaptive and self.trainer.is_fsdp_enabled:
+            # An update may come first, which calls towers; FSDP2 wants the whole model called before a part of it.
+            for _ in self.trainer.run_batches(self.trainer.holdout_dataset, [0]):
+                pass
