@@ -79,7 +79,7 @@ def test_resumed_run_equals_uninterrupted_one(alpha, tmp_path):
 
 
 def test_state_of_alpha_is_in_the_checkpoint(tmp_path):
-    trainer = toy_trainer(tmp_path, NORMALISED, holdout=16, save_strategy="epoch")
+    trainer = toy_trainer(tmp_path, NORMALISED, method={"alpha_start": 0.5}, holdout=16, save_strategy="epoch")
     trainer.train()
     state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
     saved = state["stateful_callbacks"]["MethodCallback"]["attributes"]
@@ -107,7 +107,8 @@ def test_accumulated_small_batches_equal_a_big_one_where_alpha_moves(method, tmp
 
 @pytest.mark.parametrize("alpha", ["learned", "lookahead"])
 def test_bf16_autocast_with_a_learned_alpha(alpha, tmp_path):
-    trainer = toy_trainer(tmp_path, NORMALISED, method={"alpha": alpha}, bf16=True, num_train_epochs=2, holdout=8)
+    method = {"alpha": alpha, "alpha_start": 0.5}
+    trainer = toy_trainer(tmp_path, NORMALISED, method=method, bf16=True, num_train_epochs=2, holdout=8)
     seen = []
     hook = trainer.model.fusion.register_forward_hook(
         lambda module, args, output: seen.append((module.training, output[0].dtype))

@@ -91,7 +91,7 @@ def test_streams_train(alpha, kind, tmp_path):
     if kind == "datasets":
         rows = [{key: value.tolist() for key, value in sample.items()} for sample in data[16:]]
         dataset = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=2).with_format("torch")
-    method = {"name": "lfm", "alpha": alpha, "alpha_every": 4, **SMALL}
+    method = {"name": "lfm", "alpha": alpha, "alpha_every": 4, "alpha_start": 0.5, **SMALL}
     trainer = stream_trainer(tmp_path, dataset, method, holdout_dataset=data[:16])
     trainer.train()
     found = alphas(trainer)
