@@ -86,13 +86,17 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     words, before = [*command, "--num_train_epochs", "4"], set(psutil.Process().children(recursive=True))
     program = ROOT / "scripts" / "reproduce.py"
     process = start(tmp_path / "log", run_program, program, *words, cwd=tmp_path, TMPDIR=str(tmp_path / "tmp"))
-    wait_for((folder / "OGM_demo_seed0.json").is_file, (tmp_path / "log").read_text)
-    # All are forks of one server, which the tests have for themselves.
-    workers = {p for s in psutil.Process().children() for p in s.children(recursive=True)} - before
+    workers = set()
+
+    def is_half_done():  # all are forks of one server, which the tests have for themselves
+        workers.update(p for server in psutil.Process().children() for p in server.children(recursive=True))
+        return (folder / "OGM_demo_seed0.json").is_file()
+
+    wait_for(is_half_done, (tmp_path / "log").read_text)
     process.kill()
     process.join()
-    assert len(workers) > 1
-    assert psutil.wait_procs(workers, timeout=300)[1] == []
+    assert len(workers - before) > 1
+    assert psutil.wait_procs(workers - before, timeout=300)[1] == []
     assert list((tmp_path / "tmp").glob("lfm-*")) == []
     (folder / "JS,-learned_demo_seed0.json").unlink(missing_ok=True)  # where it was faster than the kill
     killed = read(folder)
