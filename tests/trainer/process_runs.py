@@ -105,9 +105,9 @@ def run_apart(folder):
 def run_resumed(folder, kind):
     """Weights and logs of a run, and of one that goes on from a checkpoint in its second epoch, whose model is
     saved in its folder; and why it does not go on where checkpoints hold shards in another way."""
-    settings = {"method": SHARDED["double"], "size": 80, "holdout": 16, "num_train_epochs": 3, "calibrate": False}
-    settings |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+    settings = {"method": SHARDED["double"], "size": 80, "holdout": 16, "num_train_epochs": 2, "calibrate": False}
     step = 4 if kind == KINDS[0] else 6  # of 4 steps an epoch: where alpha moves first, or within an epoch
+    settings |= {"save_strategy": "steps", "save_steps": step, "save_total_limit": None}
     checkpoint, found = str(folder / f"checkpoint-{step}"), {}
     for name, start in (("whole", None), ("resumed", checkpoint)):
         os.environ["FSDP_STATE_DICT_TYPE"] = kind
