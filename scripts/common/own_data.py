@@ -15,12 +15,13 @@ PRESETS = Path(__file__).with_name("presets.yaml")
 LONGEST = 10.0  # seconds of sound that are read where nothing else is said
 
 
-def complete(given):
+def complete(given, show=False):
     """The settings of a run on the benchmark `table`, with what is not given proposed from its columns.
 
     Args:
         given (`dict`): settings; `preset` is `fast` (small towers, nothing to download) or `best` (pretrained towers).
             `missing: None` is `absent` where training samples lack modalities.
+        show (`bool`): print what the columns are read as.
 
     Returns:
         `dict`: with `modalities` and `processor` for each column or group of columns, and how it is trained.
@@ -45,7 +46,8 @@ def complete(given):
         return {**training, "metric_for_best_model": "accuracy", "dataloader_drop_last": samples > batch_size, **found}
     options = given.get("benchmark_options") or {}
     splits, plan = make_builder(find_benchmark("table"), given.get("data_dir"), None, None, options).read
-    say(show_plan(plan))
+    if show:
+        say(show_plan(plan))
     # Told in full, so that what is read later is read in the same way.
     columns = {name: {"type": part.type, "columns": part.columns, **part.settings} for name, part in plan.items()}
     proposal = {"modalities": {}, "processor": {}, "benchmark_options": {**options, "table_columns": columns}}
@@ -108,7 +110,7 @@ def _choose_missing(splits, plan):
 def complete_arguments(args):
     """Fill in what the arguments of `prepare_data.py` do not say of how a table is read, see [`complete`]."""
     told = {key: value for key, value in vars(args).items() if value is not None}
-    for key, value in complete({**told, "output_dir": args.output}).items():
+    for key, value in complete({**told, "output_dir": args.output}, show=True).items():
         if hasattr(args, key):
             setattr(args, key, value)
 
@@ -234,7 +236,7 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
             if table is not None:
                 options[f"{split}_file"] = _store(table, folder / "tables" / f"{split}.parquet")
         told = {"benchmark": "table", "data_dir": str(folder / "tables"), "benchmark_options": options}
-        told = complete({**told, "output_dir": str(folder), "report_to": "none", "missing": None, **given})
+        told = complete({**told, "output_dir": str(folder), "report_to": "none", "missing": None, **given}, show=True)
         if not sys.stderr.isatty():
             hide_progress_bars()
         (folder / "fit.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")

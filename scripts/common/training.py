@@ -20,15 +20,15 @@ def parse_arguments(argv):
     settings.apply_overrides(given, overrides)
     benchmark = str(given.get("benchmark") or "run")
     # trackio shows the runs of a project together.
-    return read_run({"output_dir": f"outputs/{benchmark}", "project": benchmark, **given})
+    return read_run({"output_dir": f"outputs/{benchmark}", "project": benchmark, **given}, show=True)
 
 
-def read_run(given):
+def read_run(given, show=False):
     """[`ModelArguments`], [`DataArguments`] and `LfmTrainingArguments` of the settings `given` (`dict`) of a run, with
-    those of a table that its columns propose."""
+    those of a table that its columns propose, which it can `show`."""
     from modeling_lfm.scripts.common.own_data import complete
 
-    return fill_run(complete(given) if given.get("benchmark") == "table" else given)
+    return fill_run(complete(given, show) if given.get("benchmark") == "table" else given)
 
 
 def fill_run(given):

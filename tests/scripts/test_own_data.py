@@ -125,12 +125,13 @@ def test_the_settings_that_fit_tells_do_the_same(fitted, tmp_path):
     assert trainer.model.config.modalities == fitted.model.config.modalities
 
 
-def test_train_alone_proposes_and_several_labels_are_several(frame, tmp_path):
+def test_train_alone_proposes_and_several_labels_are_several(frame, tmp_path, capsys):
     several = frame.assign(label=["a|b" if number % 2 else "b" if number % 3 else "c" for number in range(60)])
     several.drop(columns=["title", "photo", "voice"]).to_csv(tmp_path / "all.csv", index=False)
     options = ["--benchmark_options.train_file", "all.csv", "--benchmark_options.label_separator", "|"]
     where = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "run"), "--use_cpu"]
     train.main(["table", *options, *where, "--num_train_epochs", "1"])
+    assert capsys.readouterr().out.count("table: tabular, from age, fare, sex, person\n") == 1
     predictor = Predictor.load(tmp_path / "run")
     assert predictor.model.config.is_multi_label
     assert predictor.model.config.id2label == {0: "a", 1: "b", 2: "c"}
