@@ -21,7 +21,6 @@ BATCH_BYTES = 2**25  # of samples that are written at a time, so that memory doe
 SHOWN = 20  # broken samples, in a warning
 
 logger = logging.getLogger(__name__)
-warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # rows are only read: a batch is a copy
 # Of the bytes that `datasets` hands out; nobody else has them, and a copy would cost as much as reading.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 

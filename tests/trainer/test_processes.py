@@ -86,7 +86,8 @@ def test_a_moving_alpha(alpha, matching, every, launched, tmp_path):
     both = results_of(launched, "alpha", alpha, matching, every)
     assert_equal(one, *both)
     assert [result["passed"] for result in both] == [one["passed"] / 2] * 2, "each does its part of an update"
-    assert len(set(one["alphas"])) > 1
+    moved = len(set(one["alphas"]))
+    assert moved == 2 if every == "epoch" else moved > 1  # every three steps it may come back to where it was
 
 
 @pytest.mark.parametrize("sizes", SIZES)
