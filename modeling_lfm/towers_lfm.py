@@ -6,6 +6,7 @@ from contextvars import ContextVar
 import timm
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .frontend_lfm import LogSpectrogram
@@ -33,6 +34,16 @@ ARCHITECTURE = frozenset(
 
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _SKETCHING = ContextVar("sketching", default=False)
+_FILLS = {getattr(torch.Tensor, f"{name}_") for name in "normal uniform erfinv mul add clamp fill zero".split()}  # noqa: SIM905
+
+
+class _Unfilled(TorchFunctionMode):
+    """Parameters get no values: without memory there are none to draw, and that took most of the time."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _FILLS or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def sketch(make):
@@ -54,7 +65,7 @@ def sketch(make):
     hook = nn.modules.module.register_module_parameter_registration_hook(count)
     token = _SKETCHING.set(True)
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), _Unfilled(), torch.random.fork_rng(devices=[]):
             return make()
     except (RuntimeError, OverflowError, MemoryError) as error:
         raise ValueError(f"the configuration describes a model that cannot be made: {error}") from error
