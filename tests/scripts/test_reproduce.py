@@ -20,9 +20,9 @@ from .conftest import ROOT, TWO_PICTURES
 from .forks import run_program, start
 
 SMALL = {
-    "max_train_samples": 64,
-    "max_eval_samples": 40,
-    "max_test_samples": 40,
+    "max_train_samples": 32,
+    "max_eval_samples": 20,
+    "max_test_samples": 20,
     "num_train_epochs": 2,
     "use_cpu": True,
     **TWO_PICTURES,
@@ -83,16 +83,12 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     command += ["--output", "runs"]
 
     # Killed in the middle: the worker ends too, and leaves no checkpoints behind.
-    words, before = [*command, "--num_train_epochs", "4"], set(psutil.Process().children(recursive=True))
+    words, before = [*command, "--num_train_epochs", "3"], set(psutil.Process().children(recursive=True))
     program = ROOT / "scripts" / "reproduce.py"
     process = start(tmp_path / "log", run_program, program, *words, cwd=tmp_path, TMPDIR=str(tmp_path / "tmp"))
-    workers = set()
-
-    def is_half_done():  # all are forks of one server, which the tests have for themselves
-        workers.update(p for server in psutil.Process().children() for p in server.children(recursive=True))
-        return (folder / "OGM_demo_seed0.json").is_file()
-
-    wait_for(is_half_done, (tmp_path / "log").read_text)
+    wait_for((folder / "OGM_demo_seed0.json").is_file, (tmp_path / "log").read_text)
+    # All are forks of one server, which the tests have for themselves.
+    workers = {p for server in psutil.Process().children() for p in server.children(recursive=True)}
     process.kill()
     process.join()
     assert len(workers - before) > 1
@@ -108,7 +104,7 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     killer = threading.Thread(target=kill_first_worker)
     killer.start()
     with pytest.raises(SystemExit) as stop:
-        reproduce.main([*command, "--rows", "broken", "Concat", "JS, learned", "--num_train_epochs", "4"])
+        reproduce.main([*command, "--rows", "broken", "Concat", "JS, learned", "--num_train_epochs", "3"])
     killer.join()
     assert stop.value.code == 1
     assert {row: (folder / f"{row}_demo_seed0.json").stat().st_mtime_ns for row in times} == times
@@ -118,7 +114,7 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     names = {f"{n}{m}" for n in ("", "audio_", "image_") for m in (*sweep.METRICS, "loss")}
     assert set(learned["test"]) >= names - {f"{n}_{m}" for n in ("audio", "image") for m in ("gap", "loss")}
     assert learned["alpha"][0] == 0.95
-    assert len(learned["alpha"]) == 4 == learned["steps"]
+    assert len(learned["alpha"]) == 3 == learned["steps"]
     assert (learned["method"]["name"], learned["method"]["alpha_rule"]) == ("lfm", "cosine")
     assert learned["seconds"] > 0
     printed = capsys.readouterr()
@@ -132,7 +128,7 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
 
     # Nothing is left to do.
     capsys.readouterr()
-    reproduce.main([*command, "--rows", "Concat", "JS, learned", "--num_train_epochs", "4"])
+    reproduce.main([*command, "--rows", "Concat", "JS, learned", "--num_train_epochs", "3"])
     printed = capsys.readouterr().out
     assert "[1/" not in printed
     assert (folder / "table.md").read_text() in printed
