@@ -45,6 +45,12 @@ def test_what_has_no_finite_optimum_gets_one():
     assert fit_temperature(np.ones((10, 1)), np.zeros(10, int)) == 1
 
 
+def f1_at(threshold, labels, probabilities):
+    """As of scikit-learn, which takes seconds for so many."""
+    predicted = probabilities >= threshold
+    return 2 * (labels & predicted).sum() / (labels.sum() + predicted.sum())
+
+
 def test_thresholds_have_the_highest_f1():
     probabilities = RNG.random((160, 4))
     labels = (probabilities + 0.4 * RNG.normal(size=probabilities.shape) > [0.3, 0.6, 0.9, 2.0]).astype(int)
@@ -54,9 +60,9 @@ def test_thresholds_have_the_highest_f1():
     candidates = np.linspace(0, 1, 401)
     for k in range(3):
         assert labels[:, k].sum() >= LEAST_POSITIVES
-        best = max(f1_score(labels[:, k], probabilities[:, k] >= t, zero_division=0) for t in candidates)
+        best = max(f1_at(t, labels[:, k], probabilities[:, k]) for t in candidates)
         assert f1_score(labels[:, k], probabilities[:, k] >= found[k]) >= best
-    pooled = [f1_score(labels.ravel(), probabilities.ravel() >= t) for t in candidates]
+    pooled = [f1_at(t, labels.ravel(), probabilities.ravel()) for t in candidates]
     assert f1_score(labels.ravel(), probabilities.ravel() >= found[3]) >= max(pooled)
     assert fit_thresholds(probabilities, np.zeros_like(labels)) == [0.5] * 4
 

@@ -32,7 +32,7 @@ def make_trainer(folder, name, smallest=False, number=2, frozen=None, **kwargs):
     if frozen is not None:
         place = list(towers)[frozen]
         towers = {**towers, place: {**towers[place], "frozen": True}}
-    return toy_trainer(folder, towers, method=method_settings(name), **kwargs)
+    return toy_trainer(folder, towers, method=method_settings(name), per_device_eval_batch_size=32, **kwargs)
 
 
 def batch_of(trainer, samples):
@@ -56,7 +56,7 @@ def test_it_learns_and_a_resumed_run_equals_the_uninterrupted_one(name, tmp_path
     """On a problem that can be learned; bit for bit, stopped at an epoch's end and in the middle of the next. Every
     trainable weight moves, each modality is measured, and what is saved is what was trained."""
     settings = {"size": 40, "holdout": 8, "num_train_epochs": 3, "lr_scheduler_type": "cosine", "learning_rate": 1e-2}
-    settings |= {"eval_strategy": "steps", "eval_steps": 8, "optim": "adamw_torch_fused"}
+    settings |= {"eval_strategy": "steps", "eval_steps": 8, "optim": "adamw_torch_fused", "calibrate": True}
     whole = make_trainer(tmp_path / "whole", name, **settings)
     before = {key: value.clone() for key, value in whole.model.named_parameters() if value.requires_grad}
     steps = 2 * len(whole.get_train_dataloader())
@@ -206,8 +206,8 @@ def test_peft(name, tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
     for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    whole.save_model()
-    loaded = pytest.importorskip("peft").PeftModel.from_pretrained(base, tmp_path).eval()
+    whole.save_model(tmp_path / "saved")
+    loaded = pytest.importorskip("peft").PeftModel.from_pretrained(base, tmp_path / "saved").eval()
     batch = batch_of(whole, toy_data(8, seed=5))
     with torch.no_grad():
         torch.testing.assert_close(loaded(**batch).logits, whole.model.eval()(**batch).logits)

@@ -1,5 +1,7 @@
 """A toy problem for tests of the trainer, and small models that learn it."""
 
+import functools
+
 import pytest
 import torch
 from torch.utils.data import SequentialSampler
@@ -69,8 +71,9 @@ def method_settings(name):
     return {"name": name, **SHORT_RUNS.get(name, {})}
 
 
+@functools.cache
 def toy_data(size, seed=0, classes=4):
-    """Samples for the modalities audio, vit, flow and text, each a noisy view of the label."""
+    """Samples for the modalities audio, vit, flow and text, each a noisy view of the label; read, but for copies."""
     generator, flow = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
     samples = []
     for index in range(size):
@@ -142,6 +145,7 @@ def toy_trainer(
         "disable_tqdm": True,
         "use_cpu": True,
         "seed": 1,
+        "calibrate": False,  # which `test_calibration` is about, and no weight depends on
         **kwargs,
     }
     model_settings = make_method(method).config_settings(modalities)
