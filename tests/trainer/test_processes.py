@@ -1,9 +1,6 @@
 """Two processes compute what one does: every method, a moving alpha, gathered features, and parameters in shards."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from modeling_lfm import LfmForMultimodalClassification
 from modeling_lfm.trainer.objectives import info_nce
 
 from ..scripts.conftest import TINY, TWO_PICTURES
+from ..scripts.forks import start
 from .process_runs import (
     ALPHAS,
     HOLES,
@@ -23,6 +21,7 @@ from .process_runs import (
     SHARDED,
     SIZES,
     draw_features,
+    launch,
     run,
     run_alpha,
     run_holes,
@@ -44,11 +43,10 @@ def launched(folder):
     tiny = yaml.safe_load((ROOT / "scripts" / "configs" / "demo.yaml").read_text()) | TINY
     tiny |= TWO_PICTURES | {"per_device_train_batch_size": 8}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    command = [sys.executable, "-m", "tests.trainer.process_runs", folder, folder / "tiny.yaml"]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # two processes with two threads each wait for one another
-    ended = subprocess.run(command, cwd=ROOT, env=one_thread, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    process = start(folder / "log", launch, folder, folder / "tiny.yaml", cwd=ROOT)
+    process.join()
+    assert process.exitcode == 0, (folder / "log").read_text()
+    return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
 def results_of(launched, *case):
@@ -121,7 +119,7 @@ def test_processes_that_do_not_see_the_same_folder_are_told(launched, folder):
 @pytest.mark.parametrize("name", SHARDED)
 def test_a_learned_alpha_and_parameters_in_shards(name, launched, folder, tmp_path):
     """By FSDP2, which also saves them whole."""
-    one = run(tmp_path, SMOOTH, 1, method=SHARDED[name], size=80)
+    one = run(tmp_path, SMOOTH, 1, method=SHARDED[name], size=48)
     first, second = results_of(launched, "sharded", name)
     assert first["sharded"]
     saved = LfmForMultimodalClassification.from_pretrained(folder / "sharded" / name / "saved").state_dict()
