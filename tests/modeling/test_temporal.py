@@ -15,6 +15,7 @@ from modeling_lfm.scripts.exporting.files import export_model
 from modeling_lfm.temporal_lfm import TimeEncoder
 from tests.trainer.toy import toy_trainer
 
+from .fusions import vit
 from .towers import BERT, CLIP_TEXT, CLIP_VISION, TOWERS, resnet
 
 VIT = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -97,7 +98,7 @@ def test_it_is_exported(tmp_path):
     """Both encoders over time, in one graph."""
     torch.manual_seed(0)
     names = {"lips": "attention", "hands": "gru"}
-    towers = {name: {**KINDS["resnet"], "temporal": temporal} for name, temporal in names.items()}
+    towers = {name: {**vit(32, 3), "temporal": temporal} for name, temporal in names.items()}
     model = LfmForMultimodalClassification(LfmConfig(towers, hidden_size=16, num_labels=3)).eval()
     video = {"type": "video", "size": [32, 32], "stored_frames": 6, "num_frames": 5}
     export_model(
