@@ -51,7 +51,14 @@ _SHAPES = {
     "a password in a URL": r"""\w://[^\s/:@"']*:[^\s/:@"']+@""",
 }
 _TOKENS = {what: re.compile(pattern) for what, pattern in _SHAPES.items()}
-# Known by what stands before them; not looked for in vocabularies, whose words are anything.
+# Known by what stands before them; not looked for in vocabularies, whose words are anything, and, as that takes long,
+# only in lines with one of the `_HINTS`, without which there is none.
+_HINTS = {
+    "a login": ("auth", "bearer", "curl", "password"),
+    "a cookie": ("cook",),
+    "a key in a JSON object": ("key",),
+    "a password or key": ("pass", "pwd", "key", "secret", "cred", "token", "auth"),
+}
 _NAMED = {
     "a login": re.compile(
         r"""(?i)\bauthorization["']?\s*[:=,]\s*\\?["']?(?:bearer|basic|token)\s+(?![<$\[{*])[\w.+/=~-]{6,}"""
@@ -119,11 +126,14 @@ def find_private(name, text):
     patterns = {what: pattern for what, pattern in _TOKENS.items() if pattern.search(text)}  # most texts have none
     patterns |= {} if is_vocabulary else _NAMED
     for number, line in enumerate(text.splitlines(), start=1):
-        matches = {what: pattern.search(line) for what, pattern in patterns.items()}
+        folded = line.casefold()
+        hinted = {what for what, hints in _HINTS.items() if any(hint in folded for hint in hints)}
+        matches = {w: pattern.search(line) for w, pattern in patterns.items() if w in hinted or w not in _HINTS}
         entries = [f"{what} ({match[0].strip()[:6]}...)" for what, match in matches.items() if match]
         if not is_vocabulary:
-            if not entries and (match := _find_assigned(line, suffix)):
-                entries.append(f"a password or key ({match['name'][:6]}...)")
+            assigned = None if entries or "a password or key" not in hinted else _find_assigned(line, suffix)
+            if assigned:
+                entries.append(f"a password or key ({assigned['name'][:6]}...)")
             entries += [f"the path {path} of this machine" for path in dict.fromkeys(_find_paths(line, suffix))]
         found += [f"{name}, line {number}: {entry}" for entry in entries]
     return found
@@ -153,6 +163,8 @@ def _find_assigned(line, suffix):
 
 
 def _find_paths(line, suffix):
+    if not {"/", "\\", "%"} & set(line):
+        return
     line = unquote(line).replace("\\/", "/")
     for match in _PATH.finditer(line):
         top, second = match.groups()
