@@ -30,10 +30,11 @@ atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 # The files that take longest, first: where several processes run the tests, each takes a file at a time, and none
 # shall be left with a long one when the others have nothing more to do.
 LONGEST = (
-    *("method_promises", "processes", "reproduce", "kinds_of_tables", "export", "compile", "push_to_hub", "executor"),
-    *("remote_code", "prepare_data", "programs", "panel", "encoders_programs", "tables", "adapters", "program"),
-    *("fuzz", "notebook", "holes", "six_benchmarks", "streams", "loading", "kills", "memory", "trainer", "temporal"),
-    *("benchmark", "preparation", "pipeline", "model_card", "own_data", "readme", "waits", "auto"),
+    *("method_promises", "export", "kinds_of_tables", "processes", "push_to_hub", "reproduce", "remote_code"),
+    *("prepare_data", "compile", "tables", "programs", "adapters", "six_benchmarks", "speed", "loading", "notebook"),
+    *("trainer", "demo", "auto", "holes", "encoders", "panel", "readme", "video", "analyze", "encoders_programs"),
+    *("own_data", "benchmarks", "augmentation", "hypergradient_networks", "checkpoints", "waits", "program", "kills"),
+    *("fuzz", "benchmark", "temporal", "sharing", "model_card", "pipeline", "memory"),
 )
 
 
