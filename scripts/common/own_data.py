@@ -39,11 +39,9 @@ def complete(given, show=False):
     if preset not in presets:
         raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(presets)}.")
     types, training = presets[preset]["types"], presets[preset]["training"]
-    batch_size = str(given.get("per_device_train_batch_size"))  # of the command line it is a word
-    batch_size = int(batch_size) if batch_size.isdigit() else training["per_device_train_batch_size"]
     if is_prepared(given.get("data_dir")):
         found, samples = _as_prepared(given, types)
-        return {**training, "metric_for_best_model": "accuracy", "dataloader_drop_last": samples > batch_size, **found}
+        return {**training, **_choose_batches(given, training, samples), "metric_for_best_model": "accuracy", **found}
     options = given.get("benchmark_options") or {}
     splits, plan = make_builder(find_benchmark("table"), given.get("data_dir"), None, None, options).read
     if show:
@@ -61,8 +59,17 @@ def complete(given, show=False):
     if "missing" in given and given["missing"] is None:
         given["missing"] = _choose_missing(splits, plan)
     training["metric_for_best_model"] = "map" if isinstance(splits["train"][0]["label"], list) else "accuracy"
-    training["dataloader_drop_last"] = len(splits["train"]) > batch_size  # batch normalisation takes no batch of one
-    return {**training, **given, **proposal}
+    return {**training, **_choose_batches(given, training, len(splits["train"])), **given, **proposal}
+
+
+def _choose_batches(given, training, samples):
+    """The batches (`dict`) of so many training `samples`. Few samples make few steps an epoch, which leave towers
+    half-trained, so their batches are smaller; and there is no batch of one, for batch normalisation."""
+    told = str(given.get("per_device_train_batch_size"))  # of the command line it is a word
+    largest = training["per_device_train_batch_size"]
+    proposed = min(largest, 8 if samples < 512 else 16 if samples < 1024 else largest)
+    size = int(told) if told.isdigit() else proposed
+    return {"per_device_train_batch_size": size, "dataloader_drop_last": samples > size}
 
 
 def _propose_inputs(given, name, part, reads, cells):

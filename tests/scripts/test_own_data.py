@@ -54,6 +54,18 @@ def test_every_column_is_read_and_predicted(fitted, frame):
     assert len(fitted.metrics) > 10
 
 
+@pytest.mark.parametrize(("rows", "given", "size"), [(60, None, 8), (600, None, 16), (1100, None, 32), (60, "20", 20)])
+def test_few_rows_are_read_in_small_batches(tmp_path, rows, given, size):
+    """10 steps an epoch leave towers half-trained in the epochs of the preset."""
+    pd.DataFrame({"a": np.arange(rows) / rows, "label": ["x", "y"] * (rows // 2)}).to_csv(tmp_path / "all.csv")
+    options = {"train_file": "all.csv", "validation_file": "all.csv", "test_file": "all.csv"}
+    told = {"benchmark": "table", "data_dir": str(tmp_path), "benchmark_options": options}
+    told |= {} if given is None else {"per_device_train_batch_size": given}
+    found = complete({**told, "output_dir": str(tmp_path / "out")})
+    assert int(found["per_device_train_batch_size"]) == size
+    assert found["dataloader_drop_last"]
+
+
 def test_a_fitted_model_is_known_to_the_programs(fitted, frame, tmp_path, capsys):
     folder = fitted.trainer.args.output_dir
     frame.assign(photo=[*frame.photo[:2], "gone.png", *frame.photo[3:]]).to_csv(tmp_path / "new.csv", index=False)
