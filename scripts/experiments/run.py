@@ -100,7 +100,8 @@ def digest_file(file, changed):
 def sweep(jobs, executor, folder):
     """Run every job that `folder` does not hold yet; write each as it ends.
 
-    A job whose configuration is another than that of its file is run again, and so is one that failed.
+    A job whose configuration is another than that of its file is run again, and so is one that failed. A probe draws
+    nothing, so that one run of it stands for the seeds that differ in nothing else.
 
     Args:
         jobs (`dict`): configurations by (setting, row, seed).
@@ -111,19 +112,24 @@ def sweep(jobs, executor, folder):
     """
     done = {key: record["config"] for key, record in read_records(folder).items()}
     left, failures = {key: config for key, config in jobs.items() if done.get(key) != digest(config)}, {}
-    with closing(executor.run(run_job, (executor.threads, left), list(left))) as outcomes:
-        for number, ((setting, row, seed), result) in enumerate(outcomes, 1):
+    alike = {}
+    for key, config in left.items():
+        alike.setdefault((*key[:2], digest(config)) if "probe" in config else key, []).append(key)
+    alike = {keys[0]: keys for keys in alike.values()}
+    with closing(executor.run(run_job, (executor.threads, left), list(alike))) as outcomes:
+        for number, (key, result) in enumerate(outcomes, 1):
             if isinstance(result, Exception):
                 name = "" if isinstance(result, BrokenExecutor) else f"{type(result).__name__}: "
                 result = {"error": name + " ".join(str(result).split()), "traceback": str(result.__cause__)}
-            write_record(folder, setting, row, seed, config=digest(left[setting, row, seed]), **result)
+            for setting, row, seed in alike[key]:
+                write_record(folder, setting, row, seed, config=digest(left[key]), **result)
             if "error" in result:
-                failures[setting, row, seed] = result["error"]
+                failures |= dict.fromkeys(alike[key], result["error"])
                 told = f"FAILED, {result['error']}"
             else:
                 accuracy, seconds = result["test"]["accuracy"], result["seconds"]
                 told = f"test accuracy {100 * accuracy:.1f} %, {seconds:.0f} s"
-            print(f"[{number}/{len(left)}] {setting}, {row}, seed {seed}: {told}", flush=True)
+            print(f"[{number}/{len(alike)}] {key[0]}, {key[1]}, seed {key[2]}: {told}", flush=True)
     return failures
 
 
