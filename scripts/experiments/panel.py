@@ -36,18 +36,18 @@ def collect(table, folder):
     return sorted(lines, key=lambda r: (order[r["row"]], r.get("seed", 0)))
 
 
-def tabulate(lines):
-    """Test scores of the runs of a regime (`pandas.DataFrame`, a column a set; lists of a value a seed, or NaN); the
-    single modality that is best on validation data stands for all."""
+def tabulate(lines, part="test"):
+    """Scores of the runs of a regime on the `test` or `validation` part (`pandas.DataFrame`, a column a set; lists of a
+    value a seed, or NaN); the single modality that is best on validation data stands for all."""
     runs = pd.DataFrame([line for line in lines if "test" in line])
-    found = runs.groupby(["set", "row"], sort=False).agg(test=("test", list), validation=("validation", "mean"))
+    found = runs.groupby(["set", "row"], sort=False).agg(scores=(part, list), validation=("validation", "mean"))
     table = {}
-    for name, part in found.groupby("set", sort=False):
-        part = part.droplevel("set")
-        single = [row for row in part.index if row.startswith("Unimodal")]
-        table[name] = part["test"].drop(single)
+    for name, rows in found.groupby("set", sort=False):
+        rows = rows.droplevel("set")
+        single = [row for row in rows.index if row.startswith("Unimodal")]
+        table[name] = rows["scores"].drop(single)
         if single:
-            table[name][SINGLE] = part["test"][part["validation"][single].idxmax()]
+            table[name][SINGLE] = rows["scores"][rows["validation"][single].idxmax()]
     order = [*PROBES, SINGLE, *runs["row"].unique()]
     table = pd.DataFrame(table)[list(runs["set"].unique())]
     return table.loc[[row for row in dict.fromkeys(order) if row in table.index]]
@@ -86,6 +86,17 @@ def compare(block):
     return pd.DataFrame(found).sort_values("average rank", kind="stable")
 
 
+def choose_by_validation(lines):
+    """The methods of a regime that have all seeds on every set, as [`compare`] orders them by their validation scores:
+    the first is what these data choose as a default. Test scores are not looked at; probes and single modalities are no
+    candidates."""
+    table = tabulate(lines, "validation")
+    table = table.drop([row for row in (*PROBES, SINGLE) if row in table.index])
+    seeds = table.map(lambda cell: len(cell) if isinstance(cell, list) else 0)
+    whole = table[(seeds == seeds.max().max()).all(axis=1)]
+    return compare(whole.map(lambda cell: 100 * np.mean(cell)))
+
+
 def format_regime(title, lines, diagram=None):
     """The part of the page on one regime (Markdown); a `diagram` (`Path`) is drawn of three sets or more."""
     table = tabulate(lines)
@@ -117,6 +128,7 @@ def format_regime(title, lines, diagram=None):
             draw_diagram(ranked["average rank"], difference, diagram)
             parts.append(f"![Average ranks; methods under one bar are not told apart]({diagram.name})")
     parts += filter(None, (_verdict(name, whole[name].dropna()) for name in whole))
+    parts += filter(None, [_tell_choice(choose_by_validation(lines))])
     reasons = {(line["row"], line["left_out"]): [] for line in lines if "left_out" in line}
     for line in lines:
         reasons.get((line["row"], line.get("left_out")), []).append(line["set"])
@@ -130,6 +142,15 @@ def _cell(values, most, best):
     mark = "" if len(values) == most else f" ({len(values)})"
     values = pd.Series(values)
     return mean_and_spread(values, np.isclose(100 * values.mean(), best)) + mark
+
+
+def _tell_choice(ranked, shown=5):
+    """What validation data choose, in a sentence (`str`), of what [`choose_by_validation`] found."""
+    if len(ranked) < 2:
+        return ""
+    first = [f"{row} ({rank:.1f}; {regret:.1f})" for row, rank, regret, _ in ranked[:shown].itertuples()]
+    told = f"**On validation data** {ranked.index[0]} comes first of the {len(ranked)} methods that have all seeds on"
+    return f"{told} every set (average rank; mean regret, both of validation scores): {', '.join(first)}."
 
 
 def _verdict(name, means):

@@ -11,6 +11,7 @@ from modeling_lfm.scripts import reproduce
 from modeling_lfm.scripts.experiments.check import check_cells
 from modeling_lfm.scripts.experiments.panel import (
     SINGLE,
+    choose_by_validation,
     compare,
     critical_difference,
     format_panel,
@@ -18,7 +19,7 @@ from modeling_lfm.scripts.experiments.panel import (
     tabulate,
     whole_block,
 )
-from modeling_lfm.scripts.experiments.run import FORCED
+from modeling_lfm.scripts.experiments.run import FORCED, read_records, sweep
 from modeling_lfm.scripts.experiments.tables import find_table, list_benchmarks, make_cells, read_table
 
 from .conftest import ROOT
@@ -96,6 +97,21 @@ def test_the_single_modality_is_chosen_on_validation_data_not_on_the_test():
     )
 
 
+def test_a_default_is_chosen_by_validation_scores_of_methods_that_have_all_runs():
+    runs = [
+        line("Concat", 0, 0.9, 0.6),
+        line("Sum", 0, 0.5, 0.7),
+        line("OGM", 0, 0.99, 0.99),
+        line("Unimodal-1", 0, 1, 1),
+    ]
+    runs += [line("Concat", 0, 0.9, 0.6, "t"), line("Sum", 0, 0.5, 0.62, "t"), line("Linear probe", 0, 1, 1, "t")]
+    ranked = choose_by_validation(runs)
+    assert list(ranked.index) == ["Sum", "Concat"], "OGM lacks a set; what is no method is no candidate"
+    assert ranked["average rank"].to_dict() == {"Sum": 1.0, "Concat": 2.0}
+    assert ranked["mean regret"]["Concat"] == pytest.approx((10 + 2) / 2)
+    assert "**On validation data** Sum comes first of the 2 methods" in format_panel(runs)
+
+
 def write_set(folder, noise):
     rng, folder = np.random.default_rng(0), folder
     folder.mkdir()
@@ -127,6 +143,35 @@ def test_every_set_of_a_panel_is_run_from_its_folder_and_compared(tmp_path, caps
     assert "| Linear probe | **100.0** |" in page
     reproduce.main([*command, "--report"])
     assert (tmp_path / "out" / "mine" / "panel.md").read_text() == page
+
+
+class Here:
+    """An executor that runs jobs where it stands, and tells which."""
+
+    threads = 1
+
+    def run(self, work, context, keys):
+        self.keys = keys
+        yield from ((key, work(context, key)) for key in keys)
+
+
+def test_a_probe_draws_nothing_and_runs_once_for_all_seeds(tmp_path):
+    write_set(tmp_path / "one", 1.0)
+    (tmp_path / "mine.yaml").write_text(SETS)
+    table = read_table(str(tmp_path / "mine.yaml"), "clear")
+    ((cell, config),) = make_cells(
+        table, table.settings, ["Linear probe"], {"data_dir": [str(tmp_path / "one")]}
+    ).items()
+    jobs = {(*cell, seed): {**config, "seed": seed} for seed in (0, 1, 4)}
+    out, executor = tmp_path / "out", Here()
+    out.mkdir()
+    assert not sweep(jobs, executor, out)
+    assert executor.keys == [(*cell, 0)]
+    records = read_records(out)
+    assert set(records) == set(jobs)
+    assert len({record["test"]["accuracy"] for record in records.values()}) == 1
+    assert not sweep(jobs, executor, out)
+    assert executor.keys == []
 
 
 def test_a_table_without_regimes_is_no_panel():
