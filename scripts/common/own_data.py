@@ -41,7 +41,8 @@ def complete(given, show=False):
     types, training = presets[preset]["types"], presets[preset]["training"]
     if is_prepared(given.get("data_dir")):
         found, samples = _as_prepared(given, types)
-        return {**training, **_choose_batches(given, training, samples), "metric_for_best_model": "accuracy", **found}
+        training |= {**_choose_batches(given, training, samples), **_choose_method(found["modalities"])}
+        return {**training, "metric_for_best_model": "accuracy", **found}
     options = given.get("benchmark_options") or {}
     splits, plan = make_builder(find_benchmark("table"), given.get("data_dir"), None, None, options).read
     if show:
@@ -59,7 +60,8 @@ def complete(given, show=False):
     if "missing" in given and given["missing"] is None:
         given["missing"] = _choose_missing(splits, plan)
     training["metric_for_best_model"] = "map" if isinstance(splits["train"][0]["label"], list) else "accuracy"
-    return {**training, **_choose_batches(given, training, len(splits["train"])), **given, **proposal}
+    training |= {**_choose_batches(given, training, len(splits["train"])), **_choose_method(proposal["modalities"])}
+    return {**training, **given, **proposal}
 
 
 def _choose_batches(given, training, samples):
@@ -70,6 +72,13 @@ def _choose_batches(given, training, samples):
     proposed = min(largest, 8 if samples < 512 else 16 if samples < 1024 else largest)
     size = int(told) if told.isdigit() else proposed
     return {"per_device_train_batch_size": size, "dataloader_drop_last": samples > size}
+
+
+def _choose_method(towers):
+    """How towers are trained (`dict`) where nothing is said: as validation data of the panel of data sets choose
+    (model_cards/results/panel.md), vectors and frozen towers by `concat`, what is trained end to end by `lfm`."""
+    apart = all(tower.get("tower") == "mlp" or tower.get("frozen") is True for tower in towers.values())
+    return {"method": "concat" if apart else "lfm"}
 
 
 def _propose_inputs(given, name, part, reads, cells):

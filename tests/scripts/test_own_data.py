@@ -64,6 +64,10 @@ def test_few_rows_are_read_in_small_batches(tmp_path, rows, given, size):
     found = complete({**told, "output_dir": str(tmp_path / "out")})
     assert int(found["per_device_train_batch_size"]) == size
     assert found["dataloader_drop_last"]
+    assert found["method"] == "concat", "of vectors alone; panel.md"
+    assert complete({**told, "method": "sum", "output_dir": str(tmp_path / "out")})["method"] == "sum"
+    told["modalities"] = {"table": {"tower": "sequence"}}
+    assert complete({**told, "output_dir": str(tmp_path / "out")})["method"] == "lfm"
 
 
 def test_a_fitted_model_is_known_to_the_programs(fitted, frame, tmp_path, capsys):
