@@ -397,7 +397,10 @@ def _cells(frame, column):
                 where = f"{frame.attrs['name']}, column {column.columns[0]!r}"
                 raise ValueError(f"{where}: {cell!r} is no file, but a folder, a pipe, a device, or a name with NUL.")
         return paths
-    return cells
+    if column.type == "sequence" and any(isinstance(cell, (int, float)) for cell in cells):
+        where = f"{frame.attrs['name']}, column {column.columns[0]!r}"
+        raise ValueError(f"{where} holds numbers, which are no sequences: read it as a vector or as tabular.")
+    return [[cell] if isinstance(cell, (int, float)) else cell for cell in cells] if column.type == "vector" else cells
 
 
 def _cell(cell, is_number):

@@ -34,7 +34,8 @@ ARCHITECTURE = frozenset(
 
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _SKETCHING = ContextVar("sketching", default=False)
-_FILLS = {getattr(torch.Tensor, f"{name}_") for name in "normal uniform erfinv mul add clamp fill zero".split()}  # noqa: SIM905
+_FILLS = ("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_")
+_FILLS = {getattr(torch.Tensor, name) for name in _FILLS}
 
 
 class _Unfilled(TorchFunctionMode):

@@ -41,7 +41,7 @@ def complete(given, show=False):
     types, training = presets[preset]["types"], presets[preset]["training"]
     if is_prepared(given.get("data_dir")):
         found, samples = _as_prepared(given, types)
-        training |= {**_choose_batches(given, training, samples), **_choose_method(found["modalities"])}
+        training |= {**_choose_batches(given, training, samples), **_choose_method(given, found["modalities"])}
         return {**training, "metric_for_best_model": "accuracy", **found}
     options = given.get("benchmark_options") or {}
     splits, plan = make_builder(find_benchmark("table"), given.get("data_dir"), None, None, options).read
@@ -60,7 +60,10 @@ def complete(given, show=False):
     if "missing" in given and given["missing"] is None:
         given["missing"] = _choose_missing(splits, plan)
     training["metric_for_best_model"] = "map" if isinstance(splits["train"][0]["label"], list) else "accuracy"
-    training |= {**_choose_batches(given, training, len(splits["train"])), **_choose_method(proposal["modalities"])}
+    training |= {
+        **_choose_batches(given, training, len(splits["train"])),
+        **_choose_method(given, proposal["modalities"]),
+    }
     return {**training, **given, **proposal}
 
 
@@ -74,11 +77,12 @@ def _choose_batches(given, training, samples):
     return {"per_device_train_batch_size": size, "dataloader_drop_last": samples > size}
 
 
-def _choose_method(towers):
+def _choose_method(given, towers):
     """How towers are trained (`dict`) where nothing is said: as validation data of the panel of data sets choose
-    (model_cards/results/panel.md), vectors and frozen towers by `concat`, what is trained end to end by `lfm`."""
+    (model_cards/results/panel.md), vectors and frozen towers by `concat`, what is trained end to end by `lfm`, which
+    trains any fusion that is `given`, too."""
     apart = all(tower.get("tower") == "mlp" or tower.get("frozen") is True for tower in towers.values())
-    return {"method": "concat" if apart else "lfm"}
+    return {"method": "concat" if apart and given.get("fusion") is None else "lfm"}
 
 
 def _propose_inputs(given, name, part, reads, cells):

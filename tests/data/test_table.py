@@ -147,6 +147,15 @@ def test_columns_are_named_by_the_user():
             load_table(frame, columns=wrong)
 
 
+def test_a_column_of_numbers_is_a_vector_of_one_and_no_sequence():
+    frame = pd.DataFrame({"a": [1, None, 3, 4] * 3, "label": ["x", "y"] * 6})
+    told = {"v": {"columns": ["a"], "type": "vector"}}
+    parts, _ = load_table(frame, frame, frame, columns=told)
+    assert parts["train"]["v"][:3] == [[1.0], None, [3.0]]
+    with pytest.raises(ValueError, match="column 'a' holds numbers"):
+        load_table(frame, frame, frame, columns={"v": {"columns": ["a"], "type": "sequence"}})
+
+
 def test_lists_and_several_labels():
     frame = pd.DataFrame({"v": [[1.0, 2.0], [3.0, 4.0]] * 10, "s": [[[1], [2]], [[3]]] * 10, "tags": ["a|b", "b"] * 10})
     splits, plan = load_table(frame, validation=frame, label="tags", label_separator="|")

@@ -66,6 +66,7 @@ def test_few_rows_are_read_in_small_batches(tmp_path, rows, given, size):
     assert found["dataloader_drop_last"]
     assert found["method"] == "concat", "of vectors alone; panel.md"
     assert complete({**told, "method": "sum", "output_dir": str(tmp_path / "out")})["method"] == "sum"
+    assert complete({**told, "fusion": "sum", "output_dir": str(tmp_path / "out")})["method"] == "lfm", "concat cannot"
     told["modalities"] = {"table": {"tower": "sequence"}}
     assert complete({**told, "output_dir": str(tmp_path / "out")})["method"] == "lfm"
 
