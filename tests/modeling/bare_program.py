@@ -9,21 +9,24 @@ Each job is a mapping: `source` (folder or repository), `inputs` (a list of call
 arguments of `from_pretrained`), `save_to` (a folder; what was loaded is saved there). With `"job": "pipeline"` the
 inputs are samples, and a pipeline answers, alone with `"job": "samples"`; with `"job": "handler"` they are requests to
 the `handler.py` of `source`. `{"job": "no network"}` tells the server to answer nothing more, and `{"job": "imports"}`
-answers which libraries are there.
+answers which libraries are there. `{"job": "installed", "site_packages": FOLDER}` installs what lies in a folder,
+this package among it, and answers of which modules the classes are that `source` is loaded as.
 """
 
 import importlib.util
 import json
 import os
+import site
 import sys
 import urllib.request
 from multiprocessing import get_context
 from pathlib import Path
 
+import timm  # noqa: F401  here, for all forks
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
-LIBRARIES = ("modeling_lfm", "accelerate", "av", "cv2", "datasets", "evaluate", "librosa", "matplotlib", "soundfile")
+LIBRARIES = ("modeling_lfm", "accelerate", "av", "cv2", "datasets", "evaluate", "matplotlib", "soundfile", "soxr")
 
 
 def answer(source, inputs, load=None, save_to=None):
@@ -74,6 +77,19 @@ def answer_requests(source, inputs):
     return answers
 
 
+def load_with_the_package(source, site_packages):
+    """The modules of what the Auto classes and a pipeline load, once the package was imported after transformers."""
+    site.addsitedir(site_packages)
+    import modeling_lfm
+    import modeling_lfm.trainer.plots  # noqa: F401
+
+    assert importlib.util.find_spec("matplotlib"), "could not be imported"
+    assert "matplotlib" not in sys.modules
+    loaded = [auto.from_pretrained(source) for auto in (AutoConfig, AutoModel, AutoProcessor)]
+    loaded.append(pipeline("multimodal-classification", model=source))
+    return [type(one).__module__ for one in loaded]
+
+
 def work(folder):
     sys.path.append(str(folder / "libraries"))
     torch.set_num_threads(1)
@@ -90,6 +106,8 @@ def work(folder):
         elif kind == "samples":
             classifier = pipeline("multimodal-classification", model=job["source"], trust_remote_code=True)
             results.append(classifier(job["inputs"], top_k=None))
+        elif kind == "installed":
+            results.append(load_with_the_package(**job))
         elif kind == "handler":
             results.append(answer_requests(**job))
         else:
