@@ -1,6 +1,5 @@
 """Reading audio: files, audio tracks of videos, arrays and decoders to waveforms and log-spectrograms."""
 
-import math
 import os
 import re
 
@@ -22,10 +21,10 @@ from .media_lfm import (
 )
 
 try:
+    import librosa
     import soundfile
-    import soxr
 except ImportError:  # only audio needs them
-    soundfile = soxr = None
+    librosa = soundfile = None
 
 MAX_CHANNELS = 64  # of an audio track
 MAX_RATE = 10_000_000  # Hz
@@ -52,10 +51,10 @@ def load_audio(value, given_rate=None, seconds=None):
 
     Raises:
         ValueError: empty, damaged, cut short, not finite or out of scale, without audio track, or too long; the message
-        names the file. FileNotFoundError: no such file. ImportError: soundfile or soxr is missing.
+        names the file. FileNotFoundError: no such file. ImportError: librosa or soundfile is missing.
     """
-    if soundfile is None:
-        raise ImportError("audio needs soundfile and soxr: pip install soundfile soxr")
+    if librosa is None:
+        raise ImportError("audio needs librosa and soundfile: pip install librosa soundfile")
     name = describe(value)
     if isinstance(value, dict) and value.get("array") is not None:
         value, given_rate = value["array"], value.get("sampling_rate", given_rate)
@@ -154,9 +153,7 @@ def read_waveform(value, sampling_rate, given_rate=None, seconds=None):
     wave, rate = load_audio(value, given_rate, None if seconds is None else seconds + 1)
     if rate is None or rate == sampling_rate:
         return wave
-    length = math.ceil(len(wave) * (sampling_rate / rate))
-    resampled = soxr.resample(wave, rate, sampling_rate)[:length]
-    return np.pad(resampled, (0, length - len(resampled)))
+    return librosa.resample(wave, orig_sr=rate, target_sr=sampling_rate)
 
 
 def audio_track(source, name, seconds=None):
@@ -239,11 +236,5 @@ def log_spectrogram(wave, n_fft, hop_length, floor=1e-7, center=False):
         `np.ndarray` `(n_fft // 2 + 1, 1 + (samples - n_fft) // hop_length)`, float32; with `center`,
         `1 + samples // hop_length` frames.
     """
-    if center:
-        wave = np.pad(wave, n_fft // 2)
-    window = 0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, n_fft + 1)[:-1])
-    frames = np.lib.stride_tricks.sliding_window_view(wave, n_fft)[::hop_length]
-    # So many frames at a time, for they overlap: each sample is in several. In float64, as librosa does.
-    parts = [np.fft.rfft(frames[start : start + 256] * window) for start in range(0, len(frames), 256)]
-    magnitude = np.abs(np.concatenate(parts, dtype=np.complex64, casting="same_kind")).T
+    magnitude = np.abs(librosa.stft(wave, n_fft=n_fft, hop_length=hop_length, center=center, pad_mode="constant"))
     return np.log(magnitude + floor).astype(np.float32)

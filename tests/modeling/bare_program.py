@@ -26,7 +26,7 @@ import timm  # noqa: F401  here, for all forks
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
-LIBRARIES = ("modeling_lfm", "accelerate", "av", "cv2", "datasets", "evaluate", "matplotlib", "soundfile", "soxr")
+LIBRARIES = ("modeling_lfm", "accelerate", "av", "cv2", "datasets", "evaluate", "librosa", "matplotlib", "soundfile")
 
 
 def answer(source, inputs, load=None, save_to=None):

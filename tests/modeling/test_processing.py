@@ -12,7 +12,6 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from modeling_lfm import LfmProcessor
-from modeling_lfm.audio_lfm import log_spectrogram, read_waveform
 from tests.data.media import image_bytes, tone, wav_bytes
 
 from .towers import make_tokenizer
@@ -45,17 +44,6 @@ def test_spectrogram_of_the_paper_agrees_with_torch(seconds, frames):
     assert values.dtype == torch.float32
     assert processor.shape("audio") == (1, 257, frames)
     torch.testing.assert_close(values[0, 0], reference_spectrogram(wave, 512, 159), rtol=0, atol=2e-4)
-
-
-@pytest.mark.parametrize(("rate", "n_fft", "center"), [(22050, 512, True), (11025, 512, False), (16000, 65, True)])
-def test_sound_is_read_as_by_librosa(rate, n_fft, center):
-    """Which itself takes seconds to import."""
-    wave = np.random.default_rng(0).normal(0, 0.1, 90_001).astype(np.float32)
-    read = read_waveform(wave, rate, 16000)
-    expected = wave if rate == 16000 else librosa.resample(wave, orig_sr=16000, target_sr=rate)
-    np.testing.assert_array_equal(read, expected)
-    stft = librosa.stft(read, n_fft=n_fft, hop_length=100, center=center, pad_mode="constant")
-    np.testing.assert_array_equal(log_spectrogram(read, n_fft, 100, 1e-7, center), np.log(np.abs(stft) + 1e-7))
 
 
 def test_spectrogram_of_the_released_code(tmp_path):

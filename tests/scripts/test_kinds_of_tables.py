@@ -145,7 +145,7 @@ def bare(tmp_path_factory):
         make(folder / kind.__name__, kind)
         rows = Predictor.load(folder / kind.__name__ / "run").rows(folder / kind.__name__ / "new.csv")
         jobs.append({"job": "samples", "source": str(folder / kind.__name__ / "run"), "inputs": rows})
-    python = make_environment(folder / "environment", "torch", "transformers", "timm", "av", "soundfile", "soxr")
+    python = make_environment(folder / "environment", "torch", "transformers", "timm", "av", "librosa")
     (folder / "jobs.json").write_text(json.dumps(jobs))
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HF_MODULES_CACHE")}
     subprocess.run(

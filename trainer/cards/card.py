@@ -35,7 +35,7 @@ INPUTS = {
     "video": ("video-classification", "video", "mp4", ("av", "pillow")),
     "flow": ("video-classification", "optical-flow", "mp4", ("av", "opencv-python-headless", "pillow")),
     "image": ("image-classification", "image", "png", ("pillow",)),
-    **dict.fromkeys(("spectrogram", "waveform"), ("audio-classification", "audio", "wav", ("soundfile", "soxr"))),
+    **dict.fromkeys(("spectrogram", "waveform"), ("audio-classification", "audio", "wav", ("librosa", "soundfile"))),
     "text": ("text-classification", "text", None, ()),
 }
 OWN = ("other", None, "bin", ())  # a type of input that a user's file registered
