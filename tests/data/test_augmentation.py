@@ -246,7 +246,7 @@ def make_trainer(folder, raw, method, **settings):
         output_dir=str(folder),
         method=method,
         holdout=0.2,
-        num_train_epochs=3,
+        num_train_epochs=2,
         per_device_train_batch_size=8,
         logging_strategy="steps",
         logging_steps=1,
@@ -288,7 +288,7 @@ def test_the_trainer_sets_the_epoch(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(AugmentedDataset, "vary", note)
     trainer = make_trainer(tmp_path, raw, "concat")
     trainer.train()
-    assert drawn == [epoch for epoch in range(3) for _ in range(40)]
+    assert drawn == [epoch for epoch in range(2) for _ in range(40)]
     # accelerate does not reach the data set when there are several processes, nor through what wraps it
     trainer.train_dataset = SampleIdDataset(trainer.train_dataset)
     trainer.state.epoch = 1.5
