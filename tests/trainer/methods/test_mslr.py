@@ -95,26 +95,6 @@ def test_rates_follow_accuracies_and_the_schedule(scheduler, tmp_path):
     assert trainer.method.ratios == pytest.approx(ratios)
 
 
-def test_resumed_rates(tmp_path):
-    """With dropout: to watch the held-out samples must not draw from the random state."""
-    towers = method_towers("mslr")
-    settings = {"size": 40, "holdout": 24, "num_train_epochs": 5, "lr_scheduler_type": "cosine"}
-    settings |= {"save_strategy": "steps", "save_steps": 1, "learning_rate": 5e-3}
-    settings["method"] = {"name": "mslr", "memory": 1}
-    whole = toy_trainer(tmp_path / "whole", towers, **settings)
-    rates = Rates(whole)
-    whole.train()
-    assert any(entry.get("rate_ratio_text", 1) != 1 for entry in whole.state.log_history[7:])  # in what is resumed
-    for step in (6, 7):
-        resumed = toy_trainer(tmp_path / str(step), towers, **settings)
-        again = Rates(resumed)
-        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
-        assert again.kept == rates.kept[step:]
-        assert resumed.method.state_dict() == whole.method.state_dict()
-        for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-            assert torch.equal(one, other)
-
-
 def test_a_second_run_starts_afresh(tmp_path):
     method = {"name": "mslr", "memory": 1, "factors": FACTORS}
     trainer = toy_trainer(tmp_path, TOWERS, method=method, size=40, holdout=24, num_train_epochs=4)

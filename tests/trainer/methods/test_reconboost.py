@@ -68,8 +68,7 @@ def reference(model, samples, stages):
     return losses
 
 
-@pytest.mark.parametrize(("number", "stages"), [(2, 3), (3, 4)])
-@pytest.mark.parametrize("size", [8, 4])
+@pytest.mark.parametrize(("number", "stages", "size"), [(2, 3, 8), (3, 4, 4)])
 def test_stages(number, stages, size, tmp_path):
     """Through all modalities and back to the first, with momentum and weight decay that would betray old moments."""
     settings = {**SETTINGS, "per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
