@@ -12,15 +12,16 @@ from ..trainer.toy import resnet, toy_model
 from .towers import TOWERS, make_tokenizer, tower_inputs
 
 NAMES = ("audio", "vit", "flow")
-RESNETS = {name: resnet(channels) for name, channels in zip(NAMES, (1, 3, 2), strict=True)}
+RESNETS = {name: resnet(channels) for name, channels in zip(NAMES, (1, 3, 2), strict=True)}  # which MMTM needs
 SHAPES = {"audio": (1, 33, 32), "vit": (3, 32, 32), "flow": (2, 32, 32)}
+PERCEPTRONS = {name: {"tower": "mlp", "in_features": 4} for name in NAMES}
 SUBSETS = [(True, False, True), (False, True, False), (True, True, True), (False, False, True)]
 JOINT = ("concat", "film", "lstm", "etmc")
 
 
 def make(fusion, **kwargs):
-    """A model of three ResNets whose biases and absence features, if any, are not zero."""
-    model = toy_model(RESNETS, fusion=fusion, **kwargs).eval()
+    """A model of three towers whose biases and absence features, if any, are not zero."""
+    model = toy_model(towers_of(fusion), fusion=fusion, **kwargs).eval()
     torch.manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -29,9 +30,14 @@ def make(fusion, **kwargs):
     return model
 
 
-def images(batch=4):
+def towers_of(fusion):
+    return RESNETS if fusion == "mmtm" else PERCEPTRONS
+
+
+def make_inputs(fusion, batch=4):
     generator = torch.Generator().manual_seed(4)
-    return {f"{name}_values": torch.randn(batch, *SHAPES[name], generator=generator) for name in NAMES}
+    shapes = SHAPES if fusion == "mmtm" else dict.fromkeys(NAMES, (4,))
+    return {f"{name}_values": torch.randn(batch, *shapes[name], generator=generator) for name in NAMES}
 
 
 def subset_inputs(inputs, there):
@@ -103,7 +109,7 @@ def test_each_fusion_follows_its_rule(fusion, args, rate):
     """For every subset alone, and for all of them mixed in one batch whose absent inputs hold other values."""
     model = make(fusion, fusion_args=args, modality_dropout=rate)
     assert (model.fusion.absence is not None) == (rate > 0)
-    inputs, singles = images(), []
+    inputs, singles = make_inputs(fusion), []
     with torch.no_grad():
         for row, there in enumerate(SUBSETS):
             output = model(**subset_inputs(inputs, there))
@@ -116,7 +122,10 @@ def test_each_fusion_follows_its_rule(fusion, args, rate):
         marks = {f"{name}_present": torch.tensor([there[m] for there in SUBSETS]) for m, name in enumerate(NAMES)}
         mixed = model(**inputs, **marks)
         torch.testing.assert_close(mixed.logits, torch.stack(singles), rtol=1e-4, atol=1e-5)
-        noise = {key: value + 1e3 * ~marks[key[:-6] + "present"].view(-1, 1, 1, 1) for key, value in inputs.items()}
+        noise = {
+            key: value + 1e3 * ~marks[key[:-6] + "present"].view(-1, *[1] * (value.dim() - 1))
+            for key, value in inputs.items()
+        }
         again = model(**noise, **marks)
         torch.testing.assert_close(again.logits, mixed.logits, rtol=1e-5, atol=1e-6)
     for m in range(3):
@@ -128,14 +137,14 @@ def test_each_fusion_follows_its_rule(fusion, args, rate):
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_nothing_changes_where_all_are_present(fusion):
     """Marks that say so give the same logits, and those of the model without modality dropout."""
-    model, inputs = make(fusion), images()
+    model, inputs = make(fusion), make_inputs(fusion)
     with torch.no_grad():
         plain = model(**inputs)
         marked = model(**inputs, **{f"{name}_present": torch.ones(4, dtype=torch.bool) for name in NAMES})
     torch.testing.assert_close(marked.logits, plain.logits, rtol=1e-6, atol=1e-6)
     for one, other in zip(marked.modality_logits, plain.modality_logits, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-    dropping = toy_model(RESNETS, fusion=fusion, modality_dropout=0.4).eval()
+    dropping = toy_model(towers_of(fusion), fusion=fusion, modality_dropout=0.4).eval()
     dropping.load_state_dict(model.state_dict(), strict=False)
     with torch.no_grad():
         torch.testing.assert_close(dropping(**inputs).logits, plain.logits, rtol=0, atol=0)
@@ -143,9 +152,8 @@ def test_nothing_changes_where_all_are_present(fusion):
 
 def test_a_modality_alone_is_the_rest_absent():
     """What joint fusions call the prediction of a modality alone is the fused one with the others absent."""
-    inputs = images()
     for fusion in ("film", "lstm"):
-        model = make(fusion, modality_dropout=0.5)
+        model, inputs = make(fusion, modality_dropout=0.5), make_inputs(fusion)
         with torch.no_grad():
             alone = model(**inputs).modality_logits[1]
             fused = model(vit_values=inputs["vit_values"]).logits
@@ -153,7 +161,7 @@ def test_a_modality_alone_is_the_rest_absent():
 
 
 def test_wrong_marks_are_named():
-    model, inputs = make("sum"), images()
+    model, inputs = make("sum"), make_inputs("sum")
     for mark in (torch.ones(3, dtype=torch.bool), torch.ones(4)):
         with pytest.raises(ValueError, match="vit_present must be bool"):
             model(**inputs, vit_present=mark)
@@ -166,28 +174,28 @@ def test_wrong_marks_are_named():
 
 @pytest.mark.parametrize("fusion", JOINT)
 def test_dropout_trains_what_stands_for_an_absent_modality(fusion, tmp_path):
-    model = toy_model(RESNETS, fusion=fusion, modality_dropout=0.5).train()
+    model = toy_model(PERCEPTRONS, fusion=fusion, modality_dropout=0.5).train()
     assert model.fusion.absence.abs().sum() == 0
-    model(**images(16), labels=torch.arange(16) % 4).loss.backward()
+    model(**make_inputs(fusion, 16), labels=torch.arange(16) % 4).loss.backward()
     assert (model.fusion.absence.grad.abs().sum(1) > 0).all()
     with torch.no_grad():
         model.fusion.absence.normal_()
     model.eval().save_pretrained(tmp_path)
     loaded = LfmForMultimodalClassification.from_pretrained(tmp_path)
     assert torch.equal(loaded.fusion.absence, model.fusion.absence)
-    inputs = {"audio_values": images()["audio_values"]}
+    inputs = {"audio_values": make_inputs(fusion)["audio_values"]}
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
 
 
 def test_a_checkpoint_without_absence_features_starts_from_zeros(tmp_path):
-    toy_model(RESNETS).save_pretrained(tmp_path)
+    toy_model(PERCEPTRONS).save_pretrained(tmp_path)
     loaded = LfmForMultimodalClassification.from_pretrained(tmp_path, modality_dropout=0.3)
     assert torch.equal(loaded.fusion.absence, torch.zeros(3, 16))
 
 
 def test_dropout_hides_each_modality_as_often_as_asked_and_never_all():
-    model = toy_model(RESNETS, modality_dropout=0.6)
+    model = toy_model(PERCEPTRONS, modality_dropout=0.6)
     torch.manual_seed(0)
     seen = model.hide_modalities(None, 20000, torch.device("cpu"))
     assert seen.any(0).all()
@@ -202,13 +210,11 @@ def test_dropout_hides_each_modality_as_often_as_asked_and_never_all():
 
 
 def test_dropout_touches_the_fused_prediction_in_training_alone():
-    model, inputs = toy_model(RESNETS, fusion="sum", modality_dropout=0.7), images()
-    for tower in model.lfm.towers.values():
-        tower.eval()  # batch normalisation would tell training from evaluation
+    model, inputs = toy_model(PERCEPTRONS, fusion="sum", modality_dropout=0.7), make_inputs("sum")
     model.eval()
     plain = model(**inputs)
     torch.testing.assert_close(model(**inputs).logits, plain.logits, rtol=0, atol=0)
-    model.training = True  # of the whole only, as above
+    model.training = True
     trained = model(**inputs)
     assert not torch.allclose(trained.logits, plain.logits)
     for one, other in zip(trained.modality_logits, plain.modality_logits, strict=True):

@@ -55,7 +55,7 @@ def saved(tmp_path_factory):
 # -- number types, devices, shards -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, "bfloat16", "auto", torch.float32])
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, "auto"])
 def test_dtype(saved, dtype):
     """The inputs stay float32, as processors give them."""
     folder, inputs, expected = saved
@@ -71,11 +71,7 @@ def test_dtype(saved, dtype):
     "settings",
     [
         {"device_map": "auto"},
-        {"device_map": "cpu"},
         {"device_map": {"": "cpu"}, "dtype": torch.float32},
-        {"low_cpu_mem_usage": True},
-        {"local_files_only": True},
-        {"use_safetensors": True},
         # where memory is short, what is last in the model is offloaded
         {"device_map": "auto", "max_memory": {"cpu": "2MB"}},
     ],
@@ -102,7 +98,8 @@ def test_shards(saved, tmp_path):
 @pytest.mark.parametrize(("fusion", "dropout"), [*((name, 0.0) for name in FUSIONS), ("concat", 0.5), ("film", 0.5)])
 def test_every_fusion_works_offloaded(tmp_path, fusion, dropout):
     """Weights that are offloaded are there only while their module is called."""
-    towers = {"audio": resnet(1), "image": resnet(3)}
+    small = {"tower": "mlp", "in_features": 4}
+    towers = {"audio": resnet(1), "image": resnet(3)} if fusion == "mmtm" else {"audio": small, "image": small}
     model = make(towers, fusion=fusion, modality_dropout=dropout, unimodal_heads=dropout > 0)
     if model.fusion.absence is not None:
         torch.nn.init.normal_(model.fusion.absence)
@@ -111,7 +108,8 @@ def test_every_fusion_works_offloaded(tmp_path, fusion, dropout):
     device_map |= {"unimodal_heads": "disk"} if dropout else {}
     device_map |= {"lfm.exchange": "cpu"} if fusion == "mmtm" else {}
     loaded = AutoModel.from_pretrained(tmp_path, device_map=device_map, offload_folder=tmp_path / "offload")
-    inputs = {"audio_values": torch.randn(2, 1, 33, 32), "image_values": torch.randn(2, 3, 32, 32)}
+    shapes = ((1, 33, 32), (3, 32, 32)) if fusion == "mmtm" else ((4,), (4,))
+    inputs = {f"{name}_values": torch.randn(2, *shape) for name, shape in zip(towers, shapes, strict=True)}
     for call in (inputs, {**inputs, "image_present": torch.tensor([True, False])}):
         for found, true in zip(outputs(loaded, call), outputs(model, call), strict=True):
             torch.testing.assert_close(found, true, equal_nan=True)
