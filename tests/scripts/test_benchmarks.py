@@ -85,12 +85,3 @@ def test_pictures_and_text_train_evaluate_and_predict(tmp_path, tokenizer, capsy
     with pytest.raises(SystemExit):
         run(lambda: train_program.main([*argv, "--tokenizer", str(tmp_path / "nowhere")]))
     assert f"no tokenizer at {tmp_path / 'nowhere'}" in capsys.readouterr().err
-
-
-def test_real_recordings_and_digits(data_dir, tmp_path):
-    data = data_dir / "av_mnist"
-    argv = ["av_mnist", "--data_dir", str(data), "--output_dir", str(tmp_path / "run"), *QUICK]
-    train_program.main([*argv, "--max_train_samples", "128", "--max_eval_samples", "50"])
-    metrics = evaluate(tmp_path, "--checkpoint", tmp_path / "run", "--data_dir", data, "--max_samples", 60)
-    assert metrics["samples"] == 60
-    assert metrics["gap"] == pytest.approx(abs(metrics["audio_accuracy"] - metrics["image_accuracy"]))
