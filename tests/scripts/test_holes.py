@@ -10,6 +10,7 @@ import yaml
 from modeling_lfm import fit
 from modeling_lfm.scripts import analyze, prepare_data, train
 from modeling_lfm.scripts import eval as eval_program
+from modeling_lfm.scripts.common.own_data import Predictor, complete
 from tests.data.media import image_bytes
 
 TOWER = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4}}
@@ -96,17 +97,22 @@ def test_figures_are_of_whole_samples(trained, folder, tmp_path, capsys):
 
 
 def test_shards_train_to_the_same_weights(trained, folder, tmp_path):
+    """Also where the columns are told in another way than they are stored."""
     trainer, metrics, _ = trained
     prepared = ["--benchmark", "table", "--data_dir", str(folder), "--benchmark_options.train_file", "all.csv"]
     prepared += ["--output", str(tmp_path / "prepared"), "--num_proc", "1", "--processor.photo.size", "[8, 8]"]
     with pytest.raises(ValueError, match="train: photo 12, words 12 of 36"):
         prepare_data.main(prepared)
     prepare_data.main([*prepared, "--missing", "absent"])
-    line = words_of(tmp_path / "prepared", "--output_dir", str(tmp_path / "out"), "--do_predict")
+    columns = "{photo: photo, words: {column: words}, table: [size]}"
+    line = words_of(tmp_path / "prepared", "--benchmark_options.table_columns", columns)
+    line += ["--output_dir", str(tmp_path / "out"), "--do_predict"]
     again, found = train.train(*train.parse_arguments(line))
     assert found["test_loss"] == metrics["test_loss"]
     for one, other in zip(again.model.parameters(), trainer.model.parameters(), strict=True):
         assert one.equal(other)
+    rows = pd.read_csv(folder / "all.csv").assign(photo=str(folder / "1.png"))
+    assert set(Predictor.load(tmp_path / "out").predict(rows)) <= {"yes", "no"}
     with pytest.raises(ValueError, match="method agm takes no samples"):
         train.main([*line[:-1], "--output_dir", str(tmp_path / "other"), "--method", "agm"])
 
@@ -124,6 +130,6 @@ def test_fit_on_a_frame_with_holes(folder, tmp_path, capsys):
     assert len(predictor.predict(whole)) == len(whole) == 50
     answer = next(iter(predictor.answers(frame[1:2])))
     assert set(answer["modalities"]) == {"photo", "table"}
-    complete = frame.dropna()[["words", "size", "label"]]
-    fit(complete, output_dir=tmp_path / "other", num_train_epochs=1, hidden_size=16, use_cpu=True)
-    assert yaml.safe_load((tmp_path / "other" / "fit.yaml").read_text())["missing"] == "error"
+    frame.dropna()[["words", "size", "label"]].to_csv(tmp_path / "whole.csv", index=False)
+    given = {"benchmark": "table", "data_dir": str(tmp_path), "benchmark_options": {"train_file": "whole.csv"}}
+    assert complete({**given, "output_dir": str(tmp_path / "other"), "missing": None})["missing"] == "error"

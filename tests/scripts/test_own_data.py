@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from modeling_lfm import fit
-from modeling_lfm.scripts import predict, prepare_data, train
+from modeling_lfm.scripts import predict, train
 from modeling_lfm.scripts.common.own_data import Predictor, complete
 from tests.data.test_table import make_frame
 
@@ -171,18 +171,3 @@ def test_time_limit_stops_training(frame, tmp_path):
     predictor = fit(table, time_limit=0, output_dir=tmp_path / "run", num_train_epochs=50, use_cpu=True)
     assert predictor.trainer.state.global_step == 1
     assert predictor.predict(table)
-
-
-def test_prepared_tables_train_to_the_same_weights(frame, tmp_path):
-    frame.to_csv(tmp_path / "all.csv", index=False)
-    where = ["--data_dir", str(tmp_path), "--benchmark_options.train_file", "all.csv"]
-    words = ["--num_train_epochs", "1", "--use_cpu", "--modalities.photo.model_args", "{channels: [4, 4, 4, 4]}"]
-    prepare_data.main(["--benchmark", "table", *where, "--output", str(tmp_path / "prepared"), "--num_proc", "1"])
-    _, raw = train.train(*train.parse_arguments(["table", *where, *words, "--output_dir", str(tmp_path / "raw")]))
-    columns = "{photo: photo, title: {column: title}, voice: {column: voice, type: spectrogram}, "
-    columns += "table: [age, fare, sex, person]}"
-    words += ["--benchmark_options.table_columns", columns]  # said in another way than it is stored
-    again = ["table", "--data_dir", str(tmp_path / "prepared"), *words, "--output_dir", str(tmp_path / "run")]
-    trainer, metrics = train.train(*train.parse_arguments(again))
-    assert metrics["eval_loss"] == raw["eval_loss"]
-    assert set(Predictor.load(trainer.args.output_dir).predict(frame)) <= {"yes", "no"}

@@ -46,15 +46,16 @@ class Case:
 
     Args:
         make: of `layouts`. counts (`tuple[int, ...]`): samples of a class in each split of the source.
-        broken (`str`): pattern of the one file of train, or of what is set aside from it, that is damaged.
         shapes (`dict[str, tuple]`): of the model's inputs, without the batch; as the paper has them but for the size of
             pictures.
+        broken (`str`): pattern of the one file of train, or of what is set aside from it, that is damaged; of those
+            that go all the way to a prediction.
     """
 
     make: object
     counts: tuple
-    broken: str
     shapes: dict
+    broken: str | None = None
 
     def total(self, split):
         """Samples of a split of the source whose media are there (`int`)."""
@@ -64,20 +65,18 @@ class Case:
 
 AUDIO, LONG, PICTURE, FRAMES = (1, 257, 299), (1, 257, 1004), (3, 32, 32), (3, 3, 32, 32)
 CASES = {
-    "crema_d": Case(layouts.make_crema_d, (2, 1), "VideoFlash/1001_*.flv", {"audio": AUDIO, "video": FRAMES}),
-    "kinetics_sounds": Case(
-        layouts.make_kinetics_sounds, (2, 1), "k400/train/*_000001_*.mp4", {"audio": LONG, "video": FRAMES}
-    ),
-    "vggsound": Case(layouts.make_vggsound, (2, 1), "video/*_000001.mp4", {"audio": LONG, "video": FRAMES}),
-    "sarcasm": Case(layouts.make_sarcasm, (3, 2, 2), "dataset_image/*001.jpg", {"image": PICTURE, "text": None}),
+    "crema_d": Case(layouts.make_crema_d, (2, 1), {"audio": AUDIO, "video": FRAMES}, "VideoFlash/1001_*.flv"),
+    "kinetics_sounds": Case(layouts.make_kinetics_sounds, (2, 1), {"audio": LONG, "video": FRAMES}),
+    "vggsound": Case(layouts.make_vggsound, (2, 1), {"audio": LONG, "video": FRAMES}),
+    "sarcasm": Case(layouts.make_sarcasm, (3, 2, 2), {"image": PICTURE, "text": None}),
     "twitter2015": Case(
-        layouts.make_twitter2015, (3, 2, 2), "twitter2015_images/3.jpg", {"image": PICTURE, "text": None}
+        layouts.make_twitter2015, (3, 2, 2), {"image": PICTURE, "text": None}, "twitter2015_images/3.jpg"
     ),
     "nvgesture": Case(
         layouts.make_nvgesture,
         (2, 1),
-        "Video_data/class_01/subject3_r0/sk_depth.avi",
         {"rgb": FRAMES, "flow": (3, 2, 32, 32), "depth": (3, 1, 32, 32)},
+        "Video_data/class_01/subject3_r0/sk_depth.avi",
     ),
 }
 
