@@ -84,6 +84,7 @@ def logits(folder):
         return model.eval()(**processor(**SAMPLE, sampling_rate=8000)).logits
 
 
+@pytest.mark.usefixtures("plots")
 def test_a_run_is_sent_in_one_commit_with_its_code(checkpoint, tmp_path, hub, capfd):
     """And so is an older checkpoint, which has no code and no card: what arrives is the same."""
     old = tmp_path / "old"
@@ -127,6 +128,7 @@ def test_a_run_is_sent_in_one_commit_with_its_code(checkpoint, tmp_path, hub, ca
     assert 'model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True)' in told.out
 
 
+@pytest.mark.usefixtures("plots")
 def test_a_dry_run_shows_what_would_be_sent_and_asks_nobody(checkpoint, hub, capsys, monkeypatch):
     push(checkpoint, "--private")
     capsys.readouterr()
@@ -235,9 +237,7 @@ def answering(status, part):
         ("their/tiny", TOKEN, None, "You don't have the rights to create a model under the namespace their"),
         ("me/taken", TOKEN, None, "You already created this model repo"),
         ("me/tiny", TOKEN, answering(500, "whoami"), "The Hub is tired"),
-        ("me/tiny", TOKEN, answering(502, "/blobs/"), "502"),
         ("me/tiny", TOKEN, answering(429, "/commit/"), "429"),
-        ("me/tiny", TOKEN, answering(412, "/commit/"), "The Hub is tired"),
         ("me/tiny", TOKEN, lambda method, path: CUT, "Server disconnected"),
     ],
 )
@@ -384,6 +384,7 @@ def test_other_models_and_other_processors(checkpoint, capsys, hub):
     assert hub.requests == []
 
 
+@pytest.mark.usefixtures("plots")
 def test_a_checkpoint_within_a_run(checkpoint, hub):
     """Its optimizer and random states lie right beside the weights; what was trained on what, in the run's folder."""
     folder = next(checkpoint.glob("checkpoint-*"))
