@@ -35,7 +35,7 @@ from modeling_lfm.trainer.checkpoints import LOCK
 from ..data.layouts import make_crema_d
 from ..data.media import tone, wav_bytes, write_video
 from .conftest import ROOT, TOWER
-from .forks import run_program, start
+from .forks import find_forks, run_program, start
 from .hub_stub import START, failure, serving_hub
 
 CONFIG = {
@@ -169,12 +169,13 @@ def wait_for(condition, seconds=600):
 def kill_program(words, output):
     """End it and nothing else when three shards are there."""
     command = [ROOT / "scripts" / "prepare_data.py", *words, "--output", output, "--num_proc", "2"]
+    before = find_forks()
     program = start(output.with_name("log"), run_program, *command)
     wait_for(lambda: len(list(output.glob("data/*.parquet"))) >= 3)
-    children = psutil.Process(program.pid).children(recursive=True)
+    children = find_forks() - before
     program.kill()
     program.join()
-    assert len(children) >= 2
+    assert len(children) >= 1 + 2
     assert psutil.wait_procs(children, timeout=300)[1] == [], "no process outlives the program"
 
 
