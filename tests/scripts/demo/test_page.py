@@ -28,7 +28,7 @@ def test_each_part_of_the_inputs_is_predicted_as_the_model_does(pipeline, media)
     from modeling_lfm.scripts.page.page import draw_looks, draw_shares
 
     sound, picture = str(media / "a.wav"), str(media / "b.png")
-    for given in ({"audio": sound, "image": picture}, {"audio": sound}, {"image": picture}):
+    for given in ({"audio": sound, "image": picture}, {"audio": sound}):
         found, batch = answer(pipeline, **given)
         assert scores(found) == pytest.approx(direct(pipeline, **given), abs=1e-6)
         assert list(found["modalities"]) == list(given)
