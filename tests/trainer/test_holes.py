@@ -187,11 +187,11 @@ def test_towers_that_read_together_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", TAKERS)
 def test_accumulated_batches_equal_a_big_one(name, tmp_path):
-    settings = {"num_train_epochs": 2, "learning_rate": 0.01, "holdout": 16, "size": 48, "holes": True}
+    settings = {"num_train_epochs": 2, "learning_rate": 0.01, "holdout": 12, "size": 24, "holes": True}
     settings |= {"optim": "sgd", "optim_args": "momentum=0.9", "method": method_settings(name)}
     towers = smallest_towers(name)
-    big = toy_trainer(tmp_path, towers, per_device_train_batch_size=16, **settings)
-    small = toy_trainer(tmp_path, towers, per_device_train_batch_size=4, gradient_accumulation_steps=4, **settings)
+    big = toy_trainer(tmp_path, towers, per_device_train_batch_size=12, **settings)
+    small = toy_trainer(tmp_path, towers, per_device_train_batch_size=4, gradient_accumulation_steps=3, **settings)
     big.train()
     small.train()
     assert_same_but_for_rounding(big, small)
@@ -206,7 +206,7 @@ def test_accumulated_batches_equal_a_big_one(name, tmp_path):
     "settings", [{"alpha": "lookahead"}, {"alpha_parameters": "all"}, {"matching_loss": "infonce"}]
 )
 def test_a_learned_alpha_moves(settings, tmp_path):
-    trainer = toy_trainer(tmp_path, SMOOTH, holes=True, holdout=16, method=settings)
+    trainer = toy_trainer(tmp_path, SMOOTH, holes=True, size=32, holdout=16, num_train_epochs=2, method=settings)
     trainer.train()
     alphas = [entry["alpha"] for entry in trainer.state.log_history if "alpha" in entry]
     assert len(set(alphas)) > 1
