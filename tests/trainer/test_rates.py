@@ -61,7 +61,7 @@ def test_layers_are_those_of_timm(name, tmp_path):
     assert len(set(expected.values())) > 3
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor", "rmsprop"])
+@pytest.mark.parametrize("optim", ["adamw_torch", "adafactor"])
 def test_a_resumed_run_equals_an_uninterrupted_one(optim, tmp_path):
     settings = {"size": 24, "num_train_epochs": 2, "save_strategy": "epoch", "optim": optim, "method": "mslr"}
     towers = {"text": {**RATES["text"], "frozen": 1}, "vit": {**RATES["vit"], "learning_rate": 5e-4}}
