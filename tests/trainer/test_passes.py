@@ -104,7 +104,7 @@ class BeforeTheFirstStep(TrainerCallback):
 def test_channels_last_is_an_order_in_memory_and_nothing_else(tmp_path):
     """Losses and weights are those of the plain order but for rounding; a run is resumed to the bit."""
     settings = {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05, "save_strategy": "steps"}
-    settings |= {"save_steps": 4, "num_train_epochs": 2, "size": 48, "holdout": 16}
+    settings |= {"save_steps": 2, "num_train_epochs": 2, "size": 32, "holdout": 16}
     plain, last = (
         toy_trainer(tmp_path / str(order), NORMALISED, channels_last=order, **settings) for order in (False, True)
     )
@@ -118,6 +118,6 @@ def test_channels_last_is_an_order_in_memory_and_nothing_else(tmp_path):
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions)
     resumed = toy_trainer(tmp_path / "resumed", NORMALISED, channels_last=True, **settings)
     torch.manual_seed(0)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "True" / "checkpoint-4"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "True" / "checkpoint-2"))
     for one, other in zip(resumed.model.parameters(), last.model.parameters(), strict=True):
         assert torch.equal(one, other)

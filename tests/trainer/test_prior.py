@@ -70,7 +70,7 @@ def test_a_run_ends_with_it(alpha, tmp_path):
     runs = []
     for keep in (True, False):
         trainer = toy_trainer(
-            tmp_path, SMOOTH, method={"alpha": alpha, "keep_prior": keep}, holdout=16, num_train_epochs=1
+            tmp_path, SMOOTH, method={"alpha": alpha, "keep_prior": keep}, size=40, holdout=16, num_train_epochs=1
         )
         trainer.train()
         runs.append(trainer)

@@ -16,7 +16,7 @@ from .toy import NORMALISED, toy_trainer
 
 RUN = {
     "num_train_epochs": 3,
-    "size": 48,
+    "size": 24,
     "logging_strategy": "epoch",
     "eval_strategy": "epoch",
     "save_strategy": "epoch",

@@ -11,7 +11,7 @@ from modeling_lfm.trainer import LfmTrainingArguments
 
 from .toy import NORMALISED, toy_trainer
 
-RUN = {"num_train_epochs": 3, "size": 48, "logging_strategy": "epoch", "eval_strategy": "epoch"}
+RUN = {"num_train_epochs": 3, "size": 24, "logging_strategy": "epoch", "eval_strategy": "epoch"}
 CURVES = ["accuracy", "audio_accuracy", "text_accuracy", "gap", "loss", "map", "audio_map", "text_f1"]
 
 
@@ -27,8 +27,8 @@ def test_tensorboard_has_the_curves_and_a_resumed_run_goes_on_in_its_folder(tmp_
 
     settings = {**RUN, "report_to": "tensorboard", "save_strategy": "epoch"}
     toy_trainer(tmp_path, NORMALISED, **settings).train()
-    shutil.rmtree(tmp_path / "checkpoint-18")
-    shutil.rmtree(tmp_path / "checkpoint-12")  # as if it had been stopped after its first epoch
+    shutil.rmtree(tmp_path / "checkpoint-9")
+    shutil.rmtree(tmp_path / "checkpoint-6")  # as if it had been stopped after its first epoch
     trainer = toy_trainer(tmp_path, NORMALISED, **settings)
     trainer.train(resume_from_checkpoint=True)
 
@@ -36,7 +36,7 @@ def test_tensorboard_has_the_curves_and_a_resumed_run_goes_on_in_its_folder(tmp_
     assert folder.name.startswith(tmp_path.name)
     events = EventAccumulator(str(folder)).Reload()
     read = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    history, steps = trainer.state.log_history, (6, 12, 18)
+    history, steps = trainer.state.log_history, (3, 6, 9)
     expected = {f"train/{key}": logged(history, key, "loss") for key in ("alpha", "loss", "loss_cls", "loss_mm")}
     expected |= {f"eval/{key}": logged(history, f"eval_{key}", "eval_loss") for key in CURVES}
     for tag, values in expected.items():

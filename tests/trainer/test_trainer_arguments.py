@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.training_args import REFUSED, UNFIT_OPTIMIZERS
 
-from .toy import SMOOTH, only, toy_data, toy_model, toy_trainer
+from .toy import SMALLEST, SMOOTH, only, toy_data, toy_model, toy_trainer
 
 README = Path(__file__).resolve().parents[2] / "trainer" / "README.md"
 WRONG = {
@@ -192,7 +192,7 @@ def test_doubtful_arguments_train_as_ever(tmp_path):
     models = []
     for settings in ({}, {key: value for key, value in DOUBTFUL.items() if key in known}):
         settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "num_train_epochs": 1, **settings}
-        trainer = toy_trainer(tmp_path / str(len(models)), SMOOTH, method="concat", size=24, **settings)
+        trainer = toy_trainer(tmp_path / str(len(models)), SMALLEST, method="concat", size=16, **settings)
         trainer.train()
         models.append(trainer.model.float())
     for one, other in zip(*(model.parameters() for model in models), strict=True):
