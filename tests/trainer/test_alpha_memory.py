@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from modeling_lfm.trainer.alpha.bilevel import BilevelProblem
 from modeling_lfm.trainer.alpha.memory import VectorMemory
 
-from .toy import NORMALISED, SMOOTH, toy_model, toy_trainer
+from .toy import NORMALISED, SMALLEST, SMOOTH, toy_model, toy_trainer
 
 
 class AtStep(TrainerCallback):
@@ -49,7 +49,7 @@ def test_with_weights_that_rest_it_is_the_hypergradient_of_the_same_samples(matc
 
 
 def test_the_towers_run_for_half_a_held_out_batch_in_64_steps(tmp_path):
-    trainer = toy_trainer(tmp_path, SMOOTH, method={"alpha_every": 16}, size=784, holdout=16, num_train_epochs=1)
+    trainer = toy_trainer(tmp_path, SMALLEST, method={"alpha_every": 16}, size=784, holdout=16, num_train_epochs=1)
     seen = []
     tower = trainer.model.lfm.towers["text"]
     tower.register_forward_pre_hook(

@@ -21,7 +21,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def make_trainer(folder, **kwargs):
-    kwargs = {"save_strategy": "epoch", "num_train_epochs": 2, "logging_strategy": "epoch", **kwargs}
+    kwargs = {"save_strategy": "epoch", "num_train_epochs": 2, "size": 16, "logging_strategy": "epoch", **kwargs}
     trainer = toy_trainer(folder, TOWERS, push_to_hub=True, hub_model_id="me/toy", hub_private_repo=True, **kwargs)
     trainer.processor = LfmProcessor(PROCESSOR)
     return trainer
@@ -37,22 +37,28 @@ def plant(folder):
 def test_a_trainer_sends_the_model_while_training_and_its_card_in_the_end(tmp_path, hub):
     folder = tmp_path / "toy"
     plant(folder)
-    trainer = make_trainer(folder, hub_always_push=True, save_total_limit=1)
+    best = {"eval_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1}
+    trainer = make_trainer(folder, hub_always_push=True, **best)
     trainer.train()
+    trainer.save_state()
     trainer.push_to_hub(license="mit", tags="mine")
-    assert {"training_args.bin", "checkpoint-16"} <= {file.name for file in folder.iterdir()}
-    assert (folder / "checkpoint-16" / "optimizer.pt").is_file()
+    assert {"training_args.bin", "checkpoint-4"} <= {file.name for file in folder.iterdir()}
+    assert (folder / "checkpoint-4" / "optimizer.pt").is_file()
     code = {file.name for file in folder.glob("*.py")} - {"train.py"}
     model = {"model.safetensors", "config.json", "processor_config.json"} | code
     assert [commit["message"] for commit in hub.pushed] == [
-        "Training in progress, step 8",
-        "Training in progress, step 16",
+        "Training in progress, step 2",
+        "Training in progress, step 4",
         "End of training",
     ]
     assert hub.pushed[0]["added"] == model
-    page = {"README.md", "lfm_run.json", "alpha.png"}
-    assert set(hub.files("me/toy")) == model | page
+    page = {"README.md", "lfm_run.json", "trainer_state.json"}
+    plots = {"accuracy.png", "gap.png", "alpha.png"}
+    assert set(hub.files("me/toy")) == model | page | plots
     assert hub.private["me/toy"]
+    best = trainer.state.best_model_checkpoint  # named without its folder, a path of this machine
+    assert best.startswith(str(tmp_path))
+    assert json.loads(hub.files("me/toy")["trainer_state.json"])["best_model_checkpoint"] == best.rpartition("/")[2]
     card = hub.files("me/toy")["README.md"].decode()
     assert "license: mit\n" in card
     assert "- mine\n" in card
@@ -88,14 +94,3 @@ def test_a_model_and_a_processor_send_themselves_alone(tmp_path, hub):
     assert {name.rpartition(".")[2] for name in names} == {"safetensors", "json", "py", "md"}
     assert str(tmp_path).encode() not in b"".join(hub.files("me/toy").values())
     assert json.loads(hub.files("me/toy")["config.json"])["auto_map"]["AutoConfig"] == "configuration_lfm.LfmConfig"
-
-
-def test_the_state_of_a_run_that_chose_its_best_epoch_can_be_sent(tmp_path, hub):
-    """The checkpoint that was best is named without its folder, a path of this machine."""
-    trainer = make_trainer(tmp_path / "toy", eval_strategy="epoch", load_best_model_at_end=True, save_total_limit=1)
-    trainer.train()
-    trainer.save_state()
-    trainer.push_to_hub()
-    best = trainer.state.best_model_checkpoint
-    assert best.startswith(str(tmp_path))
-    assert json.loads(hub.files("me/toy")["trainer_state.json"])["best_model_checkpoint"] == best.rpartition("/")[2]
