@@ -27,7 +27,7 @@ from .process_runs import (
     run_holes,
     run_method,
 )
-from .toy import SMOOTH
+from .toy import SMALLEST
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +119,7 @@ def test_processes_that_do_not_see_the_same_folder_are_told(launched, folder):
 @pytest.mark.parametrize("name", SHARDED)
 def test_a_learned_alpha_and_parameters_in_shards(name, launched, folder, tmp_path):
     """By FSDP2, which also saves them whole."""
-    one = run(tmp_path, SMOOTH, 1, method=SHARDED[name], size=48)
+    one = run(tmp_path, SMALLEST, 1, method=SHARDED[name], size=48)
     first, second = results_of(launched, "sharded", name)
     assert first["sharded"]
     saved = LfmForMultimodalClassification.from_pretrained(folder / "sharded" / name / "saved").state_dict()
