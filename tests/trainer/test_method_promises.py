@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from modeling_lfm import LfmForMultimodalClassification
@@ -96,14 +97,14 @@ def test_it_learns_and_a_resumed_run_equals_the_uninterrupted_one(name, tmp_path
 @pytest.mark.parametrize("name", NAMES)
 def test_accumulated_small_batches_equal_a_big_one(name, tmp_path):
     """Different samples where the loss is a mean over samples; else equal batches, whose statistics are the same."""
-    settings = {"num_train_epochs": 2, "learning_rate": 0.01, "holdout": 32, "size": 64}
+    settings = {"num_train_epochs": 2, "learning_rate": 0.01, "holdout": 24, "size": 48}
     settings |= {"optim": "sgd", "optim_args": "momentum=0.9"}
     settings |= {"smallest": True, "in_order": METHODS[name].spec.batch_statistics}
-    big = make_trainer(tmp_path, name, per_device_train_batch_size=32, **settings)
-    small = make_trainer(tmp_path, name, per_device_train_batch_size=8, gradient_accumulation_steps=4, **settings)
+    big = make_trainer(tmp_path, name, per_device_train_batch_size=24, **settings)
+    small = make_trainer(tmp_path, name, per_device_train_batch_size=8, gradient_accumulation_steps=3, **settings)
     if METHODS[name].spec.batch_statistics:
         data = only(toy_data(8), big.model.config.modality_names)
-        for trainer, copies in ((big, 1), (small, 4)):
+        for trainer, copies in ((big, 1), (small, 3)):
             trainer.train_dataset = Repeated(data, copies)
             trainer.args.per_device_train_batch_size = 8
     big.train()
@@ -129,7 +130,7 @@ def test_bf16_three_modalities_modality_dropout_and_a_frozen_tower(name, tmp_pat
     """At once where a method has them; what it has not is refused. The optimizer keeps its own scale, also where a
     parameter has its first gradient later than another, as in methods that train a part at a time; and the frozen tower
     stays as it is, its statistics too."""
-    settings = {"size": 40, "holdout": 8, "num_train_epochs": 2, "bf16": True, "frozen": 0, "optim": "adafactor"}
+    settings = {"size": 24, "holdout": 8, "num_train_epochs": 2, "bf16": True, "frozen": 0, "optim": "adafactor"}
     spec, number = METHODS[name].spec, 3 if name in MULTI else 2
     if spec.max_modalities == 2:
         with pytest.raises(ValueError, match=rf"{name}.* 2 .*3"):
@@ -188,29 +189,55 @@ def adapt(trainer):
     )
 
 
+def make_adapted(folder, name, loss=None, **kwargs):
+    """A trainer of adapters with a user's loss, and the model without them."""
+    settings = {"size": 24, "holdout": 8, "num_train_epochs": 2, "smallest": True, **kwargs}
+    plain = make_trainer(folder, name, **settings)
+    base = copy.deepcopy(plain.model)
+    given = {"eval_dataset": plain.eval_dataset, "compute_loss_func": loss}
+    return LfmTrainer(adapt(plain), plain.args, plain.given[0], **given), base
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_peft(name, tmp_path):
-    """Adapters and heads learn, the base stays; a resumed run equals an uninterrupted one to the bit, and what is saved
-    is what was trained."""
-    settings = {"size": 24, "holdout": 8, "num_train_epochs": 2, "smallest": True}
-    plain = [make_trainer(tmp_path, name, **settings, save_strategy=kind) for kind in ("epoch", "no")]
-    base = copy.deepcopy(plain[0].model)
-    whole, resumed = (LfmTrainer(adapt(t), t.args, t.given[0], eval_dataset=t.eval_dataset) for t in plain)
+def test_peft_and_a_loss_of_the_user(name, tmp_path):
+    """Adapters and heads learn, the base stays, and what is saved is what was trained; the loss is that of training and
+    evaluation, or refused."""
+    calls = []
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        calls.append(len(labels))
+        return F.cross_entropy(outputs.logits, labels)
+
+    own = METHODS[name].spec.own_loss
+    if own:
+        with pytest.raises(ValueError, match=f"{name} has losses of its own"):
+            make_adapted(tmp_path, name, loss)
+    whole, base = make_adapted(tmp_path, name, None if own else loss)
     before = {key: value.clone() for key, value in whole.model.state_dict().items()}
     whole.train()
     trained = {key for key, value in whole.model.named_parameters() if value.requires_grad}
     assert trained == {key for key, value in whole.model.state_dict().items() if not value.equal(before[key])}
     assert any("lora_" in key for key in trained)
     assert any("fusion" in key for key in trained)
-    step = whole.state.global_step // 2
-    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
-    for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    assert own or len(calls) >= 2
+    calls.clear()
+    whole.evaluate(whole.given[0])
+    assert sum(calls) == (0 if own else 24)
     whole.save_model(tmp_path / "saved")
     loaded = pytest.importorskip("peft").PeftModel.from_pretrained(base, tmp_path / "saved").eval()
     batch = batch_of(whole, toy_data(8, seed=5))
     with torch.no_grad():
         torch.testing.assert_close(loaded(**batch).logits, whole.model.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize("name", ["lfm", "reconboost", "umt"])
+def test_peft_resumed(name, tmp_path):
+    """To the bit, where a method has most to go on with; `test_adapters` resumes every method's own adapters."""
+    (whole, _), (resumed, _) = (make_adapted(tmp_path, name, save_strategy=kind) for kind in ("epoch", "no"))
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{whole.state.global_step // 2}"))
+    for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_peft_without_a_head_to_train_is_refused_where_a_method_needs_it(tmp_path):
