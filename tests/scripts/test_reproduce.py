@@ -17,7 +17,7 @@ from modeling_lfm.scripts.experiments import run as sweep
 from modeling_lfm.scripts.experiments.tables import merge
 
 from .conftest import ROOT, TWO_PICTURES
-from .forks import run_program, start
+from .forks import find_forks, run_program, start
 
 SMALL = {
     "max_train_samples": 32,
@@ -83,12 +83,11 @@ def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, mo
     command += ["--output", "runs"]
 
     # Killed in the middle: the worker ends too, and leaves no checkpoints behind.
-    words, before = [*command, "--num_train_epochs", "3"], set(psutil.Process().children(recursive=True))
+    words, before = [*command, "--num_train_epochs", "3"], find_forks()
     program = ROOT / "scripts" / "reproduce.py"
     process = start(tmp_path / "log", run_program, program, *words, cwd=tmp_path, TMPDIR=str(tmp_path / "tmp"))
     wait_for((folder / "OGM_demo_seed0.json").is_file, (tmp_path / "log").read_text)
-    # All are forks of one server, which the tests have for themselves.
-    workers = {p for server in psutil.Process().children() for p in server.children(recursive=True)}
+    workers = find_forks()
     process.kill()
     process.join()
     assert len(workers - before) > 1
