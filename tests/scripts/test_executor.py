@@ -19,7 +19,7 @@ from modeling_lfm.scripts.common import settings
 from modeling_lfm.scripts.common.executor import ExecutorArguments, Local
 from modeling_lfm.scripts.common.settings import load_plugins
 
-from .conftest import ROOT
+from .conftest import ROOT, TWO_PICTURES
 from .test_reproduce import SMALL
 
 WORDS = ["--benchmark", "demo", "--samples_per_shard"]
@@ -90,12 +90,14 @@ def contents(folder):
 
 def test_parts_make_the_same_folder(tmp_path):
     one, parts = tmp_path / "one", tmp_path / "parts"
-    prepare_data.main([*WORDS, "400", "--output", str(one), "--num_proc", "1"])
+    words = [word for key, value in TWO_PICTURES.items() for word in (f"--{key}", json.dumps(value))]
+    words += [*WORDS, "400"]
+    prepare_data.main([*words, "--output", str(one), "--num_proc", "1"])
     for part in ("2/2", "1/2"):
-        prepare_data.main([*WORDS, "400", "--output", str(parts), "--num_proc", "1", "--part", part])
+        prepare_data.main([*words, "--output", str(parts), "--num_proc", "1", "--part", part])
     written = {file: file.stat().st_mtime_ns for file in parts.glob("data/*")}
     assert len(written) == 5
-    prepare_data.main([*WORDS, "400", "--output", str(parts)])
+    prepare_data.main([*words, "--output", str(parts)])
     assert contents(parts) == contents(one)
     assert {file: file.stat().st_mtime_ns for file in written} == written
 
