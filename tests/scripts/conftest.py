@@ -7,8 +7,6 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from modeling_lfm.trainer.plots import save_plots
-
 from .forks import run_program, start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -35,20 +33,6 @@ TWO_PICTURES = {
     "columns": {"audio": "image"},
     "processor": {key: {"type": "image", "size": [16, 16], "num_channels": 1} for key in ("audio", "image")},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_plots():
-    """In cards of the runs of these tests: `trained` draws them in a process of its own, and each takes a while."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("modeling_lfm.trainer.cards.card.save_plots", lambda *args, **kwargs: [])
-        yield
-
-
-@pytest.fixture
-def plots(monkeypatch):
-    """They are drawn after all."""
-    monkeypatch.setattr("modeling_lfm.trainer.cards.card.save_plots", save_plots)
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,6 @@ def logits(folder):
         return model.eval()(**processor(**SAMPLE, sampling_rate=8000)).logits
 
 
-@pytest.mark.usefixtures("plots")
 def test_a_run_is_sent_in_one_commit_with_its_code(checkpoint, tmp_path, hub, capfd):
     """And so is an older checkpoint, which has no code and no card: what arrives is the same."""
     old = tmp_path / "old"
@@ -128,7 +127,6 @@ def test_a_run_is_sent_in_one_commit_with_its_code(checkpoint, tmp_path, hub, ca
     assert 'model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True)' in told.out
 
 
-@pytest.mark.usefixtures("plots")
 def test_a_dry_run_shows_what_would_be_sent_and_asks_nobody(checkpoint, hub, capsys, monkeypatch):
     push(checkpoint, "--private")
     capsys.readouterr()
@@ -384,7 +382,6 @@ def test_other_models_and_other_processors(checkpoint, capsys, hub):
     assert hub.requests == []
 
 
-@pytest.mark.usefixtures("plots")
 def test_a_checkpoint_within_a_run(checkpoint, hub):
     """Its optimizer and random states lie right beside the weights; what was trained on what, in the run's folder."""
     folder = next(checkpoint.glob("checkpoint-*"))

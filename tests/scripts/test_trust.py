@@ -140,7 +140,6 @@ def test_json_is_valid_where_a_number_is_none(tmp_path, capsys):
     assert "NaN" not in (tmp_path / "a.json").read_text()
 
 
-@pytest.mark.usefixtures("plots")
 def test_a_run_that_diverges_writes_json_that_every_reader_takes(tiny_config, tmp_path):
     words = ("--method", "concat", "--learning_rate", "1e6", "--max_train_samples", "32", "--num_train_epochs", "1")
     train_program.main([str(tiny_config), "--output_dir", str(tmp_path), *words])
