@@ -11,8 +11,8 @@ SELECTION = (
     "Every run keeps the epoch that is best on validation data (by {metric}), and reads the test split once."
 )
 SIGNIFICANCE = (
-    "*p*: paired t-test over the seeds of the accuracy against {reference}; three seeds are few, so only large and "
-    "steady differences come out below 0.05. *Cost*: seconds of training over those of {reference}."
+    "*p*: paired t-test over the seeds of the accuracy against {reference}; over few seeds only large and steady "
+    "differences come out below 0.05. *Cost*: seconds of training over those of {reference}."
 )
 FOLDS = (
     "Percent on the test fold, mean ± sample standard deviation over the {folds} folds that each of the seeds {seeds} "

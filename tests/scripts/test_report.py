@@ -1,6 +1,8 @@
 """Reports of sweeps: means, significance, cost, footnotes, published figures, from runs made up here."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,8 @@ from modeling_lfm.scripts.common.settings import CONFIGS, read_config
 from modeling_lfm.scripts.experiments import report
 from modeling_lfm.scripts.experiments.tables import TABLES, Table, read_table, split_into_folds
 from modeling_lfm.trainer.cross_validation import paired_test
+
+RESULTS = Path(__file__).parents[2] / "model_cards" / "results"
 
 
 def a_run(seed, accuracy, seconds=36.0, **others):
@@ -105,9 +109,20 @@ def test_the_report_has_each_row_with_its_reasons(monkeypatch):
         "seeds 0, 1",
         "best on validation data (by loss)",
         "7 runs, 0.09 hours",
-        "three seeds are few",
+        "few seeds",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("setting", ["av_mnist", "mvsa_single"])
+def test_the_figures_of_a_page_are_those_of_the_runs_beside_it(setting):
+    runs = [json.loads(line) for line in (RESULTS / "table_1.jsonl").read_text().splitlines()]
+    records = {(run["setting"], run["row"], run["seed"]): run for run in runs if "test" in run}
+    left_out = {(run["setting"], run["row"]): run["inapplicable"] for run in runs if "inapplicable" in run}
+    text = report.format_report(read_table(TABLES / "paper_1.yaml", setting), setting, records, left_out, {})
+    page = (RESULTS / f"table_1_{setting}.md").read_text()
+    assert text.count("\n| ") > 25
+    assert all(part in page for part in text.strip().split("\n\n")[1:])
 
 
 def test_published_figures_have_sources_and_belong_to_rows():
