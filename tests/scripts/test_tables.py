@@ -266,13 +266,13 @@ def test_published_settings_fit_their_methods_and_data_sets():
             assert set(getattr(method.settings, "factors", None) or {}) <= set(modalities)
 
 
-def test_a_probe_is_a_logistic_regression_on_what_frozen_towers_give():
+def test_a_probe_is_a_logistic_regression_on_what_frozen_towers_give(tmp_path):
     frozen = {name: {"frozen": True} for name in ("audio", "image")}
     small = {"max_train_samples": 64, "max_eval_samples": 40, "max_test_samples": 40, "use_cpu": True}
     base = merge(read_config("demo"), {**small, "cache_features": True})
     base["modalities"] = {name: {**spec, **frozen[name]} for name, spec in base["modalities"].items()}
     record = run_one(1, {**base, "method": "concat", "probe": "linear"})
-    trainer, splits = set_up(*read_run({**base, "do_predict": True, "output_dir": "unused"}))
+    trainer, splits = set_up(*read_run({**base, "do_predict": True, "output_dir": str(tmp_path)}))
     names = trainer.model.config.modality_names
     data = {
         split: (
