@@ -9,6 +9,8 @@ import pytest
 
 from modeling_lfm.data import check_benchmark, load_benchmark
 from modeling_lfm.data.table import infer_columns, load_table
+from modeling_lfm.scripts import eval as eval_program
+from modeling_lfm.scripts import predict, train
 from tests.data.media import image_bytes, tone, wav_bytes
 
 WORDS = ["the cat sat down", "a dog ran off", "no bird sings here", "fish swim in the sea"]
@@ -261,6 +263,47 @@ def test_a_table_is_a_benchmark_like_any_other(tmp_path):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             load_benchmark("table", data_dir=tmp_path, **wrong)
+
+
+CONFIG = """
+benchmark: table
+modalities:
+  photo: {tower: timm, name: resnet10t, in_chans: 1, model_args: {channels: [8, 8, 8, 8], stem_width: 8}}
+  table: {tower: mlp, hidden_sizes: [16]}
+  imu: {tower: sequence, width: 16, num_layers: 1}
+processor:
+  photo: {type: image, size: [16, 16], num_channels: 1}
+  table: {type: tabular}
+  imu: {type: sequence}
+hidden_size: 16
+num_train_epochs: 2
+eval_strategy: epoch
+save_strategy: epoch
+"""
+
+
+def test_a_table_trains_evaluates_and_predicts_by_the_programs(tmp_path, capsys):
+    frame = make_frame(tmp_path, rows=60).drop(columns=["person", "voice", "title"])
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        np.save(tmp_path / "media" / f"{number}.npy", rng.normal(size=(5 + number % 7, 3)))
+    write(frame.assign(imu=[f"media/{n}.npy" for n in range(60)]), tmp_path / "all.csv")
+    (tmp_path / "mine.yaml").write_text(CONFIG)
+    options = ["--data_dir", tmp_path, "--benchmark_options.train_file", "all.csv"]
+    words = [tmp_path / "mine.yaml", *options, "--output_dir", tmp_path / "out", "--do_predict", "true"]
+    train.main([str(word) for word in words])
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert {"test_accuracy", "test_table_accuracy", "test_imu_accuracy"} <= set(results)
+    capsys.readouterr()
+    checkpoint = ["--checkpoint", str(tmp_path / "out")]
+    eval_program.main([*checkpoint, "--data_dir", str(tmp_path), "--split", "test"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] == pytest.approx(results["test_accuracy"])
+    predict.main([*checkpoint, "--input", f"photo={tmp_path}/media/1.png", f"imu={tmp_path}/media/1.npy"])
+    assert json.loads(capsys.readouterr().out)["label"] in ("yes", "no")
+    row = '{"age": 3, "fare": null, "sex": "f"}'
+    predict.main([*checkpoint, "--input", f"table={row}"])
+    assert set(json.loads(capsys.readouterr().out)["modalities"]) == {"table"}
 
 
 def test_an_empty_cell_of_several_labels_has_none():

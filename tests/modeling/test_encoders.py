@@ -45,7 +45,9 @@ WHISPER |= {"bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 # of each: class of the model, its configuration, type of input, what it pools by, and settings of its feature extractor
 KINDS = {
     "bert": ("BertModel", {**SMALL, "vocab_size": 40}, "text", "cls"),
+    "roberta": ("RobertaModel", {**SMALL, "vocab_size": 40, "pad_token_id": 0}, "text", "cls"),
     "gpt2": ("GPT2Model", {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 40}, "text", "last"),
+    "llama": ("LlamaModel", {**SMALL, "vocab_size": 40, "num_key_value_heads": 2}, "text", "last"),
     "t5": ("T5Model", T5, "text", "mean"),
     "bart": ("BartModel", {**D_MODEL, "pad_token_id": 0}, "text", "mean"),
     "clip text": ("CLIPModel", {"text_config": CAPTIONS, "vision_config": PICTURES}, "text", "own"),
@@ -64,6 +66,7 @@ KINDS = {
     "videomae": ("VideoMAEModel", {**PICTURES, "num_frames": 4, "tubelet_size": 2}, "video", "mean"),
     "wav2vec2": ("Wav2Vec2Model", {**SOUND, "feat_extract_norm": "layer"}, "waveform", "mean"),
     "hubert": ("HubertModel", {**SOUND, "feat_extract_norm": "group"}, "waveform", "mean"),
+    "wavlm": ("WavLMModel", SOUND, "waveform", "mean"),
     "whisper": ("WhisperModel", WHISPER, "waveform", "mean"),
     "ast": ("ASTModel", {**SMALL, "num_mel_bins": 32, "max_length": 64, "patch_size": 8}, "waveform", "own"),
     "clap": ("ClapModel", CLAP, "waveform", "own"),
@@ -77,6 +80,7 @@ KINDS = {
 READERS = {
     "wav2vec2": ("Wav2Vec2FeatureExtractor", {"return_attention_mask": True}),
     "hubert": ("Wav2Vec2FeatureExtractor", {"sampling_rate": 8000}),
+    "wavlm": ("Wav2Vec2FeatureExtractor", {}),
     "whisper": ("WhisperFeatureExtractor", {"chunk_length": 2}),
     "ast": ("ASTFeatureExtractor", {"num_mel_bins": 32, "max_length": 64}),
     "clap": ("ClapFeatureExtractor", {"max_length_s": 2, "truncation": "rand_trunc"}),
@@ -137,7 +141,7 @@ def raw_samples(kind, folder):
 
 PARTS = {"clip text": "text_model", "siglip text": "text_model", "clip": "vision_model", "siglip": "vision_model"}
 PARTS |= {"clap": "audio_model", "clap fused": "audio_model", "t5": "encoder", "bart": "encoder", "whisper": "encoder"}
-UNMASKED = ("siglip text", "hubert")  # the latter has group normalisation over time
+UNMASKED = ("siglip text", "hubert", "wavlm")  # the latter have group normalisation over time
 UNUSED = (
     "masked_spec_embed",
     "mask_token",
@@ -163,7 +167,7 @@ def expected_vectors(name, whole, inputs):
     vectors = []
     for place, states in enumerate(output.last_hidden_state):
         length = len(states) if mask is None else int(mask[place].sum())
-        if KINDS[name][0].startswith(("Wav2Vec2", "Hubert")):
+        if KINDS[name][0].startswith(("Wav2Vec2", "Hubert", "WavLM")):
             for kernel, stride in ((10, 8), (8, 8)):
                 length = (length - kernel) // stride + 1
         elif name == "whisper":

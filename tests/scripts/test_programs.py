@@ -1,8 +1,10 @@
 """The programs, end to end: train, look at what was written, resume, evaluate, predict, in processes of their own."""
 
 import json
+import re
 import shutil
 import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -236,6 +238,13 @@ def fails(main, argv, capsys):
     assert stop.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     return line
+
+
+def test_bad_input_ends_the_program_with_one_sentence():
+    command = [sys.executable, ROOT / "scripts" / "train.py", "nowhere.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: no configuration at nowhere\.yaml.*\n", result.stderr)
 
 
 @pytest.mark.parametrize(

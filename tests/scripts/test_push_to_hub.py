@@ -235,7 +235,9 @@ def answering(status, part):
         ("their/tiny", TOKEN, None, "You don't have the rights to create a model under the namespace their"),
         ("me/taken", TOKEN, None, "You already created this model repo"),
         ("me/tiny", TOKEN, answering(500, "whoami"), "The Hub is tired"),
+        ("me/tiny", TOKEN, answering(502, "/blobs/"), "502"),
         ("me/tiny", TOKEN, answering(429, "/commit/"), "429"),
+        ("me/tiny", TOKEN, answering(412, "/commit/"), "The Hub is tired"),
         ("me/tiny", TOKEN, lambda method, path: CUT, "Server disconnected"),
     ],
 )

@@ -58,6 +58,25 @@ def test_one_step_is_sgd_on_the_objective(tmp_path):
     assert entry["alpha"] == 0.8
 
 
+@pytest.mark.parametrize("alpha", ["learned", "lookahead"])
+def test_resumed_run_equals_uninterrupted_one(alpha, tmp_path):
+    """Bit for bit, from an epoch's end (4 steps) and from the middle of the next."""
+    settings = {"method": {"alpha": alpha}, "save_strategy": "steps", "save_steps": 2}
+    settings |= {"holdout": 16, "size": 48}
+    whole = toy_trainer(tmp_path / "whole", NORMALISED, **settings)
+    whole.train()
+    for step in (4, 6):
+        resumed = toy_trainer(tmp_path / f"from-{step}", NORMALISED, **settings)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert training_log(resumed) == training_log(whole)
+        for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+            assert torch.equal(one, other)
+        one, other = whole.optimizer.state_dict()["state"], resumed.optimizer.state_dict()["state"]
+        assert all(torch.equal(one[i][key], other[i][key]) for i in one for key in one[i])
+        assert resumed.method_callback.full_state() == whole.method_callback.full_state()
+    assert len({entry["alpha"] for entry in training_log(whole) if "loss_cls" in entry}) > 1
+
+
 @pytest.mark.parametrize("method", [{"alpha": "lookahead"}, {"alpha": "learned", "alpha_every": 1}])
 def test_accumulated_small_batches_equal_a_big_one_where_alpha_moves(method, tmp_path):
     """L_CLS and JS are means over samples, so 16 x 1 and 4 x 4 agree to rounding."""
