@@ -27,7 +27,8 @@ their method for the data set, these are taken (scripts/configs/published_settin
 validation data after each epoch and keeps the best, by `metric_for_best_model` of the configuration; then it reads the
 test split once. Whatever is wrong with a row, the data or the folder is told before anything is trained, and what makes
 no sense on a data set, such as a third modality of two, is left out. A run that fails does not stop the others; the
-program then ends with status 1, and the next call tries it again.
+program then ends with status 1, and the next call tries it again. With --search 0.33 1 3 each row is trained at so many
+times its learning rate with the first seed, then with all seeds at that which was best on validation data.
 
 With --folds a table of yours is cross-validated: each fold is tested on once a seed, the next one chooses the epoch;
 --benchmark_options.group_column person keeps the rows of a person in one fold.
@@ -44,8 +45,9 @@ from modeling_lfm.scripts.common.executor import ExecutorArguments
 from modeling_lfm.scripts.common.settings import read_arguments
 from modeling_lfm.scripts.experiments.check import check_cells, check_output
 from modeling_lfm.scripts.experiments.report import write_report
-from modeling_lfm.scripts.experiments.run import FORCED, file_of, sweep, write_record
-from modeling_lfm.scripts.experiments.tables import TABLES, find_table, list_benchmarks, make_cells, merge, read_table
+from modeling_lfm.scripts.experiments.run import FORCED, make_jobs, sweep, write_record
+from modeling_lfm.scripts.experiments.search import search_rates
+from modeling_lfm.scripts.experiments.tables import TABLES, find_table, list_benchmarks, make_cells, read_table
 from modeling_lfm.scripts.experiments.tables import split_into_folds as split
 
 
@@ -60,11 +62,11 @@ class ReproduceArguments(ExecutorArguments):
     rows: list[str] = HfArg(default_factory=list, help="Only those; all if not given.")
     settings: list[str] = HfArg(default_factory=list, help="Only those; all if not given.")
     folds: int | None = HfArg(default=None, help="Of --benchmark table: a run a fold and seed.")
+    search: list[float] = HfArg(default_factory=list, help="Factors of the learning rate; see above.")
     jobs: int = HfArg(default=1, help="Runs at the same time, each on its own share of the cores, on one CUDA device.")
     output: str = HfArg(
         default="outputs/results",
-        help="Folder of the results: one JSON file a run, in OUTPUT/TABLE/BENCHMARK, and the table, table.md, beside "
-        "them. Runs that are there already are not repeated, unless their configuration has changed.",
+        help="Folder of results, OUTPUT/TABLE/BENCHMARK: table.md and a JSON file a run, kept while settings stay.",
     )
     report: bool = HfArg(default=False, help="Print the table of what is there, run nothing.")
 
@@ -72,6 +74,8 @@ class ReproduceArguments(ExecutorArguments):
         super().__post_init__()
         if min(self.seeds) < 0 or self.jobs < 1:
             raise ValueError(f"seeds {self.seeds} and jobs={self.jobs} should be whole numbers from 0 and 1 on.")
+        if self.search and (self.part is not None or min(self.search) <= 0):
+            raise ValueError(f"search {self.search} should be positive numbers, and needs every run: without --part.")
         self.table = self.table or ("panel" if self.panel else None)
         if self.table is None:
             raise ValueError("which table? --table NAME, or --panel.")
@@ -86,9 +90,8 @@ def parse_arguments(argv):
     tables = sorted(file.stem for file in TABLES.glob("*.yaml") if not file.stem.startswith(("paper_", "figure_")))
     text, overrides = __doc__.replace("{tables}", ", ".join(tables)), {}
     own = read_arguments(argv, text, ReproduceArguments, start=take_table, rest=overrides)
-    if not own.panel:
-        return [complete(own, overrides)]
-    return [complete(replace(own, benchmark=name), overrides) for name in list_benchmarks(own.table)]
+    names = list_benchmarks(own.table) if own.panel else [own.benchmark]
+    return [complete(replace(own, benchmark=name), overrides) for name in names]
 
 
 def complete(own, overrides):
@@ -119,14 +122,11 @@ def run_table(table, own, overrides):
             raise ValueError(f"{setting}, {row}: {reason}")
         print(f"{setting}, {row}: left out, {reason}")
         write_record(own.output, setting, row, None, inapplicable=reason)
-    jobs = {(*cell, seed): config for seed in own.seeds for cell, config in cells.items() if cell not in inapplicable}
-    if len({file_of(own.output, *key) for key in jobs}) < len(jobs):
-        raise ValueError("two rows or settings differ in characters only that file names lack; rename one.")
-    jobs = {key: {**config, "seed": key[2]} for key, config in jobs.items()}
-    if own.folds is not None:  # which the seed draws, too
-        jobs = {key: merge(config, {"benchmark_options": {"seed": key[2]}}) for key, config in jobs.items()}
+    cells = {cell: config for cell, config in cells.items() if cell not in inapplicable}
+    cells, failures = search_rates(cells, own)
+    jobs = make_jobs(cells, own.seeds, own.folds, own.output)
     keys = list(jobs)[own.pieces]
-    return sweep({key: jobs[key] for key in keys}, own.make_executor(own.jobs), own.output)
+    return failures | sweep({key: jobs[key] for key in keys}, own.make_executor(own.jobs), own.output)
 
 
 def main(argv=None):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from modeling_lfm.scripts.common import settings as arguments
 from modeling_lfm.scripts.experiments.run import read_all, read_records
+from modeling_lfm.scripts.experiments.search import tell_search
 
 COLUMNS = {"accuracy": "accuracy", "map": "mAP", "f1": "macro F1"}
 SELECTION = (
@@ -32,6 +33,7 @@ BESIDE = (
 def write_report(table, folder):
     """Print the table of what `folder` holds, and write it there."""
     records, others = read_records(folder), read_all(folder)
+    table = replace(table, notes=[*table.notes, *filter(None, [tell_search(folder)])])
     inapplicable = {(r["setting"], r["row"]): r["inapplicable"] for r in others if "inapplicable" in r}
     failures = {(r["setting"], r["row"], r["seed"]): r["error"] for r in others if "error" in r}
     if table.folds is not None:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
+from modeling_lfm.scripts.experiments.tables import merge
 from modeling_lfm.trainer.cards.record import to_json
 
 METRICS = ("accuracy", "map", "f1", "gap")
@@ -33,12 +34,14 @@ def run_one(threads, config):
 
     Args:
         threads (`int`): of torch.
-        config (`dict`): settings of train.py; with `probe`, see [`run_probe`], no model is trained.
+        config (`dict`): settings of train.py; with `probe`, see [`run_probe`], no model is trained; a `trial` does not
+            read the test split.
 
     Returns:
-        `dict` with the `method` and its settings, the metric by which the epoch is chosen (`chosen_by`), the metrics of
-        `validation` and `test`, `best_epoch`, the `seconds` of training with its evaluations, `steps` of the optimizer,
-        LFM's `alpha` by epoch, and what the method logs in the end (`logs`), such as the weight that `auto` chose.
+        `dict` with the `method` and its settings, the `learning_rate`, the metric by which the epoch is chosen
+        (`chosen_by`) and its value (`best_metric`), the metrics of `validation` and `test`, `best_epoch`, the `seconds`
+        of training with its evaluations, `steps` of the optimizer, LFM's `alpha` by epoch, and what the method logs in
+        the end (`logs`), such as the weight that `auto` chose.
     """
     import torch
     from transformers.utils import logging
@@ -53,7 +56,7 @@ def run_one(threads, config):
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory(prefix="lfm-run-", ignore_cleanup_errors=True) as scratch:
         settings = {**config, **FORCED, "output_dir": scratch}
-        probe = settings.pop("probe", None)
+        probe, trial = settings.pop("probe", None), settings.pop("trial", False)
         trainer, splits = set_up(*read_run(settings))
         if probe is not None:
             began = time.perf_counter()
@@ -64,7 +67,10 @@ def run_one(threads, config):
     best = next(e for e in state.log_history if e["step"] == state.best_global_step and "eval_loss" in e)
     record = {
         "method": {"name": method.spec.name, **asdict(method.settings)},
+        "learning_rate": trainer.args.learning_rate,
         "chosen_by": trainer.args.metric_for_best_model,
+        "best_metric": state.best_metric,
+        "greater_is_better": trainer.args.greater_is_better,
         "best_epoch": best["epoch"],
         "seconds": seconds,
         "steps": state.global_step,
@@ -72,12 +78,13 @@ def run_one(threads, config):
         "logs": method.logs(),
     }
     names = ("", *(f"{name}_" for name in trainer.model.config.modality_names))
-    for split in ("validation", "test"):
+    for split in ("validation",) if trial else ("validation", "test"):
         found = trainer.predict(splits[split], metric_key_prefix=split).metrics
         keys = {f"{split}_{n}{m}": f"{n}{m}" for n in names for m in (*METRICS, "loss")}
         record[split] = {key: found[name] for name, key in keys.items() if found.get(name) is not None}
-    absence = trainer.measure_absence(splits["test"], metric_key_prefix="test")
-    record["test"] |= {key.removeprefix("test_"): value for key, value in absence.items()}
+    if not trial:
+        absence = trainer.measure_absence(splits["test"], metric_key_prefix="test")
+        record["test"] |= {key.removeprefix("test_"): value for key, value in absence.items()}
     return record
 
 
@@ -95,6 +102,20 @@ def digest(config):
 def digest_file(file, changed):
     """SHA-256 of a file (`Path`), which is read again when it was `changed` (`int`)."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def make_jobs(cells, seeds, folds, folder):
+    """A configuration with its seed, which also draws the `folds` (`int` or None), by (setting, row, seed), of cells.
+
+    Raises:
+        ValueError: two of them would be the same file in `folder`.
+    """
+    jobs = {(*cell, seed): merge(config, {"seed": seed}) for seed in seeds for cell, config in cells.items()}
+    if len({file_of(folder, *key) for key in jobs}) < len(jobs):
+        raise ValueError("two rows or settings differ in characters only that file names lack; rename one.")
+    if folds is None:
+        return jobs
+    return {key: merge(config, {"benchmark_options": {"seed": key[2]}}) for key, config in jobs.items()}
 
 
 def sweep(jobs, executor, folder):
@@ -127,8 +148,8 @@ def sweep(jobs, executor, folder):
                 failures |= dict.fromkeys(alike[key], result["error"])
                 told = f"FAILED, {result['error']}"
             else:
-                accuracy, seconds = result["test"]["accuracy"], result["seconds"]
-                told = f"test accuracy {100 * accuracy:.1f} %, {seconds:.0f} s"
+                part = "test" if "test" in result else "validation"
+                told = f"{part} accuracy {100 * result[part]['accuracy']:.1f} %, {result['seconds']:.0f} s"
             print(f"[{number}/{len(alike)}] {key[0]}, {key[1]}, seed {key[2]}: {told}", flush=True)
     return failures
 
@@ -168,5 +189,5 @@ def read_all(folder):
 
 def read_records(folder):
     """The finished runs in `folder` (`Path`), as a `dict` by (setting, row, seed)."""
-    finished = (record for record in read_all(folder) if "test" in record)
+    finished = (record for record in read_all(folder) if not {"error", "inapplicable"} & set(record))
     return {(record["setting"], record["row"], record["seed"]): {"config": None, **record} for record in finished}

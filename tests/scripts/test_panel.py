@@ -2,6 +2,7 @@
 
 import json
 import re
+from argparse import Namespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from modeling_lfm.scripts.experiments.check import check_cells
 from modeling_lfm.scripts.experiments.panel import (
     SINGLE,
     choose_by_validation,
+    collect,
     compare,
     critical_difference,
     format_panel,
@@ -19,7 +21,9 @@ from modeling_lfm.scripts.experiments.panel import (
     tabulate,
     whole_block,
 )
-from modeling_lfm.scripts.experiments.run import FORCED, read_records, sweep
+from modeling_lfm.scripts.experiments.report import write_report
+from modeling_lfm.scripts.experiments.run import FORCED, make_jobs, read_records, sweep
+from modeling_lfm.scripts.experiments.search import scale_rates, search_rates
 from modeling_lfm.scripts.experiments.tables import find_table, list_benchmarks, make_cells, read_table
 
 from .conftest import ROOT
@@ -171,6 +175,50 @@ def test_a_probe_draws_nothing_and_runs_once_for_all_seeds(tmp_path):
     assert len({record["test"]["accuracy"] for record in records.values()}) == 1
     assert not sweep(jobs, executor, out)
     assert executor.keys == []
+
+
+def test_each_row_gets_the_rate_that_validation_data_choose_and_trials_do_not_read_the_test(tmp_path, capsys):
+    """At a billionth of a rate nothing is learned; of two that do as well the nearer to the configured is taken."""
+    write_set(tmp_path / "one", 0.1)
+    (tmp_path / "mine.yaml").write_text(SETS.replace("1.0e-2", "3.0e-2"))
+    table = read_table(str(tmp_path / "mine.yaml"), "clear")
+    cells = make_cells(table, table.settings, ["Linear probe", "Concat"], {"data_dir": [str(tmp_path / "one")]})
+    cells["clear", "Concat"]["modalities"]["a"]["learning_rate"] = 0.1
+    own = Namespace(search=[1e-9, 1.1, 1.0], seeds=[2, 3], folds=None, output=tmp_path / "out", jobs=1)
+    own.make_executor = lambda jobs: Here()
+    found, failures = search_rates(cells, own)
+    assert not failures
+    assert found == cells
+    trials = read_records(own.output / "search")
+    assert {key[1:] for key in trials} == {(f"Concat, rate x {factor}", 2) for factor in ("1e-09", "1", "1.1")}
+    assert all("test" not in record and record["best_metric"] <= 1 for record in trials.values())
+    scores = [trials["clear", f"Concat, rate x {factor}", 2]["best_metric"] for factor in ("1e-09", "1", "1.1")]
+    assert scores[0] < scores[1] == scores[2] == 1
+    assert "test" not in capsys.readouterr().out
+
+    (own.search, own.output) = [1e-9, 1.1], tmp_path / "other"
+    found, _ = search_rates(cells, own)
+    assert found["clear", "Linear probe"] == cells["clear", "Linear probe"]
+    changed = found["clear", "Concat"]
+    assert changed["learning_rate"] == pytest.approx(0.033)
+    assert changed["modalities"]["a"]["learning_rate"] == pytest.approx(0.11)
+    assert changed["modalities"]["b"] == cells["clear", "Concat"]["modalities"]["b"]
+    assert not sweep(make_jobs(found, own.seeds, None, own.output), Here(), own.output)
+    record = json.loads((own.output / "Concat_clear_seed3.json").read_text())
+    assert record["learning_rate"] == pytest.approx(0.033)
+    told = {line["row"]: line.get("learning_rate") for line in collect(table, own.output)}
+    assert told == {"Linear probe": None, "Concat": record["learning_rate"]}
+    write_report(table, own.output)
+    assert "one times 1e-09, 1.1, whichever is best on validation data" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_search_needs_rates_and_all_runs():
+    with pytest.raises(ValueError, match=r"search \[0.0\].*positive"):
+        reproduce.parse_arguments(["--table", "1", "--benchmark", "demo", "--search", "0"])
+    with pytest.raises(ValueError, match="without --part"):
+        reproduce.parse_arguments(["--table", "1", "--benchmark", "demo", "--search", "1", "3", "--part", "1/2"])
+    with pytest.raises(ValueError, match="--learning_rate"):
+        scale_rates({"modalities": {}}, 3)
 
 
 def test_a_table_without_regimes_is_no_panel():

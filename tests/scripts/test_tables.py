@@ -210,7 +210,7 @@ def test_wrong_rows_are_told_before_anything_is_run(tmp_path):
     assert largest > 4 * 80_000  # two towers of 41,000 weights
     with pytest.raises(ValueError, match="nothing can be run"):
         check_cells({key: cells[key] for key in [("demo", "three")]}, FORCED)
-    own = Namespace(settings=["demo"], rows=["Concat", "two"], seeds=[0], jobs=1, output=tmp_path)
+    own = Namespace(settings=["demo"], rows=["Concat", "two"], seeds=[0], jobs=1, output=tmp_path, search=[])
     with pytest.raises(ValueError, match=r"demo, Concat: .*resnet19"):
         reproduce.run_table(table, own, {"modalities.audio.name": ["resnet19"]})
     with pytest.raises(ValueError, match=r"nothing was run(.|\n)*no_such"):
