@@ -1,18 +1,21 @@
-"""Probabilities that can be trusted: a temperature for each prediction, and thresholds of multi-label problems.
+"""What is fitted on validation data when training has ended: weights of modalities (stacking), if asked for, and for
+probabilities that can be trusted a temperature for each prediction, and thresholds of multi-label problems.
 
-They are fitted on validation data and kept in the configuration, see `calibration` of [`LfmConfig`].
+Weights become part of the head; the rest is kept in the configuration, see `calibration` of [`LfmConfig`].
 """
 
 from contextlib import contextmanager
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_expit, log_softmax
+import torch
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_expit, log_softmax, softmax
 from transformers.utils import logging
 
 from .fitting import unchanged_random_state
 from .metrics import measure_calibration
 from .objectives import is_multi_label
+from .prior import LINEAR_FUSIONS
 
 logger = logging.get_logger(__name__)
 WIDEST = 100.0  # a temperature lies between this and its inverse
@@ -109,6 +112,58 @@ def fit_calibration(predictions, labels, problem_type="single_label_classificati
     return {"temperatures": temperatures, **({"thresholds": thresholds} if thresholds else {})}
 
 
+def fit_stacking(modality_logits, labels, problem_type="single_label_classification"):
+    """The weights w >= 0 of modalities, `(M,)` float64, that minimise the (binary) cross-entropy of sum_m w_m f_m.
+
+    To its sum over the samples (w_m - 1)^2 / 2 is added, so that few samples change little; it is convex in w.
+
+    Source: Wolpert, "Stacked Generalization", Neural Networks 1992; here with one number a modality.
+
+    Args:
+        modality_logits (`np.ndarray`): f, `(M, N, K)`, of samples that have every modality.
+        labels (`np.ndarray`): `(N,)` int, or `(N, K)` 0/1 in a multi-label problem.
+
+    Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from modeling_lfm.trainer.calibration import fit_stacking
+        >>> rng = np.random.default_rng(0)
+        >>> logits = rng.normal(size=(2, 20000, 4))
+        >>> labels = (2 * logits[0] + rng.gumbel(size=logits[0].shape)).argmax(1)  # the second has nothing to say
+        >>> fit_stacking(logits, labels).round(1) + 0.0
+        array([2., 0.])
+
+        ```
+    """
+    logits, several = np.asarray(modality_logits, np.float64), is_multi_label(problem_type)
+    targets = labels if several else np.eye(logits.shape[-1])[labels]
+
+    def objective(weights):
+        fused = np.tensordot(weights, logits, 1)
+        if several:
+            loss, wrong = -(targets * log_expit(fused) + (1 - targets) * log_expit(-fused)), expit(fused) - targets
+        else:
+            loss, wrong = -targets * log_softmax(fused, -1), softmax(fused, -1) - targets
+        return loss.sum() + ((weights - 1) ** 2).sum() / 2, (logits * wrong).sum((1, 2)) + weights - 1
+
+    start = np.ones(len(logits))
+    return minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(start)).x
+
+
+@torch.no_grad()
+def fold_weights(fusion, weights):
+    """Change the head of a fusion of `LINEAR_FUSIONS` so that its logits are sum_m w_m f_m, of `weights` w, `(M,)`."""
+    if hasattr(fusion, "head"):  # whose bias is that of all
+        for part, weight in zip(fusion.head.weight.chunk(len(weights), 1), weights, strict=True):
+            part *= weight
+        fusion.head.bias *= sum(weights) / len(weights)
+    else:
+        for head, weight in zip(fusion.heads, weights, strict=True):
+            head.weight *= weight
+            head.bias *= weight
+
+
 @contextmanager
 def _swapped(thing, **values):
     """Attributes of an object, or settings, with other values inside."""
@@ -121,7 +176,7 @@ def _swapped(thing, **values):
 
 
 class Calibrator:
-    """The part of [`LfmTrainer`] that calibrates its model at the end of training."""
+    """The part of [`LfmTrainer`] that stacks and calibrates its model at the end of training."""
 
     calibrated_on = None
     """`dict`: number of `samples` that it was fitted on, and the calibration errors on these."""
@@ -130,8 +185,13 @@ class Calibrator:
         """Raise a `ValueError` where `args.calibrate` asks for what there is no validation data for; whether to do it
         (`bool`)."""
         found = self.eval_dataset is not None and not isinstance(self.eval_dataset, dict)
-        if self.args.calibrate and not found:
-            raise ValueError("calibrate: true needs validation data, a single eval_dataset; give one, or leave it out.")
+        for name in ("calibrate", "stack"):
+            if getattr(self.args, name) and not found:
+                raise ValueError(
+                    f"{name}: true needs validation data, a single eval_dataset; give one, or leave it out."
+                )
+        if self.args.stack:
+            self._check_stacking()
         return found and self.args.calibrate is not False
 
     def calibrate(self, dataset=None):
@@ -147,17 +207,9 @@ class Calibrator:
         Raises:
             ValueError: samples without labels.
         """
-        config, dataset = self.model.config, self.eval_dataset if dataset is None else dataset
+        config = self.model.config
         config.calibration = self.calibrated_on = None
-        plain = {"prediction_loss_only": False, "batch_eval_metrics": False, "eval_do_concat_batches": True}
-        with (
-            unchanged_random_state(self.args.device),
-            _swapped(self, compute_metrics=None, preprocess_logits_for_metrics=None),
-            _swapped(self.args, **plain),
-        ):
-            trains = self.model.training
-            found = self.predict(dataset)
-            self.model.train(trains)
+        found = self._predict_plainly(dataset)
         if found.label_ids is None:
             raise ValueError("calibration needs samples with labels; set calibrate: false, or give others.")
         logits, modality_logits = found.predictions
@@ -173,3 +225,53 @@ class Calibrator:
             errors = measure_calibration(parts[name][there], labels[there], several, config.calibration, name)[-1]
             self.calibrated_on |= {f"{prefix}{key}": value for key, value in errors.items()}
         return config.calibration
+
+    def _predict_plainly(self, dataset):
+        """Predictions for a data set, the `eval_dataset` if None, whatever is set for evaluations."""
+        plain = {"prediction_loss_only": False, "batch_eval_metrics": False, "eval_do_concat_batches": True}
+        with (
+            unchanged_random_state(self.args.device),
+            _swapped(self, compute_metrics=None, preprocess_logits_for_metrics=None),
+            _swapped(self.args, **plain),
+        ):
+            trains = self.model.training
+            found = self.predict(self.eval_dataset if dataset is None else dataset)
+            self.model.train(trains)
+        return found
+
+    def _check_stacking(self):
+        if self.model.config.fusion not in LINEAR_FUSIONS:
+            known = " or ".join(LINEAR_FUSIONS)
+            raise ValueError(f"stack: true weighs what modalities add up to: it needs fusion {known}.")
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError("stack: true needs the whole head: train without FSDP and DeepSpeed.")
+
+    def stack(self, dataset=None):
+        """Give each modality the weight in the fused prediction that fits other samples, see [`fit_stacking`], by a
+        change of the head; calibrate afterwards.
+
+        Args:
+            dataset (*optional*): samples with labels, neither trained on nor to be tested on; the `eval_dataset` if not
+                given. Those that lack a modality are left out.
+
+        Returns:
+            `dict[str, float]`: the weights, by modality; None, with a warning, where no sample has all or logits are
+            not finite.
+
+        Raises:
+            ValueError: samples without labels; a fusion that is no sum of what modalities say.
+        """
+        self._check_stacking()
+        found, config = self._predict_plainly(dataset), self.model.config
+        if found.label_ids is None:
+            raise ValueError("stacking needs samples with labels; set stack: false, or give others.")
+        logits = np.stack(found.predictions[1])
+        there = np.isfinite(logits).all((0, 2))
+        if not there.any():
+            logger.warning("the model is not stacked: no sample has logits of every modality.")
+            return None
+        weights = fit_stacking(logits[:, there], found.label_ids[there].astype(int), config.problem_type)
+        fold_weights(self.model.fusion, weights.tolist())
+        weights = {name: round(float(weight), 4) for name, weight in zip(config.modality_names, weights, strict=True)}
+        self.log({f"stacking_{name}": weight for name, weight in weights.items()})
+        return weights

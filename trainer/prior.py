@@ -11,8 +11,8 @@ import torch
 from .alpha.outer_loss import fit_inverse_temperature
 from .objectives import is_multi_label
 
-FUSIONS_WITH_PRIOR = ("concat", "sum")
-"""Fusions whose logits are linear in the head, so that F' is one of them."""
+LINEAR_FUSIONS = ("concat", "sum")
+"""Fusions whose logits are linear in the head: F' is one of them, and F is the sum of the modalities' own logits."""
 
 
 def log_prior(labels, num_labels, problem_type="single_label_classification"):
@@ -41,7 +41,7 @@ def fit_weight(logits, labels, prior, problem_type="single_label_classification"
 
 @torch.no_grad()
 def fold(fusion, weight, prior):
-    """Change the head of a fusion of `FUSIONS_WITH_PRIOR` so that its logits are w F + (1 - w) log pi.
+    """Change the head of a fusion of `LINEAR_FUSIONS` so that its logits are w F + (1 - w) log pi.
 
     A modality's own logits become w f_m + (1 - w) log pi / M: their sum is that of the fused prediction still.
 

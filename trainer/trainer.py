@@ -205,6 +205,8 @@ class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, Sample
                 checkpoint = self._find_checkpoint(resume_from_checkpoint)
                 with checkpoints.staying_ended(self, checkpoint):
                     output = super().train(checkpoint, *args, **kwargs)
+                if self.args.stack:
+                    self.stack()
                 if calibrates:
                     self.calibrate()
                 return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)

@@ -91,6 +91,11 @@ class LfmTrainingArguments(TrainingArguments):
         "problem a threshold, on the evaluation set, and keep them in config.json for the pipeline and predict.py; "
         "if not given, where there is an evaluation set.",
     )
+    stack: bool = HfArg(
+        default=False,
+        help="At the end of training give each modality the weight in the fused prediction that fits the evaluation "
+        "set (stacking), before calibrate; for the fusions concat and sum.",
+    )
     early_stopping_patience: int | None = HfArg(
         default=None, help="Stop when metric_for_best_model has not improved for so many evaluations."
     )

@@ -9,12 +9,19 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 from sklearn.metrics import f1_score
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import pipeline
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor, MultimodalClassificationPipeline
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-from modeling_lfm.trainer.calibration import LEAST_POSITIVES, fit_calibration, fit_temperature, fit_thresholds
+from modeling_lfm.trainer.calibration import (
+    LEAST_POSITIVES,
+    fit_calibration,
+    fit_stacking,
+    fit_temperature,
+    fit_thresholds,
+    fold_weights,
+)
 
 from .cards import read_table
 
@@ -75,6 +82,26 @@ def test_a_modality_counts_where_it_is():
     assert found["temperatures"]["a"] == fit_temperature(2 * LOGITS[1::2], DRAWN[1::2])
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_stacking_minimises_the_cross_entropy_of_the_weighted_sum(several):
+    """That of torch, by another optimiser; the third modality contradicts the labels."""
+    logits = np.stack([LOGITS, 0.5 * RNG.normal(size=LOGITS.shape), -LOGITS])[:, :200]
+    labels = (DRAWN_APART if several else DRAWN)[:200]
+    targets = torch.from_numpy(labels).double() if several else torch.from_numpy(labels)
+    loss = binary_cross_entropy_with_logits if several else cross_entropy
+
+    def objective(weights):
+        fused = torch.from_numpy(np.tensordot(np.abs(weights), logits, 1))
+        return loss(fused, targets, reduction="sum").item() + ((np.abs(weights) - 1) ** 2).sum() / 2
+
+    settings = {"xatol": 1e-6, "fatol": 1e-9, "maxiter": 5000}
+    best = minimize(objective, [0.5] * 3, method="Nelder-Mead", options=settings)
+    found = fit_stacking(logits, labels, MULTI_LABEL if several else "single_label_classification")
+    assert found == pytest.approx(np.abs(best.x), abs=1e-3)
+    assert found[0] - found[2] > 0.8, "what it has in common with the first is taken back"
+    assert fit_stacking(logits[:, :1] / 10, labels[:1], *[MULTI_LABEL] * several) == pytest.approx(1, abs=0.2)
+
+
 # -- from training to answers --------------------------------------------------------------------------------------
 
 KINDS = {name: {"type": "vector", "num_features": 3, "mean": [0.0] * 3, "std": [1.0] * 3} for name in "ab"}
@@ -92,9 +119,9 @@ def make_samples(size, several=False, seed=0):
     return samples
 
 
-def make_trainer(folder, several=False, evaluated=True, **settings):
-    names = {0: "x", 1: "y", 2: "z"}
-    config = LfmConfig(TOWERS, hidden_size=8, id2label=names, **({"problem_type": MULTI_LABEL} if several else {}))
+def make_trainer(folder, several=False, evaluated=True, fusion="concat", **settings):
+    kind = {"problem_type": MULTI_LABEL} if several else {}
+    config = LfmConfig(TOWERS, hidden_size=8, fusion=fusion, id2label={0: "x", 1: "y", 2: "z"}, **kind)
     processor = LfmProcessor(KINDS)
     settings = {"method": "concat", "num_train_epochs": 3, "learning_rate": 3e-2, "use_cpu": True, **settings}
     data, held = make_samples(60, several), make_samples(90, several, seed=1)
@@ -218,3 +245,43 @@ def test_wrong_settings_are_named():
     classifier = MultimodalClassificationPipeline(LfmForMultimodalClassification(config), processor)
     with pytest.raises(ValueError, match="1 thresholds of 'fused', but there are 3 labels"):
         classifier({"a": [1.0, 2.0, 3.0]})
+
+
+@pytest.mark.parametrize("fusion", ["concat", "sum"])
+def test_weights_become_part_of_the_head(fusion):
+    torch.manual_seed(0)
+    model = LfmForMultimodalClassification(LfmConfig(TOWERS, hidden_size=8, num_labels=3, fusion=fusion)).eval()
+    inputs = {f"{name}_values": torch.randn(5, 3) for name in "ab"}
+    with torch.no_grad():
+        a, b = model(**inputs).modality_logits
+        fold_weights(model.fusion, [2.0, 0.5])
+        torch.testing.assert_close(model(**inputs).logits, 2 * a + b / 2)
+
+
+def test_a_run_ends_with_stacking_where_it_is_asked_for(tmp_path):
+    """Against the same run without: the same weights, but for those of the head; samples with holes are left out."""
+    held, trainers = make_samples(90, seed=1), []
+    for stack in (False, True):
+        trainers.append(make_trainer(tmp_path, stack=stack, calibrate=True))
+        trainers[-1].eval_dataset = [*held, {**held[0], "b_values": None}]
+        trainers[-1].train()
+    plain, stacked = trainers
+    logged = stacked.state.log_history[-1]
+    before, after = (logits_of(trainer, held) for trainer in (plain, stacked))
+    labels = torch.tensor([sample["labels"] for sample in held])
+    weights = fit_stacking(np.stack([before["a"], before["b"]]), labels.numpy())
+    assert [logged["stacking_a"], logged["stacking_b"]] == pytest.approx(weights.tolist(), abs=1e-3)
+    assert max(abs(weights - 1)) > 0.1
+    torch.testing.assert_close(
+        after["fused"], weights[0] * before["a"] + weights[1] * before["b"], atol=1e-2, rtol=1e-2
+    )
+    assert cross_entropy(after["fused"], labels) < cross_entropy(before["fused"], labels)
+    assert stacked.model.config.calibration != plain.model.config.calibration, "of what stacking made"
+
+
+def test_what_stacking_cannot_be_had_for_is_told(tmp_path):
+    with pytest.raises(ValueError, match="stack: true needs validation data"):
+        make_trainer(tmp_path, stack=True, evaluated=False).train()
+    trainer = make_trainer(tmp_path, fusion="film", stack=True, method="film")
+    with pytest.raises(ValueError, match="it needs fusion concat or sum"):
+        trainer.train()

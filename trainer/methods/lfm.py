@@ -17,7 +17,7 @@ from ..alpha.schedules import ALPHA_RULES, ALPHAS, make_alpha
 from ..holdout import is_stream, read_labels
 from ..objectives import MATCHING_LOSSES, TOTALS, matching_loss, total_loss
 from ..presence import make_presence
-from ..prior import FUSIONS_WITH_PRIOR, fit_weight, fold, log_prior
+from ..prior import LINEAR_FUSIONS, fit_weight, fold, log_prior
 from .base import Method, MethodSpec, check_limits, register
 
 logger = logging.get_logger(__name__)
@@ -165,8 +165,8 @@ class Lfm(Method):
 
     def check(self, config):
         super().check(config)
-        if self.settings.keep_prior and config.fusion not in FUSIONS_WITH_PRIOR:
-            known = " or ".join(FUSIONS_WITH_PRIOR)
+        if self.settings.keep_prior and config.fusion not in LINEAR_FUSIONS:
+            known = " or ".join(LINEAR_FUSIONS)
             raise ValueError(f"method.keep_prior=True needs fusion {known}, not {config.fusion}.")
 
     def bind(self, trainer):
