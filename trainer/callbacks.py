@@ -61,6 +61,9 @@ class MethodCallback(TrainerCallback, ExportableState):
             self.trainer.method.on_epoch_begin(epoch)
             self.begun_epoch = epoch
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.trainer.add_to_average()
+
     def on_step_begin(self, args, state, control, **kwargs):
         self.trainer.method.on_step_begin(state.global_step)
 

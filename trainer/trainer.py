@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from . import checkpoints
 from .adapters import add_adapters, describe_bases
+from .averaging import WeightAverager
 from .calibration import Calibrator
 from .callbacks import REPORTERS, LfmEarlyStoppingCallback, LfmProgressCallback, MethodCallback
 from .cards.record import to_json
@@ -34,7 +35,9 @@ from .training_args import LfmTrainingArguments
 logger = logging.get_logger(__name__)
 
 
-class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, SampleReader, Searcher, SharingTrainer):
+class LfmTrainer(
+    Calibrator, LossChooser, ModalityMeter, PresenceCounter, SampleReader, Searcher, SharingTrainer, WeightAverager
+):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
     Everything not named here is as in `transformers.Trainer`.
@@ -201,12 +204,18 @@ class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, Sample
                     self._set_loss()
                     self.refuse_holes()
                 calibrates = self.check_calibration()
+                self.check_averaging()
+                self.average = None
                 self._loss_parts.clear()
                 checkpoint = self._find_checkpoint(resume_from_checkpoint)
                 with checkpoints.staying_ended(self, checkpoint):
                     output = super().train(checkpoint, *args, **kwargs)
+                if self.args.average_epochs:
+                    self.use_average()
                 if self.args.stack:
                     self.stack()
+                if self.args.average_epochs or self.args.stack:
+                    self._evaluate_again()
                 if calibrates:
                     self.calibrate()
                 return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
@@ -215,6 +224,15 @@ class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, Sample
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, LfmProgressCallback):
                     callback.close()
+
+    def _evaluate_again(self):
+        """Evaluate what averaging and stacking have made, which the log and the card tell as the chosen model."""
+        if self.eval_dataset is None:
+            return
+        metrics, name = self.evaluate(), self.args.metric_for_best_model
+        if name is not None:
+            found = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
+            self.state.best_metric, self.state.best_global_step = found, self.state.global_step
 
     def _find_checkpoint(self, wanted):
         changed = self.args.resume_changed
@@ -365,7 +383,9 @@ class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, Sample
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
-        state = {**self.method_callback.full_state(), **self._describe_losses()}
+        if self.state.epoch == int(self.state.epoch) or self.state.global_step >= self.state.max_steps:
+            self.add_to_average()  # whose epoch ends after this checkpoint, and not again in a run that goes on from it
+        state = {**self.method_callback.full_state(), **self._describe_losses(), "average": self.average}
         if self.args.should_save:
             torch.save(state, os.path.join(output_dir, METHOD_STATE))
 
@@ -388,10 +408,12 @@ class LfmTrainer(Calibrator, LossChooser, ModalityMeter, PresenceCounter, Sample
         return {"losses": sums, "parts": {name: self.reduce(v.clone()) for name, v in self._loss_parts.items()}}
 
     def resume_losses(self, saved):
-        """Go on with the sums of losses of a checkpoint (`dict`, see [`MethodCallback.full_state`])."""
+        """Go on with the sums of losses, and the mean of weights, of a checkpoint (`dict`, see
+        [`MethodCallback.full_state`])."""
         for name, value in saved.get("losses", {}).items():
             setattr(self, name, value)
         self._loss_parts.update(saved.get("parts", {}))
+        self.average = saved.get("average")
 
     def save_model(self, output_dir=None, _internal_call=False):
         """As in transformers; in the `output_dir` of the run also its log, its record and its card, as programs and

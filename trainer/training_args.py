@@ -12,7 +12,7 @@ from .metrics import METRICS
 
 LEAST = {  # of settings whose wrong numbers would be told late, by another name, or never
     **dict.fromkeys(("learning_rate", "num_train_epochs", "weight_decay", "holdout", "seed", "data_seed"), 0),
-    **dict.fromkeys(("label_smoothing_factor", "focal_gamma", "logit_adjustment"), 0),
+    **dict.fromkeys(("label_smoothing_factor", "focal_gamma", "logit_adjustment", "average_epochs"), 0),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
 }
 SAMPLINGS = ("random", "sequential", "balanced")
@@ -90,6 +90,11 @@ class LfmTrainingArguments(TrainingArguments):
         help="At the end of training fit a temperature for each prediction, and for each label of a multi-label "
         "problem a threshold, on the evaluation set, and keep them in config.json for the pipeline and predict.py; "
         "if not given, where there is an evaluation set.",
+    )
+    average_epochs: int = HfArg(
+        default=0,
+        help="The model is the mean of the weights after the last so many epochs, not that of the best or the last one "
+        "(SWA); for a learning rate that does not go to zero, such as lr_scheduler_type: constant.",
     )
     stack: bool = HfArg(
         default=False,

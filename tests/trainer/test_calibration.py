@@ -266,7 +266,7 @@ def test_a_run_ends_with_stacking_where_it_is_asked_for(tmp_path):
         trainers[-1].eval_dataset = [*held, {**held[0], "b_values": None}]
         trainers[-1].train()
     plain, stacked = trainers
-    logged = stacked.state.log_history[-1]
+    logged = next(entry for entry in stacked.state.log_history if "stacking_a" in entry)
     before, after = (logits_of(trainer, held) for trainer in (plain, stacked))
     labels = torch.tensor([sample["labels"] for sample in held])
     weights = fit_stacking(np.stack([before["a"], before["b"]]), labels.numpy())

@@ -77,7 +77,8 @@ class CardFacts:
     @property
     def best_epoch(self):
         """`float`, or None: the epoch whose weights were kept, where the run chose one."""
-        if not self.record.get("run", {}).get("training", {}).get("load_best_model_at_end"):
+        training = self.record.get("run", {}).get("training", {})
+        if not training.get("load_best_model_at_end") or training.get("average_epochs"):
             return None
         step, history = self.state.get("best_global_step"), self.state.get("log_history", [])
         return next((entry["epoch"] for entry in history if "eval_loss" in entry and entry.get("step") == step), None)
@@ -120,7 +121,7 @@ def _read_results(folder, state, record):
     for prefix, split in SPLITS.items():
         entries = [e for e in state.get("log_history", []) if f"{prefix}_accuracy" in e]
         if prefix == "eval" and chosen:
-            entries = [e for e in entries if e.get("step") == state.get("best_global_step")][:1]
+            entries = [e for e in entries if e.get("step") == state.get("best_global_step")][-1:]
         entry = read_json(folder / f"{prefix}_results.json", {}) or (entries[-1] if entries else {})
         numbers = {key: value for key, value in entry.items() if isinstance(value, (int, float)) and value == value}
         found[split] = {k.removeprefix(f"{prefix}_"): v for k, v in numbers.items() if k.startswith(f"{prefix}_")}
