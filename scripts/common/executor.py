@@ -106,6 +106,9 @@ class Local:
                 try:
                     for future in as_completed(futures):
                         yield futures[future], future.result()
+                    while not slots.empty():  # they end as programs do, or what they held would be told as leaked
+                        if (process := slots.get()[1]) is not None:
+                            process.shutdown()
                 finally:  # where it is ended early, no further piece is begun, and none goes on
                     threads.shutdown(wait=False, cancel_futures=True)
                     for process in set(multiprocessing.active_children()) - others:

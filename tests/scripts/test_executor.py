@@ -1,6 +1,7 @@
 """Where pieces of work run: local processes that may die, parts, and a Ray cluster that loses a machine."""
 
 import json
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -41,6 +42,8 @@ def work(context, piece):
         os.kill(os.getpid(), signal.SIGKILL)
     if piece == "fail":
         raise KeyError(context)
+    if piece == "tidy":
+        multiprocessing.util.Finalize(None, (context / "tidy").touch, exitpriority=1)
     if piece == "hang":
         (context / "pid").write_text(str(os.getpid()))
         time.sleep(3600)
@@ -65,6 +68,12 @@ def test_what_keeps_a_process_from_its_work_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "PLUGINS", [str(tmp_path / "gone.py")])
     ((_, error),) = Local(1).run(work, "context", ["a"])
     assert "gone.py: no such file" in str(error)
+
+
+def test_processes_that_are_done_tidy_up(tmp_path):
+    """Or a program would end with a warning that semaphores, such as those of progress bars, have leaked."""
+    assert [piece for piece, _ in Local(2).run(work, tmp_path, ["tidy", "a"])]
+    assert (tmp_path / "tidy").exists()
 
 
 def test_what_is_at_work_ends_when_it_is_not_waited_for(tmp_path):
