@@ -8,13 +8,14 @@ import math
 
 import numpy as np
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
 from transformers.utils import logging
 
 from .fitting import unchanged_random_state
 from .holdout import is_stream
 
 logger = logging.get_logger(__name__)
+BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm)
 
 
 class WeightAverager:
@@ -62,7 +63,7 @@ class WeightAverager:
     def _measure_statistics(self):
         trains = self.model.training
         self.model.train()  # frozen towers stay in evaluation mode
-        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+        norms = [m for m in self.model.modules() if isinstance(m, BATCH_NORMS) and m.training and m.track_running_stats]
         if norms and is_stream(self.train_dataset):
             logger.warning("batch normalisation has the mean statistics of the epochs: a stream is not read again.")
             norms = []

@@ -20,6 +20,7 @@ from modeling_lfm.registry_lfm import check_type, suggest
 from modeling_lfm.scripts.common.yaml_text import MAX_BYTES, UNREADABLE, YamlReader, parse_value
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PATHS, LONGEST_NAME = ("dir", "file", "output", "checkpoint"), 255  # what names of such settings end with, and bytes
 
 
 class Mapping(dict):
@@ -267,6 +268,7 @@ class SettingsParser(HfArgumentParser):
             if key not in self.kinds:
                 raise ValueError(f"unknown setting {key!r}; {self._suggest(key, args)}")
         values = {key: self._read(key, value) for key, value in args.items()}
+        check_paths(values)
         missing = [key for key, default in self.defaults.items() if default is MISSING and values.get(key) is None]
         if missing:
             raise ValueError(f"the setting {missing[0]!r} is missing; --help tells more.")
@@ -323,6 +325,20 @@ def _name_setting(text, settings):
         return text
     told = [key for key, value in settings.items() if re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", text)]
     return f"{', '.join(told)}: {text}" if told else text
+
+
+def check_paths(settings, parent=""):
+    """Raise a `ValueError` that names a setting (`dict`, of `dict`s too) whose path has a part that is too long for a
+    name: nothing could be looked for there."""
+    for key, value in settings.items():
+        name = f"{parent}{key}"
+        if isinstance(value, dict):
+            check_paths(value, f"{name}.")
+            continue
+        path = isinstance(value, str) and name.endswith(PATHS) and "://" not in value
+        parts = re.split(r"[/\\]", value) if path else []
+        if long := [part for part in parts if len(part.encode()) > LONGEST_NAME]:
+            raise ValueError(f"{name}: {long[0][:40]}... has more than the {LONGEST_NAME} bytes of a file's name.")
 
 
 def _has_nan(value):

@@ -39,6 +39,9 @@ from .odd import make_odd
         {"metrics": [1]},
         {"benchmark": ""},
         {"num_proc": 0},
+        {"data_dir": "y" * 300},
+        {"resume_from_checkpoint": "a/" + "é" * 128 + "/b"},
+        {"benchmark_options": {"train_file": "y" * 300}},
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_setting(tmp_path, settings):
