@@ -52,7 +52,7 @@ class WeightAverager:
 
     def use_average(self):
         """Give the model the mean of the weights; what batch normalisation keeps is measured anew on training data."""
-        if self.average is None:  # of a run that took no step
+        if self.average is None:  # none was asked for, or no step taken
             return
         self.model.load_state_dict(self.average["mean"])
         self._measure_statistics()

@@ -68,6 +68,7 @@ class MethodCallback(TrainerCallback, ExportableState):
         self.trainer.method.on_step_begin(state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.use_average()  # before what the method does to the weights
         self.trainer.method.on_train_end()
 
 

@@ -278,7 +278,7 @@ def train_apart(make_trainer, trainer, model, method, num_train_epochs=None):
     args = copy.copy(trainer.args)
     args.save_strategy = args.eval_strategy = args.logging_strategy = "no"
     args.load_best_model_at_end, args.disable_tqdm, args.early_stopping_patience = False, True, None
-    args.calibrate = False
+    args.calibrate, args.stack, args.average_epochs = False, False, 0  # of the model that this run is for
     args.push_to_hub, args.report_to = False, []  # its logs are not those of this run
     if num_train_epochs is not None:
         args.num_train_epochs, args.max_steps = num_train_epochs, -1

@@ -210,8 +210,6 @@ class LfmTrainer(
                 checkpoint = self._find_checkpoint(resume_from_checkpoint)
                 with checkpoints.staying_ended(self, checkpoint):
                     output = super().train(checkpoint, *args, **kwargs)
-                if self.args.average_epochs:
-                    self.use_average()
                 if self.args.stack:
                     self.stack()
                 if self.args.average_epochs or self.args.stack:

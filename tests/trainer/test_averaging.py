@@ -76,6 +76,28 @@ def test_batch_normalisation_is_measured_with_the_mean_weights(tmp_path):
     assert not torch.allclose(norm.running_mean, mean, rtol=1e-3, atol=1e-4)
 
 
+def test_what_a_method_does_in_the_end_is_done_to_the_mean(tmp_path):
+    settings = {"method": {"alpha": "linear", "keep_prior": True}, "holdout": 16}
+    trainer, (_, second, third) = trained(tmp_path, **settings)
+    (weight,) = [entry["prior_weight"] for entry in trainer.state.log_history if "prior_weight" in entry]
+    name = "fusion.head.weight"
+    mean = (second[name] + third[name]) / 2
+    torch.testing.assert_close(trainer.model.state_dict()[name], weight * mean, rtol=1e-4, atol=1e-6)
+    assert abs(weight - 1) > 0.01
+
+
+@pytest.mark.parametrize("method", ["umt", "auto"])
+def test_models_that_are_trained_apart_are_trained_plainly(method, tmp_path):
+    """A teacher, or a candidate of a race, has no validation data to be stacked on."""
+    chosen = {"umt": {"name": "umt", "teacher_epochs": 1}, "auto": {"name": "auto", "race": 0.4}}[method]
+    trainer, weights = trained(tmp_path, method=chosen, stack=True, average_epochs=1)
+    log = trainer.state.log_history
+    assert [entry["averaged_epochs"] for entry in log if "averaged_epochs" in entry] == [1]
+    assert sum("stacking_vit" in entry for entry in log) == 1
+    name = next(name for name in weights[-1] if name.startswith("lfm.towers") and weights[-1][name].ndim > 1)
+    assert torch.equal(trainer.model.state_dict()[name], weights[-1][name])
+
+
 def test_what_cannot_be_averaged_is_told(tmp_path):
     with pytest.raises(ValueError, match="average_epochs=-1"):
         trained(tmp_path, average_epochs=-1)

@@ -104,6 +104,7 @@ class Auto(Method):
             restore_state(self.trainer, best)
             state = self.trainer.state  # what the first candidate reached is not to be kept as the best
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+            self.trainer.average = None  # nor to be a part of the mean of the last epochs
         self.start = None
         self.trainer.log({f"race_{weight}": loss for weight, loss in zip(weights, losses, strict=True)})
         logger.info(f"auto goes on with u = {weights[self.chosen]}.")
