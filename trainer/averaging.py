@@ -56,7 +56,7 @@ class WeightAverager:
             return
         self.model.load_state_dict(self.average["mean"])
         self._measure_statistics()
-        self.log({"averaged_epochs": self.average["epochs"]})
+        self.log({"averaged": self.average["epochs"]})
         self.average = None
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ def test_the_model_is_the_mean_of_the_last_epochs(tmp_path):
         torch.testing.assert_close(weight, (second[name] + third[name]) / 2, rtol=1e-5, atol=1e-7)
     assert any((second[name] - third[name]).abs().max() > 1e-3 for name in second)
     log = trainer.state.log_history
-    assert [entry["averaged_epochs"] for entry in log if "averaged_epochs" in entry] == [2]
+    assert [entry["averaged"] for entry in log if "averaged" in entry] == [2]
     found = trainer.evaluate()
     assert trainer.state.best_metric == found["eval_accuracy"], "what the card tells is of the mean"
     assert next(e for e in log[::-1] if "eval_loss" in e)["eval_loss"] == pytest.approx(found["eval_loss"])
@@ -92,7 +92,7 @@ def test_models_that_are_trained_apart_are_trained_plainly(method, tmp_path):
     chosen = {"umt": {"name": "umt", "teacher_epochs": 1}, "auto": {"name": "auto", "race": 0.4}}[method]
     trainer, weights = trained(tmp_path, method=chosen, stack=True, average_epochs=1)
     log = trainer.state.log_history
-    assert [entry["averaged_epochs"] for entry in log if "averaged_epochs" in entry] == [1]
+    assert [entry["averaged"] for entry in log if "averaged" in entry] == [1]
     assert sum("stacking_vit" in entry for entry in log) == 1
     name = next(name for name in weights[-1] if name.startswith("lfm.towers") and weights[-1][name].ndim > 1)
     assert torch.equal(trainer.model.state_dict()[name], weights[-1][name])
