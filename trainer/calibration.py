@@ -182,8 +182,8 @@ class Calibrator:
     """`dict`: number of `samples` that it was fitted on, and the calibration errors on these."""
 
     def check_calibration(self):
-        """Raise a `ValueError` where `args.calibrate` asks for what there is no validation data for; whether to do it
-        (`bool`)."""
+        """Raise a `ValueError` where `args.calibrate` or `args.stack` cannot be had, such as without validation data;
+        whether to calibrate (`bool`)."""
         found = self.eval_dataset is not None and not isinstance(self.eval_dataset, dict)
         for name in ("calibrate", "stack"):
             if getattr(self.args, name) and not found:
@@ -193,6 +193,19 @@ class Calibrator:
         if self.args.stack:
             self._check_stacking()
         return found and self.args.calibrate is not False
+
+    def fit_on_validation(self, calibrates):
+        """Stack, and calibrate where `calibrates`, when training has ended; a model that is no longer one of the log's
+        is evaluated in between, and told as the chosen one."""
+        if self.args.stack:
+            self.stack()
+        if (self.args.stack or self.args.average_epochs) and self.eval_dataset is not None:
+            metrics, name = self.evaluate(), self.args.metric_for_best_model
+            if name is not None:
+                found = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
+                self.state.best_metric, self.state.best_global_step = found, self.state.global_step
+        if calibrates:
+            self.calibrate()
 
     def calibrate(self, dataset=None):
         """Fit temperatures and thresholds, and keep them in the configuration of the model.

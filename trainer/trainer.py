@@ -210,27 +210,13 @@ class LfmTrainer(
                 checkpoint = self._find_checkpoint(resume_from_checkpoint)
                 with checkpoints.staying_ended(self, checkpoint):
                     output = super().train(checkpoint, *args, **kwargs)
-                if self.args.stack:
-                    self.stack()
-                if self.args.average_epochs or self.args.stack:
-                    self._evaluate_again()
-                if calibrates:
-                    self.calibrate()
+                self.fit_on_validation(calibrates)
                 return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
         finally:
             self.processing_class = self.processor
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, LfmProgressCallback):
                     callback.close()
-
-    def _evaluate_again(self):
-        """Evaluate what averaging and stacking have made, which the log and the card tell as the chosen model."""
-        if self.eval_dataset is None:
-            return
-        metrics, name = self.evaluate(), self.args.metric_for_best_model
-        if name is not None:
-            found = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
-            self.state.best_metric, self.state.best_global_step = found, self.state.global_step
 
     def _find_checkpoint(self, wanted):
         changed = self.args.resume_changed

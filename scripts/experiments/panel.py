@@ -27,7 +27,8 @@ def collect(table, folder):
         elif "test" in record:
             metric = "map" if record["chosen_by"] == "map" else "accuracy"  # where all labels have to be right
             line |= {"seed": record["seed"], "metric": metric, "best_epoch": record.get("best_epoch")}
-            line |= {key: round(record[key], 8) for key in ("learning_rate",) if key in record}
+            if "learning_rate" in record:  # else of a probe
+                line["learning_rate"] = round(record["learning_rate"], 8)
             line |= {part: round(record[part][metric], 6) for part in ("validation", "test")}
             found = {f"test_{key}": record["test"][key] for key in record["test"] if key.endswith(KEPT)}
             line |= {key: round(value, 6) for key, value in found.items() if "without_" not in key}

@@ -26,6 +26,16 @@ def training_log(trainer):
     ]
 
 
+def assert_same_to_the_bit(resumed, whole):
+    """Log, weights, optimizer and method of a run that went on are those of one that was never stopped."""
+    assert training_log(resumed) == training_log(whole)
+    for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    one, other = whole.optimizer.state_dict()["state"], resumed.optimizer.state_dict()["state"]
+    assert all(torch.equal(one[i][key], other[i][key]) for i in one for key in one[i])
+    assert resumed.method_callback.full_state() == whole.method_callback.full_state()
+
+
 def test_one_step_is_sgd_on_the_objective(tmp_path):
     """Against the two losses written out in plain torch."""
     trainer = toy_trainer(
@@ -68,12 +78,7 @@ def test_resumed_run_equals_uninterrupted_one(alpha, tmp_path):
     for step in (4, 6):
         resumed = toy_trainer(tmp_path / f"from-{step}", NORMALISED, **settings)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
-        assert training_log(resumed) == training_log(whole)
-        for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
-            assert torch.equal(one, other)
-        one, other = whole.optimizer.state_dict()["state"], resumed.optimizer.state_dict()["state"]
-        assert all(torch.equal(one[i][key], other[i][key]) for i in one for key in one[i])
-        assert resumed.method_callback.full_state() == whole.method_callback.full_state()
+        assert_same_to_the_bit(resumed, whole)
     assert len({entry["alpha"] for entry in training_log(whole) if "loss_cls" in entry}) > 1
 
 

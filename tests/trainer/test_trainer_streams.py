@@ -4,12 +4,11 @@ import math
 
 import datasets
 import pytest
-import torch
 from torch.utils.data import IterableDataset
 
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 
-from .test_trainer import training_log
+from .test_trainer import assert_same_to_the_bit
 from .toy import SMOOTH, method_settings, only, toy_data, toy_model, toy_trainer
 
 
@@ -31,12 +30,7 @@ def test_alpha_moves_within_an_epoch_and_resumes(alpha, tmp_path):
     assert whole.method.schedule.updates == 3
     resumed = toy_trainer(tmp_path / "resumed", SMOOTH, **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert training_log(resumed) == training_log(whole)
-    for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
-    one, other = whole.optimizer.state_dict()["state"], resumed.optimizer.state_dict()["state"]
-    assert all(torch.equal(one[i][key], other[i][key]) for i in one for key in one[i])
-    assert resumed.method_callback.full_state() == whole.method_callback.full_state()
+    assert_same_to_the_bit(resumed, whole)
 
 
 @pytest.mark.parametrize(
