@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "LfmConfig": "configuration_lfm",
+    "LfmEnsemble": "ensemble_lfm",
     "LfmModel": "modeling_lfm",
     "LfmForMultimodalClassification": "modeling_lfm",
     "LfmOutput": "modeling_lfm",
@@ -22,6 +23,7 @@ _EXPORTS = {
 }
 __all__ = [
     "LfmConfig",
+    "LfmEnsemble",
     "LfmForMultimodalClassification",
     "LfmModel",
     "LfmOutput",
@@ -54,6 +56,7 @@ if TYPE_CHECKING or not _runs_a_program():
     from transformers import AutoProcessor
 
     from .configuration_lfm import LfmConfig
+    from .ensemble_lfm import LfmEnsemble
     from .modeling_lfm import LfmForMultimodalClassification, LfmModel, LfmOutput
     from .pipeline_lfm import MultimodalClassificationPipeline
     from .processing_lfm import LfmProcessor

@@ -68,8 +68,7 @@ def make_figures(args, folders, left_out):
     from modeling_lfm.trainer.collator import LfmDataCollator
 
     models, processor = runs.load_runs(folders)
-    args.checkpoint = list(folders.values())[-1]
-    args = runs.complete(args)
+    args = runs.complete(args, list(folders.values())[-1])
     data = cache(lambda: runs.keep_whole(runs.load_split(args, next(iter(models.values())).config, processor)))
     device = None if args.use_cpu else torch.accelerator.current_accelerator(check_available=True)
 

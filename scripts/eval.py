@@ -12,6 +12,7 @@ examples:
       --output metrics.json
   python scripts/eval.py --checkpoint outputs/av_mnist --data_dir data/av_mnist --benchmark_options.audio_snr_db 0
   python scripts/eval.py --checkpoint outputs/av_mnist --data_dir data/av_mnist --drop audio
+  python scripts/eval.py --checkpoint outputs/seed1 outputs/seed2 outputs/seed3 --data_dir data/av_mnist
 
 The JSON holds, all between 0 and 1: accuracy, map (mean average precision), f1 (macro), gap (of the modalities'
 accuracies), for each modality MODALITY_accuracy, MODALITY_map, MODALITY_f1, and without_MODALITY_accuracy, ... of the
@@ -35,7 +36,11 @@ from modeling_lfm.scripts.common.settings import read_arguments
 class EvalArguments(runs.SplitArguments):
     """Settings of `eval.py`: the model, the split, and which modalities are left out."""
 
-    checkpoint: str = HfArg(kw_only=True, help="Folder of the model that train.py wrote, or a model on the Hub.")
+    checkpoint: list[str] = HfArg(
+        kw_only=True,
+        help="Folder of the model that train.py wrote, or a model on the Hub; several, such as those of other seeds, "
+        "are evaluated as one, by the mean of their probabilities.",
+    )
     drop: list[str] = HfArg(default_factory=list, help="Modalities to leave out, as if no sample had them.")
     output: str | None = HfArg(default=None, help="The JSON file to write; printed in any case.")
     bf16: bool = HfArg(default=False, help="Compute in bfloat16.")
@@ -50,8 +55,8 @@ def evaluate(args):
     Returns:
         `dict[str, float]`: see [`compute_multimodal_metrics`]; further `loss` and `samples`.
     """
-    model, processor = runs.load_run(args.checkpoint)
-    args = runs.complete(args)
+    model, processor = runs.load_together(args.checkpoint)
+    args = runs.complete(args, args.checkpoint[0])
 
     from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
     from modeling_lfm.trainer.fitting import check_inputs

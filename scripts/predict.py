@@ -40,7 +40,11 @@ SHOWN = 10  # rows that cannot be read are named so many times; the output has t
 class PredictArguments:
     """Settings of `predict.py`: the model, the inputs that it reads, and where answers are written."""
 
-    checkpoint: str = HfArg(help="Folder of the model that train.py wrote, or a model on the Hub.")
+    checkpoint: list[str] = HfArg(
+        kw_only=True,
+        help="Folder of the model that train.py wrote, or a model on the Hub; several answer by the mean of their "
+        "probabilities.",
+    )
     input: list[str] = HfArg(
         default_factory=list, help="One MODALITY=VALUE for each modality that is there; or --MODALITY VALUE."
     )

@@ -303,9 +303,10 @@ class Predictor:
         self.pipeline = MultimodalClassificationPipeline(model, processor)
 
     @classmethod
-    def load(cls, folder):
-        """The predictor of a model that `fit` or `train.py` wrote into `folder` (`str`)."""
-        return cls(*runs.load_run(folder), recall_columns(folder))
+    def load(cls, *folders):
+        """The predictor of the model that `fit` or `train.py` wrote into a folder (`str`); of several folders, such as
+        those of other seeds, an [`LfmEnsemble`]."""
+        return cls(*runs.load_together(folders), recall_columns(folders[0]))
 
     def answers(self, table, start=0, **settings):
         """What the pipeline answers for each row of a table (iterator of `dict`), from the row `start` on.

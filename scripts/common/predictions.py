@@ -72,8 +72,8 @@ def to_report(answer):
 
 def predict_sample(args):
     """What is predicted of one sample (`dict`): `label`(`s`), `probabilities`, and `modalities` with the same."""
-    model, processor = runs.load_run(args.checkpoint)
-    inputs = read_inputs(args.input, processor.modalities, runs.recall(args.checkpoint)["columns"])
+    model, processor = runs.load_together(args.checkpoint)
+    inputs = read_inputs(args.input, processor.modalities, runs.recall(args.checkpoint[0])["columns"])
 
     from modeling_lfm import MultimodalClassificationPipeline
 
@@ -103,7 +103,7 @@ def predict_file(args):
 
     output = Path(args.output)
     done = _whole_lines(output, args.resume)
-    predictor = Predictor.load(args.checkpoint)
+    predictor = Predictor.load(*args.checkpoint)
     settings = {key: getattr(args, key) for key in ("top_k", "threshold", "calibrated", "batch_size")}
     rows, start, broken, vectors = predictor.rows(args.input_file), 0 if args.embeddings else done, {}, {}
     answers = predictor.pipeline(iter(rows[start:]), **settings, broken="skip", features=args.embeddings is not None)

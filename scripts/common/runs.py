@@ -82,11 +82,11 @@ def recall(checkpoint):
     return {"benchmark": None, "benchmark_options": {}, "columns": {}, "missing": None, **record}
 
 
-def complete(args):
-    """Fill in what `args` (with `checkpoint` and the fields of `REMEMBERED_KEYS`) lacks from what the run remembers."""
-    remembered = recall(args.checkpoint)
+def complete(args, checkpoint):
+    """Fill in what `args` (with the fields of `REMEMBERED_KEYS`) lacks from what the run of a model remembers."""
+    remembered = recall(checkpoint)
     if args.benchmark is None and remembered["benchmark"] is None:
-        raise ValueError(f"{args.checkpoint} does not remember its data set; give --benchmark.")
+        raise ValueError(f"{checkpoint} does not remember its data set; give --benchmark.")
     if args.benchmark in (None, remembered["benchmark"]):
         args.benchmark = remembered["benchmark"]
         args.benchmark_options = {**remembered["benchmark_options"], **args.benchmark_options}
@@ -256,7 +256,7 @@ def check_labels(config, dataset, what):
 
 
 def load_runs(folders):
-    """The models of `folders` (`dict`, both by name), which can be compared, and the processor of the last one.
+    """The models of `folders` (`dict`, both by name), which go together, and the processor of the last one.
 
     Raises:
         FileNotFoundError: see [`load_run`]. ValueError: their modalities, classes or processors differ.
@@ -271,8 +271,21 @@ def load_runs(folders):
     for name, found in facts.items():
         for what, value in found.items():
             if value != (last := facts[last_name][what]):
-                raise ValueError(f"{name} and {last_name} cannot be compared: their {what} differ, {value} and {last}.")
+                raise ValueError(f"{name} and {last_name} do not go together: their {what} differ, {value} and {last}.")
     return models, processors[last_name]
+
+
+def load_together(checkpoints):
+    """The model of one checkpoint, of several an [`LfmEnsemble`] of theirs, and their processor, see [`load_runs`]."""
+    if not checkpoints:
+        raise ValueError("checkpoint is empty: give the folder of a model, or of several.")
+    if len(checkpoints) == 1:
+        return load_run(checkpoints[0])
+    models, processor = load_runs({str(checkpoint): checkpoint for checkpoint in checkpoints})
+
+    from modeling_lfm import LfmEnsemble
+
+    return LfmEnsemble(models.values()), processor
 
 
 def name_folders(given):

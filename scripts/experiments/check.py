@@ -79,7 +79,9 @@ def check_cell(config, reader=None):
     from modeling_lfm.trainer.methods.base import Unfit
 
     hide_progress_bars()
-    probe = config.pop("probe", None)
+    probe, members = config.pop("probe", None), config.pop("members", 1)
+    if not isinstance(members, int) or members < 1:
+        raise ValueError(f"members={members!r} of a row must be a number of models, from 1 on.")
     with tempfile.TemporaryDirectory() as folder:
         model_args, data_args, training_args = read_run({**config, "output_dir": folder})
         try:

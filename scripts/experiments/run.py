@@ -26,6 +26,7 @@ FORCED = {
     "save_only_model": True,
     "load_best_model_at_end": True,
 }
+MEMBER = 1000  # from the seed of one member of an ensemble to that of the next
 UNIMPORTANT = ("data_dir", "num_proc", "output_dir", "seed")
 
 
@@ -34,14 +35,16 @@ def run_one(threads, config):
 
     Args:
         threads (`int`): of torch.
-        config (`dict`): settings of train.py; with `probe`, see [`run_probe`], no model is trained; a `trial` does not
-            read the test split.
+        config (`dict`): settings of train.py; with `probe`, see [`run_probe`], no model is trained; of so many
+            `members`, trained with seeds of their own, the [`LfmEnsemble`] is evaluated; a `trial` does not read the
+            test split, and trains one.
 
     Returns:
         `dict` with the `method` and its settings, the `learning_rate`, the metric by which the epoch is chosen
         (`chosen_by`) and its value (`best_metric`), the metrics of `validation` and `test`, `best_epoch`, the `seconds`
         of training with its evaluations, `steps` of the optimizer, LFM's `alpha` by epoch, and what the method logs in
-        the end (`logs`), such as the weight that `auto` chose.
+        the end (`logs`), such as the weight that `auto` chose. Of an ensemble the metrics are its own, the seconds are
+        those of all members, and the rest is the first one's.
     """
     import torch
     from transformers.utils import logging
@@ -49,20 +52,20 @@ def run_one(threads, config):
     from modeling_lfm.scripts.common.console import hide_progress_bars
     from modeling_lfm.scripts.common.training import read_run, set_up
     from modeling_lfm.scripts.experiments.probe import run_probe
-    from modeling_lfm.trainer.callbacks import LfmProgressCallback
 
     torch.set_num_threads(threads)
     hide_progress_bars()
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory(prefix="lfm-run-", ignore_cleanup_errors=True) as scratch:
         settings = {**config, **FORCED, "output_dir": scratch}
-        probe, trial = settings.pop("probe", None), settings.pop("trial", False)
+        probe, trial, members = (settings.pop(key, None) for key in ("probe", "trial", "members"))
         trainer, splits = set_up(*read_run(settings))
         if probe is not None:
             began = time.perf_counter()
             return {**run_probe(probe, trainer, splits), "seconds": time.perf_counter() - began}
-        trainer.pop_callback(LfmProgressCallback)
-        seconds = trainer.train().metrics["train_runtime"]
+        seconds = train_silently(trainer)
+        if members is not None and not trial:
+            seconds += add_members(trainer, members, settings)
     state, method = trainer.state, trainer.method
     best = next(e for e in state.log_history if e["step"] == state.best_global_step and "eval_loss" in e)
     record = {
@@ -86,6 +89,30 @@ def run_one(threads, config):
         absence = trainer.measure_absence(splits["test"], metric_key_prefix="test")
         record["test"] |= {key.removeprefix("test_"): value for key, value in absence.items()}
     return record
+
+
+def train_silently(trainer):
+    """Train without a bar; the seconds that it took (`float`)."""
+    from modeling_lfm.trainer.callbacks import LfmProgressCallback
+
+    trainer.pop_callback(LfmProgressCallback)
+    return trainer.train().metrics["train_runtime"]
+
+
+def add_members(trainer, members, settings):
+    """Train as many models as are lacking to `members` (`int`) with the same settings and other seeds, and give the
+    trainer the [`LfmEnsemble`] of all; the seconds that it took (`float`)."""
+    from modeling_lfm import LfmEnsemble
+    from modeling_lfm.scripts.common.training import read_run, set_up
+
+    models, seconds = [trainer.model], 0.0
+    for number in range(1, members):
+        places = {"seed": settings["seed"] + MEMBER * number, "output_dir": f"{settings['output_dir']}/{number}"}
+        other, _ = set_up(*read_run({**settings, **places}))
+        seconds += train_silently(other)
+        models.append(other.model)
+    trainer.model = trainer.model_wrapped = LfmEnsemble(models)
+    return seconds
 
 
 def digest(config):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmModel
+from modeling_lfm import LfmConfig, LfmEnsemble, LfmForMultimodalClassification, LfmModel
 
 from .towers import BERT, CLIP_TEXT, CLIP_VISION, TOWERS, model_inputs, tower_inputs
 
@@ -269,3 +269,44 @@ def test_auto_classes_know_the_model(tmp_path):
     loaded = AutoModel.from_pretrained(tmp_path)
     assert type(loaded) is LfmForMultimodalClassification
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_ensemble_answers_by_the_mean_of_probabilities(several, tmp_path):
+    """Fused and of each modality, where it is there; in half precision too."""
+    kind = {"problem_type": "multi_label_classification"} if several else {}
+    members = [make(["vit", "text"], fusion=fusion, **kind) for fusion in ("concat", "sum", "weight")]
+    members[1].config.calibration = {"temperatures": {"fused": 2.0}}
+    inputs, probabilities = model_inputs(["vit", "text"]), torch.sigmoid if several else lambda x: x.softmax(-1)
+    inputs["text_present"] = torch.tensor([True, False, True])
+    labels = torch.eye(5)[:3] if several else torch.arange(3)
+    for dtype, exact in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        ensemble = LfmEnsemble(members).to(dtype)
+        assert not ensemble.training
+        with torch.no_grad():
+            outputs = [member(**inputs) for member in members]
+            found = ensemble(**inputs, labels=labels)
+        parts = [(found.logits, [output.logits for output in outputs])]
+        parts += [(found.modality_logits[m], [output.modality_logits[m] for output in outputs]) for m in (0, 1)]
+        for logits, each in parts:
+            mean = sum(probabilities(one.float()) for one in each) / 3
+            torch.testing.assert_close(probabilities(logits), mean, rtol=0, atol=exact, equal_nan=True)
+        assert found.modality_logits[1].isnan().any(-1).tolist() == [False, True, False]
+        mean = sum(probabilities(output.logits.float()) for output in outputs) / 3
+        log = nn.functional.binary_cross_entropy(mean, labels) if several else -mean.log()[range(3), range(3)].mean()
+        torch.testing.assert_close(found.loss, log, rtol=exact, atol=exact)
+        assert [feature.shape for feature in found.features] == [(3, 48), (3, 48)]
+    assert ensemble.config.calibration is None
+    assert ensemble(**inputs, return_dict=False)[0].shape == (3, 5)
+    with pytest.raises(ValueError, match="save its members"):
+        ensemble.save_pretrained(tmp_path)
+
+
+def test_members_that_do_not_go_together_are_refused():
+    one, other = make(["vit", "text"]), make(["text", "vit"])
+    with pytest.raises(ValueError, match=r"modalities of the members 0 and 2 differ: \['vit', 'text'\] and"):
+        LfmEnsemble([one, one, other])
+    with pytest.raises(ValueError, match="classes of the members 0 and 1 differ"):
+        LfmEnsemble([one, make(["vit", "text"], id2label=dict(enumerate("abcde")))])
+    with pytest.raises(ValueError, match="one model at least"):
+        LfmEnsemble([])

@@ -176,7 +176,7 @@ def test_models_that_differ_are_not_compared(run, tmp_path):
     config = json.loads((other / "config.json").read_text())
     config["id2label"]["0"], config["label2id"] = "nought", {}
     (other / "config.json").write_text(json.dumps(config))
-    assert "other and run cannot be compared: their classes differ" in fail("--checkpoints", other, run)
+    assert "other and run do not go together: their classes differ" in fail("--checkpoints", other, run)
 
 
 def test_a_model_of_one_modality_has_what_one_can_show(tmp_path, capsys, monkeypatch):

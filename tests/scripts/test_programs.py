@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -27,6 +28,8 @@ from modeling_lfm.scripts import push_to_hub as card_program
 from modeling_lfm.scripts import quickstart as quickstart_program
 from modeling_lfm.scripts import train as train_program
 from modeling_lfm.scripts.common import runs
+from modeling_lfm.scripts.common.own_data import Predictor
+from modeling_lfm.trainer import LfmDataCollator
 from modeling_lfm.trainer.methods import METHODS, list_methods
 from tests.trainer.cards import check_card
 
@@ -176,6 +179,37 @@ def test_predict_tells_what_the_trained_model_does(trained_here, sample, capsys,
         )
         assert list(found.values()) == sorted(found.values(), reverse=True)
         assert part["label"] == model.config.id2label[int(probabilities.argmax())]
+
+
+def test_several_models_are_evaluated_and_predict_as_one(trained, sample, capsys):
+    """By the mean of their probabilities; what is told of one, such as its data set, is that of the first."""
+    folders = [str(trained), *map(str, sorted(trained.glob("checkpoint-*")))]
+    assert len(folders) == 3
+    predictor, reports = Predictor.load(*folders), []
+    for folder in ("", *folders):
+        words = ["--checkpoint", *([folder] if folder else folders), "--audio", sample / "a.wav", "--top_k", 10]
+        predict_program.main([*map(str, words), "--image", str(sample / "b.png"), "--calibrated", "false"])
+        report = json.loads(capsys.readouterr().out)
+        reports.append({entry["label"]: entry["probability"] for entry in report["probabilities"]})
+    mean = {label: sum(report[label] for report in reports[1:]) / 3 for label in reports[0]}
+    assert reports[0] == pytest.approx(mean, rel=1e-5)
+    table = [{"audio": str(sample / "a.wav"), "image": str(sample / "b.png")}]
+    assert predictor.predict_proba(pd.DataFrame(table)).iloc[0].to_dict() == pytest.approx(mean, rel=1e-5)
+
+    eval_program.main(["--checkpoint", *folders, "--max_samples", "40", "--use_cpu"])
+    metrics = json.loads(capsys.readouterr().out)
+    args = runs.complete(eval_program.EvalArguments(checkpoint=folders, max_samples=40), folders[0])
+    batch = LfmDataCollator(predictor.processor)(
+        list(runs.load_split(args, predictor.model.config, predictor.processor))
+    )
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        each = [LfmForMultimodalClassification.from_pretrained(folder)(**batch).logits for folder in folders]
+    mean = sum(logits.softmax(-1) for logits in each) / 3
+    assert metrics["loss"] == pytest.approx(-mean.log()[range(40), labels].mean().item(), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx((mean.argmax(-1) == labels).float().mean().item())
+    with pytest.raises(ValueError, match="checkpoint is empty"):
+        runs.load_together([])
 
 
 def test_predict_leaves_out_what_is_not_given(trained, sample, capsys):

@@ -13,6 +13,7 @@ import pytest
 
 from modeling_lfm.scripts import reproduce
 from modeling_lfm.scripts.common.settings import read_config
+from modeling_lfm.scripts.experiments import check
 from modeling_lfm.scripts.experiments import run as sweep
 from modeling_lfm.scripts.experiments.tables import merge
 
@@ -73,6 +74,20 @@ def test_the_best_epoch_by_validation_is_the_one_that_is_tested(tmp_path, monkey
     assert best["test"]["loss"] < 3 < worst["test"]["loss"]
     assert list(tmp_path.iterdir()) == [], "checkpoints are removed"
     assert sweep.run_one(1, {**config, "method": "auto"})["logs"] == {"weight_fused": 1, "weight_unimodal": 0}
+
+
+def test_members_of_a_row_are_evaluated_as_one():
+    """At most the mean of their losses, as the logarithm is concave; a trial trains the first alone."""
+    config = merge(read_config("demo"), {**SMALL, "num_train_epochs": 1, "method": "concat", "seed": 3})
+    seeds = 3, 3 + sweep.MEMBER
+    one, other = (sweep.run_one(1, {**config, "seed": seed})["test"]["loss"] for seed in seeds)
+    both = sweep.run_one(1, {**config, "members": 2})["test"]["loss"]
+    assert both not in (one, other)
+    assert both <= (one + other) / 2
+    trial = sweep.run_one(1, {**config, "members": 2, "trial": True})
+    assert trial["best_metric"] == sweep.run_one(1, config)["best_metric"]
+    with pytest.raises(ValueError, match="members=0 of a row"):
+        check.check_cell({**config, "members": 0})
 
 
 def test_a_killed_sweep_goes_on_and_failures_do_not_stop_it(tmp_path, capsys, monkeypatch):
