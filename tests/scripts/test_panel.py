@@ -248,7 +248,7 @@ def test_what_only_the_data_tell_of_a_method_leaves_its_row_out(tmp_path):
     assert "single-label" in reasons["clear", "Greedy"]
 
 
-@pytest.mark.parametrize("name", ["panel", "panel_search", "panel_after"])
+@pytest.mark.parametrize("name", ["panel", "panel_search", "panel_after", "panel_members"])
 def test_the_figures_of_the_page_are_those_of_the_runs_beside_it(name):
     page, tables = (RESULTS / "panel.md").read_text(), format_panel(read_lines(RESULTS / f"{name}.jsonl"), None)
     assert all(part in page for part in tables.split("\n\n"))
