@@ -1,6 +1,7 @@
 """Several trained models as one, which answers by the mean of their probabilities."""
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -62,6 +63,12 @@ class LfmEnsemble(LfmPreTrainedModel):
         """Those of all members (`list` of `nn.Parameter`)."""
         return [parameter for member in self.members for parameter in member.head_parameters()]
 
+    def train(self, mode=True):
+        """Refused with a `ValueError`, but for `mode=False`: its members are trained."""
+        if mode:
+            raise ValueError("an ensemble is not trained: train its members, each with a seed of its own.")
+        return super().train(False)
+
     def save_pretrained(self, *args, **kwargs):
         """Refused with a `ValueError`: its members are saved."""
         raise ValueError("an ensemble is not saved: save its members, and make it of them again.")
@@ -100,4 +107,4 @@ def mean_logits(logits, several):
     logits = torch.stack([part.float() if part.dtype.itemsize < 4 else part for part in logits])
     if several:  # the number of members cancels out
         return logsigmoid(logits).logsumexp(0) - logsigmoid(-logits).logsumexp(0)
-    return logits.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log()
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))

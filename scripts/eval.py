@@ -56,7 +56,7 @@ def evaluate(args):
         `dict[str, float]`: see [`compute_multimodal_metrics`]; further `loss` and `samples`.
     """
     model, processor = runs.load_together(args.checkpoint)
-    args = runs.complete(args, args.checkpoint[0])
+    args = runs.complete(args, *args.checkpoint)
 
     from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
     from modeling_lfm.trainer.fitting import check_inputs

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from transformers.hf_argparser import HfArg
+from transformers.utils import logging
 
 from modeling_lfm.scripts.common.console import say
 from modeling_lfm.scripts.common.settings import SourceArguments, check_missing, check_positive
 from modeling_lfm.trainer.cards.record import RESULTS, describe_run, read_json, read_record, write_record
 
+logger = logging.get_logger(__name__)
 REMEMBERED_KEYS = ("benchmark", "benchmark_options", "columns", "missing")
 PLOTS = ("alpha.png", "accuracy.png", "gap.png")
 
@@ -82,9 +84,15 @@ def recall(checkpoint):
     return {"benchmark": None, "benchmark_options": {}, "columns": {}, "missing": None, **record}
 
 
-def complete(args, checkpoint):
-    """Fill in what `args` (with the fields of `REMEMBERED_KEYS`) lacks from what the run of a model remembers."""
+def complete(args, checkpoint, *others):
+    """Fill in what `args` (with the fields of `REMEMBERED_KEYS`) lacks from what the run of a model remembers; it is
+    told where `others` remember other data, whose training part may hold what the first is tested on."""
     remembered = recall(checkpoint)
+    for other in others:
+        for key in ("benchmark", "benchmark_options"):
+            if (found := recall(other)[key]) != remembered[key]:
+                told = f"{key}={found}, {checkpoint} with {remembered[key]}"
+                logger.warning(f"{other} may know the samples of the split: it was trained with {told}.")
     if args.benchmark is None and remembered["benchmark"] is None:
         raise ValueError(f"{checkpoint} does not remember its data set; give --benchmark.")
     if args.benchmark in (None, remembered["benchmark"]):
@@ -261,12 +269,12 @@ def load_runs(folders):
     Raises:
         FileNotFoundError: see [`load_run`]. ValueError: their modalities, classes or processors differ.
     """
+    from modeling_lfm.ensemble_lfm import describe
+
     models, processors, facts = {}, {}, {}
     for name, folder in folders.items():
         model, processor = models[name], processors[name] = load_run(folder)
-        classes = [model.config.id2label[k] for k in range(model.config.num_labels)]
-        facts[name] = {"modalities": list(model.config.modality_names), "classes": classes}
-        facts[name]["processor settings"] = processor.modalities
+        facts[name] = {**describe(model.config), "processor settings": processor.modalities}
     last_name = list(folders)[-1]
     for name, found in facts.items():
         for what, value in found.items():

@@ -282,7 +282,7 @@ def test_an_ensemble_answers_by_the_mean_of_probabilities(several, tmp_path):
     labels = torch.eye(5)[:3] if several else torch.arange(3)
     for dtype, exact in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
         ensemble = LfmEnsemble(members).to(dtype)
-        assert not ensemble.training
+        assert not any(module.training for module in ensemble.modules())
         with torch.no_grad():
             outputs = [member(**inputs) for member in members]
             found = ensemble(**inputs, labels=labels)
@@ -300,6 +300,8 @@ def test_an_ensemble_answers_by_the_mean_of_probabilities(several, tmp_path):
     assert ensemble(**inputs, return_dict=False)[0].shape == (3, 5)
     with pytest.raises(ValueError, match="save its members"):
         ensemble.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="train its members"):
+        ensemble.train()
 
 
 def test_members_that_do_not_go_together_are_refused():

@@ -181,7 +181,7 @@ def test_predict_tells_what_the_trained_model_does(trained_here, sample, capsys,
         assert part["label"] == model.config.id2label[int(probabilities.argmax())]
 
 
-def test_several_models_are_evaluated_and_predict_as_one(trained, sample, capsys):
+def test_several_models_are_evaluated_and_predict_as_one(trained, sample, tmp_path, capsys, caplog):
     """By the mean of their probabilities; what is told of one, such as its data set, is that of the first."""
     folders = [str(trained), *map(str, sorted(trained.glob("checkpoint-*")))]
     assert len(folders) == 3
@@ -210,6 +210,13 @@ def test_several_models_are_evaluated_and_predict_as_one(trained, sample, capsys
     assert metrics["accuracy"] == pytest.approx((mean.argmax(-1) == labels).float().mean().item())
     with pytest.raises(ValueError, match="checkpoint is empty"):
         runs.load_together([])
+    other = shutil.copytree(trained, tmp_path / "other", ignore=shutil.ignore_patterns("checkpoint-*"))
+    record = read(other / "lfm_run.json")
+    (other / "lfm_run.json").write_text(json.dumps({**record, "benchmark_options": {"seed": 5}}))
+    runs.complete(eval_program.EvalArguments(checkpoint=folders), *folders)
+    assert "may know" not in caplog.text
+    runs.complete(eval_program.EvalArguments(checkpoint=folders), folders[0], str(other))
+    assert "other may know the samples of the split: it was trained with benchmark_options={'seed': 5}" in caplog.text
 
 
 def test_predict_leaves_out_what_is_not_given(trained, sample, capsys):
