@@ -9,7 +9,7 @@ from pathlib import Path
 
 # Before anything imports a library that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _reports = tempfile.TemporaryDirectory(prefix="lfm-tests-")
@@ -19,11 +19,9 @@ _cache = tempfile.TemporaryDirectory(prefix="lfm-tests-")
 os.environ["HF_DATASETS_CACHE"] = _cache.name
 
 import pytest
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
-torch.set_num_threads(1)
 gc.set_threshold(20_000)  # a tenth of the time goes into looking for garbage otherwise
 atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 
