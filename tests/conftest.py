@@ -15,8 +15,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _reports = tempfile.TemporaryDirectory(prefix="lfm-tests-")
 os.environ["TRACKIO_DIR"] = _reports.name  # what tests log is not for the user to see
 # What earlier runs or other versions left in the user's cache decides no test.
-_cache = tempfile.TemporaryDirectory(prefix="lfm-tests-")
-os.environ["HF_DATASETS_CACHE"] = _cache.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes of `pytest -n` share one
+    _cache = tempfile.TemporaryDirectory(prefix="lfm-tests-")
+    os.environ["HF_DATASETS_CACHE"] = _cache.name
 
 import pytest
 
