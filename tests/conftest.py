@@ -36,6 +36,14 @@ LONGEST = (
     *("fuzz", "benchmark", "temporal", "sharing", "model_card", "pipeline", "memory"),
 )
 
+TOGETHER = {
+    "a server of processes": (
+        *("push_to_hub", "processes", "reproduce", "prepare_data", "programs", "panel", "kills", "notebook", "memory"),
+        *("preparation", "fuzz", "program"),
+    ),
+    "gradio": ("server", "page"),
+}
+
 
 def pytest_configure(config):
     config.option.loadscopereorder = False  # xdist would take first what has most tests
@@ -54,6 +62,20 @@ def _plugins_of_one_test():
     yield
     if "modeling_lfm.scripts.common.settings" in sys.modules:
         sys.modules["modeling_lfm.scripts.common.settings"].PLUGINS.clear()
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """As `--dist loadfile`, but that files which need what takes seconds to import are left to one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            stem = Path(file).stem.removeprefix("test_")
+            return next((name for name, files in TOGETHER.items() if stem in files), file)
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items):

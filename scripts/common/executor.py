@@ -119,7 +119,7 @@ class Local:
 # A fork of a program with threads can hang. On Linux a server without any imports once what all need, and is forked.
 PROCESSES = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 if sys.platform == "linux":
-    PROCESSES.set_forkserver_preload(["modeling_lfm.trainer.trainer", "modeling_lfm.data"])
+    PROCESSES.set_forkserver_preload(["modeling_lfm.trainer.trainer", "modeling_lfm.data", "librosa.core.spectrum"])
 _job = None  # in a process of `Local`: function and context, or what kept it from its work
 
 
