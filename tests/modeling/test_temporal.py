@@ -3,19 +3,15 @@
 import copy
 import json
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
-from modeling_lfm.scripts.exporting.files import export_model
+from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.temporal_lfm import TimeEncoder
 from tests.trainer.toy import toy_trainer
 
-from .fusions import vit
 from .towers import BERT, CLIP_TEXT, CLIP_VISION, TOWERS, resnet
 
 VIT = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -93,26 +89,6 @@ def test_it_trains_with_towers_that_run_together(temporal, tmp_path):
     trainer.train()
     after = trainer.model.lfm.towers["vit"].temporal.parameters()
     assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
-
-
-def test_it_is_exported(tmp_path):
-    """Both encoders over time, in one graph."""
-    torch.manual_seed(0)
-    names = {"lips": "attention", "hands": "gru"}
-    towers = {name: {**vit(32, 3), "temporal": temporal} for name, temporal in names.items()}
-    model = LfmForMultimodalClassification(LfmConfig(towers, hidden_size=16, num_labels=3)).eval()
-    video = {"type": "video", "size": [32, 32], "stored_frames": 4, "num_frames": 3}
-    export_model(
-        model, LfmProcessor(dict.fromkeys(names, video)), tmp_path / "model.onnx"
-    )  # which compares the answers
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    clips = np.random.default_rng(0).standard_normal((2, 2, 3, 3, 32, 32)).astype(np.float32)
-    inputs = {f"{name}_values": clip for name, clip in zip(names, clips, strict=True)}
-    found = session.run(["lips_logits", "hands_logits"], inputs)
-    with torch.no_grad():
-        wanted = model(**{key: torch.from_numpy(value) for key, value in inputs.items()}).modality_logits
-    for logits, expected in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_what_cannot_be_is_refused():

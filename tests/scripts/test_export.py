@@ -30,25 +30,26 @@ BEIT = {
     "name": "beit_base_patch16_224",
     "model_args": {"img_size": 32, "depth": 1, "embed_dim": 8, "num_heads": 2},
 }
+# Two blocks, and stages without any, whose maps fusions take all the same.
+SHALLOW = resnet(1, channels=[8] * 4, layers=[1, 1, 0, 0], stem_type="")
 TOWERS = {
-    "audio": resnet(1),
-    "image": resnet(3),
+    "hands": {**SHALLOW, "temporal": "gru"},
+    "lips": {"tower": "clip_vision", "config": {**CLIP_VISION, "num_hidden_layers": 1}, "temporal": "attention"},
     "clip": vit(32, 2),
     "sight": BEIT,
     "text": TEXT,
-    "picture": {"tower": "clip_vision", "config": {**CLIP_VISION, "num_hidden_layers": 1}},
     "caption": {"tower": "clip_text", "config": {**CLIP_TEXT, "num_hidden_layers": 1}},
 }
 SOUND = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5}
 PICTURE = {"type": "image", "size": [32, 32]}
-FLOW = {"type": "flow", "size": [32, 32], "num_frames": 2}
+VIDEO = {"type": "video", "size": [32, 32], "stored_frames": 4, "num_frames": 2}
 PROCESSORS = {
     "audio": SOUND,
+    "hands": {**VIDEO, "num_channels": 1},
+    "lips": VIDEO,
     "sight": PICTURE,
-    "image": PICTURE,
-    "clip": FLOW,
+    "clip": {"type": "flow", "size": [32, 32], "num_frames": 2},
     "text": {"type": "text", "max_length": 9},
-    "picture": PICTURE,
     "caption": {"type": "text", "max_length": 9},
 }
 
@@ -60,7 +61,7 @@ def tokenizer(tmp_path_factory):
 
 def two_pictures(fusion="concat", **kwargs):
     """A model of two one-channel pictures `one` and `two`, and its processor."""
-    tower = resnet(1) if fusion == "mmtm" else vit(32)
+    tower = SHALLOW if fusion == "mmtm" else vit(32)
     grey = {**PICTURE, "num_channels": 1}
     model = toy_model({"one": tower, "two": tower}, fusion=fusion, **kwargs).eval()
     return model, LfmProcessor({"one": grey, "two": grey})
@@ -96,7 +97,7 @@ def needs_onnx():
 @pytest.mark.parametrize(
     ("names", "attention", "settings"),
     [
-        ("audio picture caption", "sdpa", {"problem_type": "multi_label_classification", "unimodal_heads": True}),
+        ("hands lips caption", "sdpa", {"problem_type": "multi_label_classification", "unimodal_heads": True}),
         ("sight clip text", "eager", {"fusion": "domfn"}),
     ],
 )
@@ -308,8 +309,8 @@ def checkpoint(tmp_path_factory):
     """Folder of a model of sound and pictures with its processor."""
     folder = tmp_path_factory.mktemp("checkpoint")
     labels = dict(enumerate(["zero", "one", "two", "three"]))
-    toy_model({"audio": vit([65, 31]), "image": vit(32)}, id2label=labels).save_pretrained(folder)
-    LfmProcessor({"audio": SOUND, "image": {**PICTURE, "num_channels": 1}}).save_pretrained(folder)
+    toy_model({"audio": vit([65, 31]), "image": vit(32)}, fusion="sum", id2label=labels).save_pretrained(folder)
+    LfmProcessor({"audio": PROCESSORS["audio"], "image": {**PICTURE, "num_channels": 1}}).save_pretrained(folder)
     return folder
 
 
