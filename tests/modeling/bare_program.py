@@ -7,10 +7,10 @@ to its `answers.pt`. What lies in its `libraries` can be imported, too.
 
 Each job is a mapping: `source` (folder or repository), `inputs` (a list of calls of the processor), `load` (further
 arguments of `from_pretrained`), `save_to` (a folder; what was loaded is saved there). With `"job": "pipeline"` the
-inputs are samples, and a pipeline answers, alone with `"job": "samples"`; with `"job": "handler"` they are requests to
-the `handler.py` of `source`. `{"job": "no network"}` tells the server to answer nothing more, and `{"job": "imports"}`
-answers which libraries are there. `{"job": "installed", "site_packages": FOLDER}` installs what lies in a folder,
-this package among it, and answers of which modules the classes are that `source` is loaded as.
+inputs are samples, and a pipeline answers; with `"job": "handler"` they are requests to the `handler.py` of `source`.
+`{"job": "no network"}` tells the server to answer nothing more, and `{"job": "imports"}` answers which libraries are
+there. `{"job": "installed", "site_packages": FOLDER}` installs what lies in a folder, this package among it, and
+answers of which modules the classes are that `source` is loaded as.
 """
 
 import importlib.util
@@ -103,9 +103,6 @@ def work(folder):
             results.append(None)
         elif kind == "pipeline":
             results.append(answer_by_pipeline(**job))
-        elif kind == "samples":
-            classifier = pipeline("multimodal-classification", model=job["source"], trust_remote_code=True)
-            results.append(classifier(job["inputs"], top_k=None))
         elif kind == "installed":
             results.append(load_with_the_package(**job))
         elif kind == "handler":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPTokenizer, pipeline
 
@@ -313,6 +314,22 @@ def streams_case(folder):
     return Case(folder, make_model(towers), LfmProcessor(kinds), dict.fromkeys(kinds, files), train=True)
 
 
+def numbers_case(folder):
+    """Series from files, of lengths of their own, vectors, and rows of a table of which a cell is empty."""
+    for name, steps in (("a", 3), ("b", 5)):
+        scipy.io.savemat(folder / f"{name}.mat", {"d": np.arange(4.0 * steps).reshape(2, 2, steps) % 7})
+    kinds = {"steps": {"type": "sequence", "time_axis": -1}, "row": {"type": "tabular"}, "vector": {"type": "vector"}}
+    inputs = {
+        "steps": [str(folder / f"{name}.mat") for name in "ab"],
+        "row": [{"age": 3.0, "kind": "cat"}, {"age": None, "kind": "dog"}],
+        "vector": [[1.0, 2.0, 3.0], [3.0, 1.0, 0.5]],
+    }
+    towers = {"steps": {"tower": "sequence", "width": 8}, "row": {"tower": "mlp"}, "vector": {"tower": "mlp"}}
+    processor = LfmProcessor(kinds).fit(inputs)
+    processor.complete_towers(towers)
+    return Case(folder, make_model(towers), processor, inputs)
+
+
 def own_parts_case(folder):
     """A tower, a fusion and a type of input of files that are nowhere but beside the weights."""
     names = {"A tower": "one_layer", "A fusion": "gated", "A type of input": "sensor"}
@@ -377,7 +394,7 @@ def moving_jobs(cases):
 
 CASES = {
     "still": {"bert": bert_case, "clip": clip_case, "mmtm": mmtm_case, "own_parts": own_parts_case},
-    "moving": {"audio_video": audio_video_case, "streams": streams_case},
+    "moving": {"audio_video": audio_video_case, "streams": streams_case, "numbers": numbers_case},
 }
 
 
@@ -389,7 +406,7 @@ def hub():
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory, hub):
-    """Cases and results of processes without this package, for pictures and text, and for sound and video."""
+    """Cases and results of processes without this package, for pictures and text, and for sound, video and numbers."""
     folders, cases = {kind: tmp_path_factory.mktemp(kind) for kind in CASES}, {}
     for kind, makers in CASES.items():
         folder = folders[kind]

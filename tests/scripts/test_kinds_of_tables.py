@@ -1,27 +1,24 @@
-"""Tables of several kinds, with made files: one command trains; eval, predict, export, and the folder answers alone."""
+"""Tables of several kinds, with made files: one command trains; eval, predict, export."""
 
 import json
-import os
-import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
-import torch
 
 from modeling_lfm.inputs_lfm import KINDS as INPUTS
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import export, predict, train
 from modeling_lfm.scripts.common.own_data import Predictor
 from tests.data.media import image_bytes, write_video
-from tests.modeling.bare import PROGRAM, make_environment
 
 from .test_export import PROCESSORS
 
 ROWS = 18  # the last 6 are the test split
 RNG = np.random.default_rng(0)
-RESNET = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4, "stem_width": 4}}
+RESNET = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4, "layers": [1, 1, 0, 0]}}
+SERIES = {"tower": "sequence", "width": 16, "num_layers": 1}
 PICTURE = {"size": [16, 16], "num_channels": 1}
 CLIP = {"type": "video", **PICTURE, "stored_frames": 4, "num_frames": 2}
 WORDS = ("the cat sat on the mat", "a dog ran in the park", "what a sunny day it is")
@@ -72,7 +69,8 @@ def series_and_clip(folder):
     body = files(folder / "body", "mat", write_series("d_skel", 4, 3, -1))
     wrist = files(folder / "wrist", "mat", write_series("d_iner", -1, 2))
     table = {"body": [f"body/{path}" for path in body], "wrist": [f"wrist/{path}" for path in wrist]}
-    settings = {"modalities": {"depth": {**RESNET, "in_chans": 1}}, "processor": {"depth": CLIP}}
+    towers = {"depth": {**RESNET, "in_chans": 1}, "body": SERIES, "wrist": SERIES}
+    settings = {"modalities": towers, "processor": {"depth": CLIP}}
     return {**table, "depth": files(folder, "mp4", write_clip)}, settings
 
 
@@ -93,10 +91,8 @@ def picture_and_text(folder):
 
 KINDS = (text_and_vectors, series_and_clip, tables_with_an_absent_one, picture_and_text)
 EVALUATED = (text_and_vectors,)  # after each epoch, saved and the best chosen, as is the default
-# Of which `test_remote_code` has no model: series, vectors, tables.
-BARE = (series_and_clip, tables_with_an_absent_one)
 EXPORTED = {
-    "series_and_clip": [word for name in ("body", "wrist") for word in (f"--processor.{name}.length", "3")],
+    "series_and_clip": [word for name in ("body", "wrist") for word in (f"--processor.{name}.length", "2")],
     "tables_with_an_absent_one": [],
 }
 
@@ -124,27 +120,18 @@ def as_word(value):
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory):
-    """The folder of all tables, and what models of `BARE` answer in a process without this package."""
-    folder, jobs = tmp_path_factory.mktemp("kinds"), []
+def kinds(tmp_path_factory):
+    """The folder of all tables."""
+    folder = tmp_path_factory.mktemp("kinds")
     for kind in KINDS:
         make(folder / kind.__name__, kind)
-    for kind in BARE:
-        rows = Predictor.load(folder / kind.__name__ / "run").rows(folder / kind.__name__ / "new.csv")
-        jobs.append({"job": "samples", "source": str(folder / kind.__name__ / "run"), "inputs": rows})
-    python = make_environment(folder / "environment", "torch", "transformers", "timm", "av", "scipy")
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HF_MODULES_CACHE")}
-    subprocess.run(
-        [python, PROGRAM, folder], cwd=folder, env=environment | {"HF_HOME": str(folder / "cache")}, check=True
-    )
-    return folder, dict(zip((kind.__name__ for kind in BARE), torch.load(folder / "answers.pt"), strict=True))
+    return folder
 
 
 @pytest.fixture(params=[kind.__name__ for kind in KINDS])
-def trained(bare, request):
+def trained(kinds, request):
     """The folder of a table and its model."""
-    return bare[0] / request.param
+    return kinds / request.param
 
 
 def test_it_was_measured_and_is_evaluated(trained, capsys):
@@ -186,21 +173,9 @@ def test_it_is_exported(trained):
     assert (trained / "model.pt2").is_file()  # and was held against the model
 
 
-def test_every_type_of_input_is_exported(bare):
+def test_every_type_of_input_is_exported(kinds):
     """Here, in `test_export`, or, waveforms, with the encoder that reads them."""
-    processors = [json.loads((bare[0] / name / "run" / "processor_config.json").read_text()) for name in EXPORTED]
-    kinds = [kind for each in (*(p["modalities"] for p in processors), PROCESSORS) for kind in each.values()]
+    processors = [json.loads((kinds / name / "run" / "processor_config.json").read_text()) for name in EXPORTED]
+    inputs = [kind for each in (*(p["modalities"] for p in processors), PROCESSORS) for kind in each.values()]
     own = {name for name, kind in INPUTS.items() if kind.__module__.startswith("modeling_lfm.")}
-    assert {kind["type"] for kind in kinds} == own - {"waveform"}
-
-
-@pytest.mark.parametrize("trained", [kind.__name__ for kind in BARE], indirect=True)
-def test_it_answers_without_the_package(trained, bare):
-    answers = bare[1][trained.name]
-    predictor = Predictor.load(trained / "run")
-    expected = predictor.pipeline(predictor.rows(trained / "new.csv"), top_k=None)
-    assert len(answers) == len(expected) == 6
-    for answer, wanted in zip(answers, expected, strict=True):
-        assert answer["modalities"].keys() == wanted["modalities"].keys()
-        scores = {entry["label"]: entry["score"] for entry in wanted["scores"]}
-        assert {entry["label"]: entry["score"] for entry in answer["scores"]} == pytest.approx(scores, abs=1e-5)
+    assert {kind["type"] for kind in inputs} == own - {"waveform"}
