@@ -13,6 +13,8 @@ from typing import Union, get_args, get_origin
 
 _PACKAGE = Path(__file__).resolve().parent
 _MARK = "# Saved with a model that uses it.\n"
+# What can be imported wherever this package can; to list what else is installed takes half a second.
+_THERE = sys.stdlib_module_names | {"numpy", "timm", "torch", "transformers"}
 
 
 def suggest(word, known):
@@ -153,7 +155,6 @@ def _read_plugin(thing):
 
 
 def _check_imports(text, file, thing):
-    installed = packages_distributions()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level:
             names = [] if node.level == 1 and (_PACKAGE / f"{node.module}.py").is_file() else [f".{node.module or ''}"]
@@ -163,7 +164,7 @@ def _check_imports(text, file, thing):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for name in names:
             top = name.partition(".")[0]
-            if top == __package__ or not (top in sys.stdlib_module_names or top in installed):
+            if top == __package__ or not (top in _THERE or (top and top in packages_distributions())):
                 raise ValueError(
                     f"{file} cannot be saved with the model that uses {thing.__name__}: its import of {name} would not "
                     f"work there. Besides installed packages, such a file may import `from {__package__}.NAME_lfm "
