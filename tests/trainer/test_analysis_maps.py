@@ -8,8 +8,7 @@ from modeling_lfm import LfmConfig, LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.trainer.analysis import explain_maps
 from modeling_lfm.trainer.analysis.maps import choose_samples, measure_maps, view_input
 from modeling_lfm.trainer.analysis.saliency import attention_rollout, find_layer, grad_cam, rollout
-from tests.modeling.towers import TOWERS, make_tokenizer, model_inputs
-from tests.trainer.toy import resnet
+from tests.modeling.towers import TOWERS, make_tokenizer, model_inputs, resnet
 
 SIZE = 96
 

@@ -17,7 +17,7 @@ from tests.modeling.towers import BERT, CLIP_TEXT, CLIP_VISION, TOWERS, resnet
 
 from .toy import SMOOTH, toy_data, toy_trainer
 
-RATES = {"text": {**SMOOTH["text"], "learning_rate": 2e-4, "layer_decay": 0.5}, "vit": SMOOTH["vit"]}
+RATES = {"text": {**TOWERS["text"], "learning_rate": 2e-4, "layer_decay": 0.5}, "vit": SMOOTH["vit"]}
 
 
 def rates_of(trainer):
@@ -120,7 +120,7 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"learning_rate": 1e-3, "frozen": True}, "learning_rate has no place"),
     ):
         with pytest.raises(ValueError, match=f"'text'.*{told}"):
-            LfmForMultimodalClassification(LfmConfig({"text": {**SMOOTH["text"], **entry}}))
+            LfmForMultimodalClassification(LfmConfig({"text": {**TOWERS["text"], **entry}}))
     mlp = {"tower": "mlp", "in_features": 3}
     with pytest.raises(ValueError, match=r"'a'.*has 0 layers"):
         LfmForMultimodalClassification(LfmConfig({"a": {**mlp, "frozen": 1}}))

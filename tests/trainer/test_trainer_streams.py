@@ -19,7 +19,7 @@ def alphas(trainer):
 @pytest.mark.parametrize("alpha", ["learned", "lookahead"])
 def test_alpha_moves_within_an_epoch_and_resumes(alpha, tmp_path):
     """Two epochs of four steps, an update every two: bit for bit, also from between two updates."""
-    settings = {"method": {"alpha": alpha, "alpha_every": 2, "alpha_start": 0.7}, "holdout": 16, "size": 48}
+    settings = {"method": {"alpha": alpha, "alpha_every": 2, "alpha_start": 0.5}, "holdout": 16, "size": 48}
     settings |= {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
     whole = toy_trainer(tmp_path / "whole", SMOOTH, **settings)
     whole.train()
@@ -88,7 +88,7 @@ def test_streams_train(alpha, kind, tmp_path):
     if kind == "datasets":
         rows = [{key: value.tolist() for key, value in sample.items()} for sample in data[16:]]
         dataset = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=2).with_format("torch")
-    method = {"name": "lfm", "alpha": alpha, "alpha_every": 2, "alpha_start": 0.5, **SMALL}
+    method = {"name": "lfm", "alpha": alpha, "alpha_every": 2, "alpha_start": 0.7, **SMALL}
     trainer = stream_trainer(tmp_path, dataset, method, holdout_dataset=data[:16])
     trainer.train()
     found = alphas(trainer)

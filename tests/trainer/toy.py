@@ -10,26 +10,25 @@ from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.methods import make_method
 from tests.modeling.fusions import vit
-from tests.modeling.towers import BERT, TOWERS, resnet
+from tests.modeling.towers import BERT, TOWERS
 
-# Layer normalisation only, and no dropout: what a batch's samples compute does not depend on how they are split.
-SMOOTH = {
-    "vit": TOWERS["vit"],
-    "text": {
-        "tower": "transformers",
-        "config": {**BERT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-        "pooling": "mean",
-    },
-}
-NORMALISED = {"audio": TOWERS["audio"], "text": {**TOWERS["text"], "config": BERT}}
 ONE_LAYER = {**TOWERS["text"], "config": {**BERT, "num_hidden_layers": 1}}
-
-
-# As little as still trains: for what is tried with every method.
-SMALLEST = {
-    "vit": vit(32, 3, depth=1),
-    "text": {**SMOOTH["text"], "config": {**SMOOTH["text"]["config"], "num_hidden_layers": 1}},
+# Layer normalisation only, and no dropout: what a batch's samples compute does not depend on how they are split.
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+SMOOTH = {
+    "vit": {"tower": "timm", "name": "test_vit", "model_args": {"img_size": 32, "depth": 2}},
+    "text": {**ONE_LAYER, "config": {**ONE_LAYER["config"], **NO_DROPOUT}},
 }
+
+
+def resnet(in_chans, **model_args):
+    """A convolutional tower of all stages, two of them without a layer."""
+    arguments = {"channels": [8] * 4, "stem_width": 4, "layers": [1, 0, 0, 1], **model_args}
+    return {"tower": "timm", "name": "resnet10t", "in_chans": in_chans, "model_args": arguments}
+
+
+NORMALISED = {"audio": resnet(1), "text": ONE_LAYER}
+SMALLEST = {"vit": vit(32, 3, depth=1), "text": SMOOTH["text"]}  # as little as still trains
 
 
 def method_towers(name, normalised=True, number=2):

@@ -35,7 +35,7 @@ def reference(model, batch, labels, tau, eta=0.5, gamma=0.8):
     return total / len(labels), fused
 
 
-@pytest.mark.parametrize(("number", "tau", "eta"), [(2, 0.085, 0.5), (3, 0.08, 2.0)])
+@pytest.mark.parametrize(("number", "tau", "eta"), [(2, 0.07, 0.5), (3, 0.13, 2.0)])
 def test_one_step(number, tau, eta, tmp_path):
     """Some samples are fused, others are not."""
     method = {"name": "domfn", "tau": tau, "eta": eta}

@@ -69,7 +69,7 @@ def test_steps_with_a_history(number, size, weight, tmp_path):
     trainer = toy_trainer(tmp_path, towers(number), method=method, **settings)
     with torch.no_grad():  # untrained, all samples look alike: make them differ in confidence
         for head in trainer.model.fusion.heads:
-            head.weight.mul_(20)
+            head.weight.mul_(30)
     model, samples = copy.deepcopy(trainer.model).train(), trainer.train_dataset.dataset
     histories, losses, ranks = [History(size) for _ in range(number)], [], []
     for _ in range(3):
