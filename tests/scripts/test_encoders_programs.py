@@ -3,14 +3,11 @@
 import csv
 import json
 
-import numpy as np
-import onnxruntime
 import pytest
-import torch
 
 from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.scripts import eval as evaluate
-from modeling_lfm.scripts import export, predict, prepare_data, train
+from modeling_lfm.scripts import predict, prepare_data, train
 from modeling_lfm.trainer.cards.card import write_model_card
 from tests.modeling.test_encoders import make_checkpoint, raw_samples
 
@@ -60,16 +57,6 @@ def test_a_table_of_pictures_and_sounds(tmp_path):
     assert "| siglip_vision_model, 2 layers | from pretrained weights, by adapters (LoRA), which are merged |" in text
     assert "from pretrained weights, not trained further up to layer 1 |" in text
     assert str(tmp_path) not in text
-    export.main(["--checkpoint", str(folder), "--output", str(tmp_path / "model.onnx")])
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    inputs = processor(picture=[rows_of(tmp_path)[0]], sound=[rows_of(tmp_path)[1]])
-    asked = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
-    with torch.no_grad():
-        np.testing.assert_allclose(session.run(["logits"], asked)[0], model(**inputs).logits, atol=1e-4)
-
-
-def rows_of(folder):
-    return str(folder / "image" / "0.png"), str(folder / "waveform" / "0.wav")
 
 
 def test_a_prepared_folder_holds_waveforms(tmp_path):

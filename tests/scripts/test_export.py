@@ -18,6 +18,7 @@ from modeling_lfm.scripts import export as program
 from modeling_lfm.scripts.exporting import files as exporting
 from modeling_lfm.scripts.exporting.graph import Exportable, draw_inputs, fix_shapes, trace
 
+from ..modeling import test_encoders as encoders
 from ..modeling.fusions import Fusions, fusion_inputs, vit
 from ..modeling.towers import BERT, CLIP_TEXT, CLIP_VISION, make_tokenizer
 from ..trainer.toy import resnet, toy_model
@@ -30,6 +31,8 @@ BEIT = {
     "name": "beit_base_patch16_224",
     "model_args": {"img_size": 32, "depth": 1, "embed_dim": 8, "num_heads": 2},
 }
+PICTURES = {**encoders.PICTURES, "num_hidden_layers": 1}
+HEARING = {**encoders.SOUND, "num_hidden_layers": 1, "feat_extract_norm": "layer"}
 # Two blocks, and stages without any, whose maps fusions take all the same.
 SHALLOW = resnet(1, channels=[8] * 4, layers=[1, 1, 0, 0], stem_type="")
 TOWERS = {
@@ -38,10 +41,13 @@ TOWERS = {
     "clip": vit(32, 2),
     "sight": BEIT,
     "text": TEXT,
+    "photo": {"tower": "transformers", "config": {**PICTURES, "model_type": "siglip_vision_model"}},
+    "sound": {"tower": "transformers", "config": {**HEARING, "model_type": "wav2vec2"}, "pooling": "mean"},
     "caption": {"tower": "clip_text", "config": {**CLIP_TEXT, "num_hidden_layers": 1}},
 }
 SOUND = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5}
 PICTURE = {"type": "image", "size": [32, 32]}
+READS_WAVES = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "return_attention_mask": True}
 VIDEO = {"type": "video", "size": [32, 32], "stored_frames": 4, "num_frames": 2}
 PROCESSORS = {
     "audio": SOUND,
@@ -50,6 +56,8 @@ PROCESSORS = {
     "sight": PICTURE,
     "clip": {"type": "flow", "size": [32, 32], "num_frames": 2},
     "text": {"type": "text", "max_length": 9},
+    "photo": PICTURE,
+    "sound": {"type": "waveform", "duration": 0.1, "extractor": READS_WAVES},
     "caption": {"type": "text", "max_length": 9},
 }
 
@@ -97,8 +105,8 @@ def needs_onnx():
 @pytest.mark.parametrize(
     ("names", "attention", "settings"),
     [
-        ("hands lips caption", "sdpa", {"problem_type": "multi_label_classification", "unimodal_heads": True}),
-        ("sight clip text", "eager", {"fusion": "domfn"}),
+        ("hands lips caption sound", "sdpa", {"problem_type": "multi_label_classification", "unimodal_heads": True}),
+        ("sight clip text photo", "eager", {"fusion": "domfn"}),
     ],
 )
 def test_onnx_gives_the_models_logits(names, attention, settings, tokenizer, tmp_path):

@@ -174,8 +174,8 @@ def test_it_is_exported(trained):
 
 
 def test_every_type_of_input_is_exported(kinds):
-    """Here, in `test_export`, or, waveforms, with the encoder that reads them."""
+    """Here, or in `test_export`."""
     processors = [json.loads((kinds / name / "run" / "processor_config.json").read_text()) for name in EXPORTED]
     inputs = [kind for each in (*(p["modalities"] for p in processors), PROCESSORS) for kind in each.values()]
     own = {name for name, kind in INPUTS.items() if kind.__module__.startswith("modeling_lfm.")}
-    assert {kind["type"] for kind in inputs} == own - {"waveform"}
+    assert {kind["type"] for kind in inputs} == own
