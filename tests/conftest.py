@@ -26,23 +26,20 @@ ROOT = Path(__file__).resolve().parent.parent
 gc.set_threshold(20_000)  # a tenth of the time goes into looking for garbage otherwise
 atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 
-# The files that take longest, first: where several processes run the tests, each takes a file at a time, and none
+# Those that need a server of processes, or gradio, which take seconds to import: one process is enough.
+TOGETHER = (
+    *("push_to_hub", "processes", "reproduce", "prepare_data", "programs", "panel", "kills", "notebook", "memory"),
+    *("preparation", "fuzz", "program", "server", "page"),
+)
+# Then the files that take longest, first: where several processes run the tests, each takes a file at a time, and none
 # shall be left with a long one when the others have nothing more to do.
 LONGEST = (
-    *("method_promises", "export", "kinds_of_tables", "processes", "push_to_hub", "reproduce", "remote_code"),
-    *("prepare_data", "compile", "tables", "programs", "adapters", "six_benchmarks", "speed", "loading", "notebook"),
-    *("trainer", "demo", "auto", "holes", "encoders", "panel", "readme", "video", "analyze", "encoders_programs"),
-    *("own_data", "benchmarks", "augmentation", "hypergradient_networks", "checkpoints", "waits", "program", "kills"),
-    *("fuzz", "benchmark", "temporal", "sharing", "model_card", "pipeline", "memory"),
+    *TOGETHER,
+    *("method_promises", "export", "kinds_of_tables", "remote_code", "compile", "tables", "adapters", "six_benchmarks"),
+    *("speed", "loading", "trainer", "demo", "auto", "holes", "encoders", "readme", "video", "analyze"),
+    *("encoders_programs", "own_data", "benchmarks", "augmentation", "hypergradient_networks", "checkpoints", "waits"),
+    *("benchmark", "sharing", "model_card", "pipeline"),
 )
-
-TOGETHER = {
-    "a server of processes": (
-        *("push_to_hub", "processes", "reproduce", "prepare_data", "programs", "panel", "kills", "notebook", "memory"),
-        *("preparation", "fuzz", "program"),
-    ),
-    "gradio": ("server", "page"),
-}
 
 
 def pytest_configure(config):
@@ -66,14 +63,13 @@ def _plugins_of_one_test():
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config, log):
-    """As `--dist loadfile`, but that files which need what takes seconds to import are left to one process."""
+    """As `--dist loadfile`, where the files of `TOGETHER` are one."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            stem = Path(file).stem.removeprefix("test_")
-            return next((name for name, files in TOGETHER.items() if stem in files), file)
+            return "together" if Path(file).stem.removeprefix("test_") in TOGETHER else file
 
     return Scheduling(config, log)
 
