@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from modeling_lfm.scripts import train as train_program
 from modeling_lfm.trainer.methods import list_methods
 from modeling_lfm.trainer.objectives import info_nce
-from tests.trainer.toy import SMALLEST, method_settings, smallest_towers, toy_trainer
+from tests.trainer.toy import SMALLEST, SaveAt, method_settings, smallest_towers, toy_trainer
 
 METHODS = [spec.name for spec in list_methods()]
 ALPHAS = [("learned", "infonce", "epoch"), ("lookahead", "js", "epoch"), ("learned", "infonce", 3)]
@@ -105,11 +105,12 @@ def run_resumed(folder, kind):
     saved in its folder; and why it does not go on where checkpoints hold shards in another way."""
     settings = {"method": SHARDED["double"], "size": 48, "holdout": 16, "num_train_epochs": 2}
     step = 2 if kind == KINDS[0] else 3  # of 2 steps an epoch: where alpha moves first, or within an epoch
-    settings |= {"save_strategy": "steps", "save_steps": step, "save_total_limit": None}
     checkpoint, found = str(folder / f"checkpoint-{step}"), {}
     for name, start in (("whole", None), ("resumed", checkpoint)):
         os.environ["FSDP_STATE_DICT_TYPE"] = kind
         trainer = toy_trainer(folder, SMALLEST, **settings)
+        if start is None:
+            trainer.add_callback(SaveAt(step))
         trainer.train(start)
         weights = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True))
         found[name] = {"weights": weights, **read_log(trainer)}

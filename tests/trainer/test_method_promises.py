@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import TrainerCallback
 
 from modeling_lfm import LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer
@@ -13,6 +12,7 @@ from modeling_lfm.trainer.methods import METHODS, list_methods, make_method
 
 from .test_trainer import training_log
 from .toy import (
+    SaveAt,
     assert_same_but_for_rounding,
     method_settings,
     method_towers,
@@ -39,17 +39,6 @@ def make_trainer(folder, name, smallest=False, number=2, frozen=None, **kwargs):
 def batch_of(trainer, samples):
     keys = [key for key in samples[0] if key == "labels" or key in trainer.model.lfm.input_names]
     return {key: torch.stack([sample[key] for sample in samples]) for key in keys}
-
-
-class SaveAt(TrainerCallback):
-    """Save after these steps, and after the last of them stop if told."""
-
-    def __init__(self, *steps, stop=False):
-        self.steps, self.stop = steps, stop
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = state.global_step in self.steps
-        control.should_training_stop |= self.stop and state.global_step == self.steps[-1]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
@@ -124,6 +125,17 @@ class InOrder(LfmTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+
+class SaveAt(TrainerCallback):
+    """Save after these steps, and after the last of them stop if told."""
+
+    def __init__(self, *steps, stop=False):
+        self.steps, self.stop = steps, stop
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = state.global_step in self.steps
+        control.should_training_stop |= self.stop and state.global_step == self.steps[-1]
 
 
 def toy_trainer(
