@@ -19,7 +19,6 @@ from modeling_lfm.trainer.methods import METHODS, make_method
 
 from ..data.media import make_mvsa
 from ..modeling.towers import make_tokenizer
-from .conftest import TWO_PICTURES
 
 PRESETS = ("paper_1", "paper_2", "paper_3", "paper_4", "paper_5", "figure_1")
 PROBES = ("Linear probe", "Late fusion of probes")
@@ -220,8 +219,10 @@ def test_wrong_rows_are_told_before_anything_is_run(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cells_of_the_same_data_read_them_once():
-    reader, config = ReadOnce(), {**read_config("demo"), **TWO_PICTURES, **FORCED, **SMALL}
+def test_cells_of_the_same_data_read_them_once(mvsa):
+    reader = ReadOnce()
+    config = merge(read_config("mvsa_single"), {**{key: str(place) for key, place in mvsa.items()}, **FORCED, **SMALL})
+    config["modalities"]["text"] = {"tower": "transformers", "config": BERT}
     for changes, read in (({"method": "concat"}, 1), ({"method": "sum"}, 1), ({"benchmark_options": {"seed": 5}}, 2)):
         assert check_cell({**config, **changes}, reader)[0] is None
         assert len(reader.known) == read * len(("load", "check", "train", "validation", "test"))
