@@ -5,6 +5,11 @@ import torch
 from modeling_lfm import LfmConfig
 from modeling_lfm.fusions_lfm import FUSIONS
 
+from .towers import resnet
+
+# Two blocks, and stages without any, whose maps fusions take all the same.
+SHALLOW = resnet(1, channels=[8] * 4, layers=[1, 1, 0, 0], stem_type="")
+
 
 def vit(img_size, in_chans=1, depth=0):
     """A vision transformer of so few layers (none: patches, their norm and mean) that it is traced in a moment."""

@@ -19,9 +19,9 @@ from modeling_lfm.scripts.exporting import files as exporting
 from modeling_lfm.scripts.exporting.graph import Exportable, draw_inputs, fix_shapes, trace
 
 from ..modeling import test_encoders as encoders
-from ..modeling.fusions import Fusions, fusion_inputs, vit
+from ..modeling.fusions import SHALLOW, Fusions, fusion_inputs, vit
 from ..modeling.towers import BERT, CLIP_TEXT, CLIP_VISION, make_tokenizer
-from ..trainer.toy import resnet, toy_model
+from ..trainer.toy import toy_model
 from .test_programs import fails
 
 TEXT = {"tower": "transformers", "config": {**BERT, "num_hidden_layers": 1}, "pooling": "mean"}
@@ -33,8 +33,6 @@ BEIT = {
 }
 PICTURES = {**encoders.PICTURES, "num_hidden_layers": 1}
 HEARING = {**encoders.SOUND, "num_hidden_layers": 1, "feat_extract_norm": "layer"}
-# Two blocks, and stages without any, whose maps fusions take all the same.
-SHALLOW = resnet(1, channels=[8] * 4, layers=[1, 1, 0, 0], stem_type="")
 TOWERS = {
     "hands": {**SHALLOW, "temporal": "gru"},
     "lips": {"tower": "clip_vision", "config": {**CLIP_VISION, "num_hidden_layers": 1}, "temporal": "attention"},

@@ -9,7 +9,7 @@ from modeling_lfm import LfmForMultimodalClassification
 from ..modeling.fusions import vit
 from .toy import toy_trainer
 
-TOWERS = {"vit": vit(32, 3, depth=1), "flow": vit(32, 2, depth=1)}
+TOWERS = {"vit": vit(32, 3, depth=1), "flow": vit(32, 2)}
 
 
 @pytest.mark.parametrize("method", [{"alpha_parameters": "all"}, {"alpha_every": 3}])
