@@ -18,7 +18,7 @@ from modeling_lfm.scripts.experiments.run import write_record
 from modeling_lfm.trainer.analysis import make_initial
 from tests.scripts.conftest import ROOT, TOWER
 
-QUICK = ["--max_samples", "12", "--use_cpu"]
+QUICK = ["--max_samples", "3", "--use_cpu"]
 LOG = [
     {"loss": 2.0, "loss_cls": 1.5, "loss_mm": 0.1, "alpha": 0.95, "epoch": 1.0},
     {"hypergradient": 0.5, "hypergradient_cosine": 0.2, "alpha": 0.8, "epoch": 1.0},
@@ -91,7 +91,7 @@ def test_models_are_called_after_their_folders_or_by_the_names_given(page):
     assert sample["audio"] + sample["image"] == pytest.approx(sample["prediction"] - sample["baseline"], abs=1e-5)
     alpha = json.loads((folder / "alpha.json").read_text())
     assert list(alpha["runs"]) == ["run"], "a checkpoint of a run counts once"
-    assert json.loads((folder / "agreement.json").read_text())["last"]["samples"] == 12
+    assert json.loads((folder / "agreement.json").read_text())["last"]["samples"] == 3
 
 
 def test_a_run_that_was_trained_is_read_back(trained, tmp_path):
@@ -183,7 +183,7 @@ def test_a_model_of_one_modality_has_what_one_can_show(tmp_path, capsys, monkeyp
     pytest.importorskip("captum")
     save_model(tmp_path / "single", 0, ["image"])
     monkeypatch.chdir(tmp_path)
-    words = ["--checkpoint", "single", "--benchmark", "demo", "--max_samples", 12, "--use_cpu"]
+    words = ["--checkpoint", "single", "--benchmark", "demo", "--max_samples", 3, "--use_cpu"]
     analyze.main([str(word) for word in words])
     output = capsys.readouterr().out
     assert "left out: contributions: a model of one modality" in output

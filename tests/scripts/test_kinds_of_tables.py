@@ -17,7 +17,8 @@ from .test_export import PROCESSORS
 
 ROWS = 18  # the last 6 are the test split
 RNG = np.random.default_rng(0)
-RESNET = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4, "layers": [1, 1, 0, 0]}}
+SHALLOW = {"channels": [4] * 4, "layers": [1, 1, 0, 0], "stem_width": 4}
+RESNET = {"tower": "timm", "name": "resnet10t", "model_args": SHALLOW}
 SERIES = {"tower": "sequence", "width": 16, "num_layers": 1}
 PICTURE = {"size": [16, 16], "num_channels": 1}
 CLIP = {"type": "video", **PICTURE, "stored_frames": 4, "num_frames": 2}

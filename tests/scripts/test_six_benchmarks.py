@@ -27,9 +27,10 @@ from modeling_lfm.scripts.experiments.tables import find_table, read_table
 from ..data import layouts
 from ..data.media import image_bytes, tone, wav_bytes, write_video
 
-CLASSES = 4  # whose media are there; of the others they are missing, as in a partial download
+CLASSES = 3  # whose media are there; of the others they are missing, as in a partial download
 SIZE = (32, 40)
-RESNET = {"name": "resnet10t", "pretrained": False, "model_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
+SHALLOW = {"channels": [8] * 4, "layers": [1, 1, 0, 0], "stem_width": 8}
+RESNET = {"name": "resnet10t", "pretrained": False, "model_args": SHALLOW}
 NARROW = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 TEXT = {
     "transformers": {"config": {"model_type": "bert", **NARROW, "vocab_size": 10}},
@@ -181,7 +182,7 @@ def test_from_the_files_to_a_prediction(name, content, tokenizer, tmp_path, caps
     assert metrics["samples"] == expected["test"]
     assert all(0 <= metrics[f"{modality}_accuracy"] <= 1 for modality in case.shapes)
 
-    raw = load_benchmark(benchmark, data_dir=data, split="test", **options)[3]
+    raw = load_benchmark(benchmark, data_dir=data, split="test", **options)[2]
     capsys.readouterr()
     plain = ["--calibrated", "false"]
     predict_program.main(["--checkpoint", str(checkpoint), *name_inputs(raw, case.shapes), *plain])
@@ -189,7 +190,7 @@ def test_from_the_files_to_a_prediction(name, content, tokenizer, tmp_path, caps
     assert list(report["modalities"]) == list(case.shapes)
     # What was prepared and is read in batches gives the same as the files themselves.
     model, processor = runs.load_run(checkpoint)
-    prepared = load_prepared(folder, processor, split="test")[3]
+    prepared = load_prepared(folder, processor, split="test")[2]
     with torch.no_grad():
         logits = model(**LfmDataCollator(processor)([prepared])).logits[0]
     expected = dict(zip(model.config.id2label.values(), logits.double().softmax(-1).tolist(), strict=True))
