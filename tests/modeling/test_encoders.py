@@ -31,7 +31,7 @@ CLAP = {
         "depths": [1, 1],
         "num_attention_heads": [2, 2],
         "num_mel_bins": 64,
-        "spec_size": 256,
+        "spec_size": 128,
         "window_size": 4,
         "num_classes": 4,
         "projection_dim": 16,
