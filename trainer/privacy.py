@@ -3,6 +3,7 @@
 Patterns cannot know every secret. They are made to find what ends up in settings, logs, cards and notebooks by mistake.
 """
 
+import functools
 import os
 import re
 from enum import Enum
@@ -51,21 +52,6 @@ _SHAPES = {
     "a password in a URL": r"""\w://[^\s/:@"']*:[^\s/:@"']+@""",
 }
 _TOKENS = {what: re.compile(pattern) for what, pattern in _SHAPES.items()}
-# A text without any of these has no such token: all patterns together take long over the code of a package.
-_MARKS = {
-    "an access token of the Hub": ("hf_", "api_org_"),
-    "a token of GitHub": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
-    "a key of AWS": ("AKIA", "ASIA"),
-    "a key of Google": ("AIza", "ya29.", "GOCSPX-"),
-    "a token of Slack": ("xox", "xapp-", "hooks.slack.com"),
-    "a secret key": ("sk-", "k_live", "gsk", "r8", "xai", "dop_v1"),
-    "a token of a package index": ("pypi-", "npm_"),
-    "a token of Databricks": ("dapi",),
-    "a key of SendGrid": ("SG.",),
-    "a token of a bot": (":AA", "/api/webhooks/"),
-    "a signed token": (".eyJ",),
-    "a password in a URL": ("://",),
-}
 # Known by what stands before them; not looked for in vocabularies, whose words are anything, and, as that takes long,
 # only in lines with one of the `_HINTS`, without which there is none.
 _HINTS = {
@@ -130,6 +116,12 @@ def portable(value):
     return " ".join(last)
 
 
+@functools.lru_cache(maxsize=64)  # long over the code of a package, which is looked through at each sending
+def _tokens_in(text):
+    """Those of `_TOKENS` that a text holds: mostly none."""
+    return {what: pattern for what, pattern in _TOKENS.items() if pattern.search(text)}
+
+
 def find_private(name, text):
     """What the text of a file called `name` holds that others should not see: absolute paths of this machine or user,
     tokens, passwords; but the words of a vocabulary may look like paths and names of passwords.
@@ -138,9 +130,7 @@ def find_private(name, text):
         `list[str]`: such as `"config.json, line 3: the path /home/me of this machine"`; of a secret, its beginning.
     """
     suffix, is_vocabulary, found = Path(name).suffix, Path(name).name in VOCABULARIES, []
-    marked = {what: any(mark in text for mark in _MARKS.get(what, ("",))) for what in _TOKENS}
-    patterns = {w: pattern for w, pattern in _TOKENS.items() if marked[w] and pattern.search(text)}  # mostly none
-    patterns |= {} if is_vocabulary else _NAMED
+    patterns = _tokens_in(text) if is_vocabulary else _tokens_in(text) | _NAMED
     for number, line in enumerate(text.splitlines(), start=1):
         folded = line.casefold()
         hinted = {what for what, hints in _HINTS.items() if any(hint in folded for hint in hints)}
