@@ -13,7 +13,7 @@ from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts.common.own_data import Predictor, complete
 from tests.data.media import image_bytes
 
-TOWER = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4}}
+TOWER = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4, "stem_width": 4}}
 WORDS = ["the cat sat down", "a dog ran off", "no bird sings here", "fish swim in the sea"]
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 
 from .test_trainer import assert_same_to_the_bit
-from .toy import SMOOTH, method_settings, only, toy_data, toy_model, toy_trainer
+from .toy import SMOOTH, SaveAt, method_settings, only, toy_data, toy_model, toy_trainer
 
 
 def alphas(trainer):
@@ -20,8 +20,9 @@ def alphas(trainer):
 def test_alpha_moves_within_an_epoch_and_resumes(alpha, tmp_path):
     """Two epochs of four steps, an update every two: bit for bit, also from between two updates."""
     settings = {"method": {"alpha": alpha, "alpha_every": 2, "alpha_start": 0.5}, "holdout": 16, "size": 48}
-    settings |= {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
+    settings |= {"num_train_epochs": 2}
     whole = toy_trainer(tmp_path / "whole", SMOOTH, **settings)
+    whole.add_callback(SaveAt(3))
     whole.train()
     found = alphas(whole)
     assert len(found) == 8

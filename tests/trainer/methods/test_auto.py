@@ -9,7 +9,7 @@ from modeling_lfm.trainer import LfmTrainingArguments
 from modeling_lfm.trainer.alpha.outer_loss import calibrated_cross_entropy
 from modeling_lfm.trainer.methods import make_method
 
-from ..toy import SMOOTH, only, toy_data, toy_trainer
+from ..toy import SMALLEST, SaveAt, only, toy_data, toy_trainer
 from .steps import ONE_STEP, assert_one_step, stack, twin
 
 NAMES = (0, 1, "only")
@@ -20,8 +20,8 @@ def run(folder, weights=NAMES, callback=None, resume=None, **kwargs):
     """A trainer after its run."""
     settings = {"num_train_epochs": 5, "size": 16, "holdout": 0, "lr_scheduler_type": "cosine", "learning_rate": 1e-2}
     method = {"name": "auto", "weights": list(weights), "race": 0.3}
-    trainer = toy_trainer(folder, SMOOTH, method=method, **{**settings, **kwargs})
-    trainer.holdout_dataset = only(toy_data(24, seed=7), SMOOTH)
+    trainer = toy_trainer(folder, SMALLEST, method=method, **{**settings, **kwargs})
+    trainer.holdout_dataset = only(toy_data(24, seed=7), SMALLEST)
     if callback is not None:
         trainer.add_callback(callback(trainer))
     trainer.train(resume_from_checkpoint=resume)
@@ -57,7 +57,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("u", [0, 2.5, "only"])
 def test_one_step(u, tmp_path):
-    trainer = toy_trainer(tmp_path, SMOOTH, method={"name": "auto", "weights": [u]}, **ONE_STEP)
+    trainer = toy_trainer(tmp_path, SMALLEST, method={"name": "auto", "weights": [u]}, **ONE_STEP)
     model, batch = twin(trainer)
     labels, output = batch.pop("labels"), None
     output = model(**batch)
@@ -95,9 +95,9 @@ def test_each_candidate_races_as_it_would_train_alone(plain, tmp_path):
 
 
 def test_a_run_stopped_before_the_race_ends_goes_on_to_the_bit(tmp_path):
-    settings = {"save_strategy": "steps", "save_steps": RACE - 1, "optim": "adamw_torch_fused"}
-    whole = run(tmp_path / "whole", **settings)
-    for step in (RACE - 1, 2 * (RACE - 1)):  # before it, and after
+    settings, steps = {"optim": "adamw_torch_fused"}, (RACE - 1, RACE + 1)  # before it, and after
+    whole = run(tmp_path / "whole", callback=lambda trainer: SaveAt(*steps), **settings)
+    for step in steps:
         checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
         start = torch.load(checkpoint / "method.pt", weights_only=True)["state"]["start"]
         assert (start is None) == (step > RACE)
@@ -156,7 +156,7 @@ def test_a_stream_that_is_read_once_is_refused(tmp_path):
         def __next__(self):
             return next(self.samples)
 
-    trainer, stream = toy_trainer(tmp_path, SMOOTH, method="auto", holdout=0), Once()
+    trainer, stream = toy_trainer(tmp_path, SMALLEST, method="auto", holdout=0), Once()
     args = LfmTrainingArguments(str(tmp_path), method="auto", holdout=0, max_steps=4, use_cpu=True)
     with pytest.raises(ValueError, match=r"auto.*stream must be readable again"):
         type(trainer)(trainer.model, args, stream, eval_dataset=trainer.eval_dataset)
