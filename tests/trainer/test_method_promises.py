@@ -45,7 +45,7 @@ def batch_of(trainer, samples):
 def test_it_learns_and_a_resumed_run_equals_the_uninterrupted_one(name, tmp_path):
     """On a problem that can be learned; bit for bit, stopped at an epoch's end and in the middle of the next. Every
     trainable weight moves, each modality is measured, and what is saved is what was trained."""
-    settings = {"size": 40, "holdout": 8, "num_train_epochs": 3, "lr_scheduler_type": "cosine", "learning_rate": 1e-2}
+    settings = {"size": 40, "holdout": 8, "num_train_epochs": 3, "lr_scheduler_type": "cosine", "learning_rate": 2e-2}
     settings |= {"eval_strategy": "steps", "eval_steps": 8, "optim": "adamw_torch_fused", "calibrate": True}
     whole = make_trainer(tmp_path / "whole", name, **settings)
     before = {key: value.clone() for key, value in whole.model.named_parameters() if value.requires_grad}
