@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import math
 import re
 import sys
@@ -155,6 +156,7 @@ def _read_plugin(thing):
 
 
 def _check_imports(text, file, thing):
+    installed = functools.cache(packages_distributions)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level:
             names = [] if node.level == 1 and (_PACKAGE / f"{node.module}.py").is_file() else [f".{node.module or ''}"]
@@ -164,7 +166,7 @@ def _check_imports(text, file, thing):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for name in names:
             top = name.partition(".")[0]
-            if top == __package__ or not (top in _THERE or (top and top in packages_distributions())):
+            if top == __package__ or not (top in _THERE or top in installed()):
                 raise ValueError(
                     f"{file} cannot be saved with the model that uses {thing.__name__}: its import of {name} would not "
                     f"work there. Besides installed packages, such a file may import `from {__package__}.NAME_lfm "

@@ -52,8 +52,9 @@ def test_python_blocks_of_the_readme_run_as_written(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("page", [page for page in FOLDERS if page and blocks(page, "python")])
-def test_python_blocks_of_other_pages_run_as_written(page):
+def test_python_blocks_of_other_pages_run_as_written(page, capsys):
     run(page)
+    assert capsys.readouterr().out, "each page shows something"
 
 
 def commands():

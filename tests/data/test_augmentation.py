@@ -17,7 +17,7 @@ from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.collator import SampleIdDataset
 from modeling_lfm.trainer.holdout import read_labels, split_holdout
 
-from ..trainer.toy import SaveAt, resnet
+from ..trainer.toy import SaveAt, shallow_resnet
 from .media import read_number, write_video
 
 SIZE = [48, 64]
@@ -240,7 +240,7 @@ def make_trainer(folder, raw, method, **settings):
     prepared, processor = prepare(
         raw, {"rgb": {**VIDEO, "augment": AUGMENT}, "depth": GREY}, dict.fromkeys(("rgb", "depth"), "video")
     )
-    config = LfmConfig({"rgb": resnet(3), "depth": resnet(1)}, hidden_size=8, num_labels=2)
+    config = LfmConfig({"rgb": shallow_resnet(3), "depth": shallow_resnet(1)}, hidden_size=8, num_labels=2)
     torch.manual_seed(0)
     args = LfmTrainingArguments(
         output_dir=str(folder),

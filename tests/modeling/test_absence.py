@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.fusions_lfm import FUSIONS
 
-from ..trainer.toy import resnet, toy_model
+from ..trainer.toy import shallow_resnet, toy_model
 from .towers import TOWERS, make_tokenizer, tower_inputs
 
 NAMES = ("audio", "vit", "flow")
-RESNETS = {name: resnet(channels) for name, channels in zip(NAMES, (1, 3, 2), strict=True)}  # which MMTM needs
+RESNETS = {name: shallow_resnet(channels) for name, channels in zip(NAMES, (1, 3, 2), strict=True)}  # which MMTM needs
 SHAPES = {"audio": (1, 33, 32), "vit": (3, 32, 32), "flow": (2, 32, 32)}
 PERCEPTRONS = {name: {"tower": "mlp", "in_features": 4} for name in NAMES}
 SUBSETS = [(True, False, True), (False, True, False), (True, True, True), (False, False, True)]

@@ -11,7 +11,7 @@ from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 from modeling_lfm.frontend_lfm import LogSpectrogram
 from tests.data.media import tone
 
-from ..trainer.toy import resnet, toy_model
+from ..trainer.toy import shallow_resnet, toy_model
 from .towers import TOWERS
 
 SETTINGS = [
@@ -50,8 +50,8 @@ def test_a_model_of_waveforms_travels_and_predicts_the_same(tmp_path):
     settings = {"type": "spectrogram", "sampling_rate": 8000, "n_fft": 128, "hop_length": 125, "duration": 0.5}
     outside = LfmProcessor({"audio": settings})
     inside = LfmProcessor({"audio": {**settings, "in_model": True}})
-    plain = toy_model({"audio": resnet(1)}).eval()
-    model = toy_model({"audio": {**resnet(1), "frontend": inside.kinds["audio"].frontend}}).eval()
+    plain = toy_model({"audio": shallow_resnet(1)}).eval()
+    model = toy_model({"audio": {**shallow_resnet(1), "frontend": inside.kinds["audio"].frontend}}).eval()
     model.save_pretrained(tmp_path)
     inside.save_pretrained(tmp_path)
     model, inside = LfmForMultimodalClassification.from_pretrained(tmp_path), LfmProcessor.from_pretrained(tmp_path)
@@ -70,7 +70,7 @@ def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="in_model needs a duration"):
         LfmProcessor({"audio": {"type": "spectrogram", "in_model": True, "duration": None}})
     with pytest.raises(ValueError, match=r"unknown settings \['hop'\]"):
-        toy_model({"audio": {**resnet(1), "frontend": {"hop": 3}}})
+        toy_model({"audio": {**shallow_resnet(1), "frontend": {"hop": 3}}})
     processor = LfmProcessor({"text": {"type": "spectrogram", "in_model": True}})
     with pytest.raises(ValueError, match=r"processor\.text: in_model needs a timm tower"):
         processor.complete_towers({"text": TOWERS["text"]})

@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 
-from ..trainer.toy import SMOOTH, resnet, toy_model
+from ..trainer.toy import SMOOTH, shallow_resnet, toy_model
 
 NAMES = ("audio", "vit", "flow")
-RESNETS = {name: resnet(channels) for name, channels in zip(NAMES, (1, 3, 2), strict=True)}
+RESNETS = {name: shallow_resnet(channels) for name, channels in zip(NAMES, (1, 3, 2), strict=True)}
 
 
 def features(number, batch=5):

@@ -17,7 +17,7 @@ from modeling_lfm.trainer.cards.card import INPUTS, MARKER
 from tests.data.media import tone, write_video
 from tests.modeling.towers import BERT, make_tokenizer
 
-from .toy import resnet
+from .toy import shallow_resnet
 
 TINY_BERT = {"tower": "transformers", "config": {**BERT, "num_hidden_layers": 1}, "pooling": "mean"}
 CLIP = {"size": [32, 32], "stored_frames": 3, "num_frames": 2}
@@ -40,7 +40,7 @@ def make_processor(types, folder):
 
 def make_towers(types):
     """Entries of tiny towers for modalities (`dict` from the name to the type of input)."""
-    return {name: TINY_BERT if kind == "text" else resnet(TYPES[kind][0]) for name, kind in types.items()}
+    return {name: TINY_BERT if kind == "text" else shallow_resnet(TYPES[kind][0]) for name, kind in types.items()}
 
 
 def save_model(folder, types, **settings):

@@ -11,7 +11,7 @@ from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer.analysis import Observations, explain_gap, make_initial
 from modeling_lfm.trainer.analysis.modality_gap import centroid_distances, measure_gap
 from tests.modeling.towers import BERT, TOWERS
-from tests.trainer.toy import resnet
+from tests.trainer.toy import shallow_resnet
 
 
 def features(seed=0, size=30):
@@ -93,7 +93,7 @@ def initial_model(model, seed, pretrained=None):
 
 
 def test_the_model_before_training_has_the_weights_that_the_seed_drew():
-    config = LfmConfig({"audio": resnet(1), "vit": TOWERS["vit"]}, hidden_size=8, num_labels=3)
+    config = LfmConfig({"audio": shallow_resnet(1), "vit": TOWERS["vit"]}, hidden_size=8, num_labels=3)
     set_seed(5)
     first = LfmForMultimodalClassification.from_towers(copy.deepcopy(config))
     torch.rand(3)
@@ -109,7 +109,7 @@ def test_pretrained_towers_are_fetched_again(tmp_path):
     start = {"text": {"tower": "transformers", "config": BERT, "pooling": "mean"}}
     source = LfmForMultimodalClassification(LfmConfig(start, hidden_size=8, num_labels=3)).lfm.towers["text"].encoder
     source.save_pretrained(tmp_path / "bert")
-    towers = {"audio": resnet(1), "text": {**start["text"], "name": str(tmp_path / "bert"), "pretrained": True}}
+    towers = {"audio": shallow_resnet(1), "text": {**start["text"], "name": str(tmp_path / "bert"), "pretrained": True}}
     trained = LfmForMultimodalClassification.from_towers(LfmConfig(towers, hidden_size=8, num_labels=3))
     assert "name" not in trained.config.modalities["text"], "the run does not keep where it came from"
     again = initial_model(trained, 1, {"text": str(tmp_path / "bert")})

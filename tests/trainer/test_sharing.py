@@ -8,9 +8,9 @@ import torch
 from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
 
 from ..scripts.hub_stub import TOKEN, serving_hub
-from .toy import resnet, toy_trainer
+from .toy import shallow_resnet, toy_trainer
 
-TOWERS = {"audio": resnet(1), "vit": resnet(3)}
+TOWERS = {"audio": shallow_resnet(1), "vit": shallow_resnet(3)}
 PROCESSOR = {"audio": {"type": "spectrogram"}, "vit": {"type": "image"}}
 
 

@@ -11,7 +11,7 @@ from modeling_lfm import LfmConfig, LfmForMultimodalClassification
 from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.methods import make_method
 from tests.modeling.fusions import vit
-from tests.modeling.towers import BERT, TOWERS
+from tests.modeling.towers import BERT, TOWERS, resnet
 
 ONE_LAYER = {**TOWERS["text"], "config": {**BERT, "num_hidden_layers": 1}}
 # Layer normalisation only, and no dropout: what a batch's samples compute does not depend on how they are split.
@@ -22,13 +22,12 @@ SMOOTH = {
 }
 
 
-def resnet(in_chans, **model_args):
+def shallow_resnet(in_chans, **model_args):
     """A convolutional tower of all stages, two of them without a layer."""
-    arguments = {"channels": [8] * 4, "stem_width": 4, "layers": [1, 0, 0, 1], **model_args}
-    return {"tower": "timm", "name": "resnet10t", "in_chans": in_chans, "model_args": arguments}
+    return resnet(in_chans, **{"channels": [8] * 4, "stem_width": 4, "layers": [1, 0, 0, 1], **model_args})
 
 
-NORMALISED = {"audio": resnet(1), "text": ONE_LAYER}
+NORMALISED = {"audio": shallow_resnet(1), "text": ONE_LAYER}
 SMALLEST = {"vit": vit(32, 3, depth=1), "text": SMOOTH["text"]}  # as little as still trains
 
 
@@ -36,10 +35,14 @@ def method_towers(name, normalised=True, number=2):
     """Towers that the method `name` can train: two or three, with batch normalisation and dropout or without either."""
     norm = {} if normalised else {"norm_layer": "groupnorm1"}
     if name in ("mmtm", "greedy"):  # they need feature maps
-        towers = {"audio": resnet(1, **norm), "vit": resnet(3, **norm), "flow": resnet(2, **norm)}
+        towers = {
+            "audio": shallow_resnet(1, **norm),
+            "vit": shallow_resnet(3, **norm),
+            "flow": shallow_resnet(2, **norm),
+        }
     else:
         text, third = (ONE_LAYER, SMALLEST["vit"]) if normalised else (SMOOTH["text"], SMOOTH["vit"])
-        towers = {"audio": resnet(1, **norm), "text": text, "vit": third}
+        towers = {"audio": shallow_resnet(1, **norm), "text": text, "vit": third}
     return dict(list(towers.items())[: 3 if name == "unimodal_3" else number])
 
 

@@ -10,11 +10,14 @@ from torch.nn import functional as F
 from modeling_lfm.trainer.methods import make_method
 from modeling_lfm.trainer.methods._modalities import blank_inputs
 
-from ..toy import SMOOTH, resnet, toy_trainer
+from ..toy import SMOOTH, shallow_resnet, toy_trainer
 from .steps import ONE_STEP, twin
 
-NORMALISED = {"audio": resnet(1), "flow": resnet(2)}  # a layer that differs between training and evaluation
-TOWERS = {2: NORMALISED, 3: {"audio": resnet(1), **SMOOTH}}
+NORMALISED = {
+    "audio": shallow_resnet(1),
+    "flow": shallow_resnet(2),
+}  # a layer that differs between training and evaluation
+TOWERS = {2: NORMALISED, 3: {"audio": shallow_resnet(1), **SMOOTH}}
 
 
 def by_hand(batch, gone):
@@ -120,7 +123,7 @@ def test_means_count_optimizer_steps(tmp_path):
 
 
 def test_training_mode_comes_back_and_frozen_towers_stay(tmp_path):
-    towers = {"audio": {**resnet(1), "frozen": True}, "flow": resnet(2)}
+    towers = {"audio": {**shallow_resnet(1), "frozen": True}, "flow": shallow_resnet(2)}
     trainer = toy_trainer(tmp_path, towers, method="agm", **ONE_STEP)
     before = {key: value.clone() for key, value in trainer.model.lfm.towers["audio"].state_dict().items()}
     trainer.train()

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from modeling_lfm.trainer.methods import METHODS, make_method
 
-from ..toy import SMOOTH, method_towers, resnet, toy_trainer
+from ..toy import SMOOTH, method_towers, shallow_resnet, toy_trainer
 from .steps import ONE_STEP, assert_one_step, twin
 
 
@@ -32,4 +32,4 @@ def test_what_they_need():
 
 def test_mmtm_names_the_tower_without_feature_maps(tmp_path):
     with pytest.raises(ValueError, match=r"modality 'vit' .*ResNet of timm"):
-        toy_trainer(tmp_path, {"audio": resnet(1), "vit": SMOOTH["vit"]}, method="mmtm")
+        toy_trainer(tmp_path, {"audio": shallow_resnet(1), "vit": SMOOTH["vit"]}, method="mmtm")

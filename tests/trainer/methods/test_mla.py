@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from modeling_lfm import LfmForMultimodalClassification
 from modeling_lfm.trainer.methods import make_method
 
-from ..toy import SMOOTH, method_towers, resnet, toy_model, toy_trainer
+from ..toy import SMOOTH, method_towers, shallow_resnet, toy_model, toy_trainer
 from .steps import ONE_STEP, stack
 
 SGD = {
@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_named(tmp_path):
 
 
 def test_a_frozen_tower_is_no_hindrance(tmp_path):
-    towers = {"audio": {**resnet(1), "frozen": True}, "text": SMOOTH["text"]}
+    towers = {"audio": {**shallow_resnet(1), "frozen": True}, "text": SMOOTH["text"]}
     trainer = toy_trainer(tmp_path, towers, method="mla", **SGD)
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.train()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from modeling_lfm.trainer.methods import make_method
 from modeling_lfm.trainer.methods.mmpareto import fused_weight
 
-from ..toy import SMOOTH, method_towers, resnet, toy_model, toy_trainer
+from ..toy import SMOOTH, method_towers, shallow_resnet, toy_model, toy_trainer
 from .steps import ONE_STEP, assert_one_step, stack, twin
 
 TOWERS = {number: method_towers("mmpareto", normalised=False, number=number) for number in (2, 3)}
@@ -146,7 +146,7 @@ def test_gradients_that_cancel_stay_zero(tmp_path):
 
 def test_parts_without_gradients_are_left_alone(tmp_path):
     """A frozen tower, and a head that does not depend on its encoder: nothing there is infinite or no number."""
-    towers = {"audio": {**resnet(1), "frozen": True}, "text": SMOOTH["text"]}
+    towers = {"audio": {**shallow_resnet(1), "frozen": True}, "text": SMOOTH["text"]}
     trainer = toy_trainer(tmp_path, towers, method="mmpareto", **ONE_STEP)
     trainer.model.unimodal_heads["text"].weight.data.zero_()
     trainer.model.fusion.head.weight.data.zero_()

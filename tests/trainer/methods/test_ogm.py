@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from modeling_lfm.trainer.methods import make_method
 
-from ..toy import SMOOTH, resnet, toy_trainer
+from ..toy import SMOOTH, shallow_resnet, toy_trainer
 from .steps import ONE_STEP, assert_one_step, twin
 
 NORM = {"norm_layer": "groupnorm1", "zero_init_last": False}
-CONVOLUTIONS = {"audio": resnet(1, **NORM), "flow": resnet(2, **NORM)}
-THREE = {**CONVOLUTIONS, "vit": resnet(3, **NORM)}
+CONVOLUTIONS = {"audio": shallow_resnet(1, **NORM), "flow": shallow_resnet(2, **NORM)}
+THREE = {**CONVOLUTIONS, "vit": shallow_resnet(3, **NORM)}
 
 
 def make_trainer(folder, towers=CONVOLUTIONS, alpha=0.8, noise=False, fusion=None, **kwargs):

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from modeling_lfm.modeling_lfm import LfmOutput
 from modeling_lfm.trainer.methods import make_method
 
-from ..toy import SMOOTH, only, resnet, toy_data, toy_trainer
+from ..toy import SMOOTH, only, shallow_resnet, toy_data, toy_trainer
 from .steps import ONE_STEP, EpochWatcher, assert_one_step, stack, twin
 
-TOWERS = {"audio": resnet(1), **SMOOTH}  # the first differs between training and evaluation
+TOWERS = {"audio": shallow_resnet(1), **SMOOTH}  # the first differs between training and evaluation
 
 
 class Watched(torch.utils.data.Dataset):

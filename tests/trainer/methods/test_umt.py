@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from modeling_lfm.trainer import LfmTrainer
 from modeling_lfm.trainer.methods import make_method
 
-from ..toy import SMOOTH, only, resnet, toy_model, toy_trainer
+from ..toy import SMOOTH, only, shallow_resnet, toy_model, toy_trainer
 from .steps import ONE_STEP, assert_one_step, twin
 
-TOWERS = {"audio": resnet(1), **SMOOTH}  # the first differs between training and evaluation
+TOWERS = {"audio": shallow_resnet(1), **SMOOTH}  # the first differs between training and evaluation
 
 
 def save_teachers(folder, names, **kwargs):
@@ -86,7 +86,7 @@ def same_teachers(one, other):
 def test_frozen_and_other_towers_and_fusions(tmp_path):
     """A teacher of a frozen tower trains the rest; any fusion will do; one teacher is given, the other trained."""
     _, folders = save_teachers(tmp_path, ["text"])
-    towers = {"audio": {**resnet(1), "frozen": True}, "text": SMOOTH["text"]}
+    towers = {"audio": {**shallow_resnet(1), "frozen": True}, "text": SMOOTH["text"]}
     trainer = toy_trainer(tmp_path, towers, method={"name": "umt", "teachers": folders}, **ONE_STEP)
     settings = make_method("umt").config_settings(towers)
     model = toy_model(**{**settings, "fusion": "sum"})
