@@ -29,7 +29,7 @@ atexit.register(gc.unfreeze)  # or nanobind takes what is left for leaks
 # Those that need a server of processes, or gradio, which take seconds to import: one process is enough.
 TOGETHER = (
     *("push_to_hub", "processes", "reproduce", "prepare_data", "programs", "panel", "kills", "notebook", "memory"),
-    *("preparation", "fuzz", "program", "server", "page"),
+    *("preparation", "executor", "fuzz", "program", "server", "page"),
 )
 # Then the files that take longest, first: where several processes run the tests, each takes a file at a time, and none
 # shall be left with a long one when the others have nothing more to do.

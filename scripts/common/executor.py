@@ -3,6 +3,7 @@
 Each piece writes its own file, whole or not at all, so that what is lost with a process or a machine is one piece.
 """
 
+import gc
 import multiprocessing
 import os
 import re
@@ -136,6 +137,7 @@ def _start(number, scratch, environment, function, context, plugins):
     devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     os.environ["CUDA_VISIBLE_DEVICES"] = devices.split(",")[number % len(devices.split(","))]
     torch.set_num_threads(1)
+    gc.freeze()  # a trainer's run collects garbage, and would look through all that was imported
     try:
         settings.load_plugins(plugins)
         _job = function, context
