@@ -15,7 +15,7 @@ from modeling_lfm.trainer.methods import make_method
 from .test_method_promises import NAMES, make_trainer
 from .toy import SMOOTH, only, toy_data, toy_model, toy_trainer
 
-STEPS = 4
+STEPS = 2
 # Settings without what reads once in a run: a race.
 SETTINGS = {"auto": make_method({"name": "auto", "weights": [1]}).settings}
 # How often a step reads, and why.
@@ -80,7 +80,7 @@ def watch(trainer, *modes):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_reads_nothing_back(name, tmp_path):
-    settings = {"gradient_accumulation_steps": 2, "logging_strategy": "no", "holdout": 8, "size": 40}
+    settings = {"gradient_accumulation_steps": 2, "logging_strategy": "no", "holdout": 8, "size": 24}
     operators, functions = [], []
     trainer = make_trainer(tmp_path, name, smallest=True, num_train_epochs=2, **settings)
     watch(trainer, lambda: Operators(operators), lambda: Functions(functions))
