@@ -17,8 +17,8 @@ VOCABULARIES = (
 TEXTS = (".json", ".md", ".py", ".txt", ".jinja", ".svg", ".ipynb", ".yaml", ".yml")
 RASTERS = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 
-# Of these tops of paths people's own files lie below. Other paths count if they exist on this machine, and no system
-# has them.
+# Of these tops of paths people's own files lie below, and below `/dev/shm`. Other paths count if they exist on this
+# machine, and no system has them.
 _PRIVATE_ROOT = re.compile(
     r"(?:home|root|users?|tmp|mnt|media|scratch|volumes?|nfs|gpfs|lustre|beegfs|ceph(?:fs)?|efs|fsx|afs|dbfs|data|"
     r"datasets?|disks?|hdd|ssd|nvme|raid|storage|share[sd]?|work(?:space)?|projects?|clusters?|exports?|private|srv|"
@@ -174,7 +174,9 @@ def _find_paths(line, suffix):
     line = unquote(line).replace("\\/", "/")
     for match in _PATH.finditer(line):
         top, second = match.groups()
-        if _PRIVATE_ROOT.fullmatch(top) or (top not in _SYSTEM_ROOTS and os.path.exists(f"/{top}/{second}")):
+        known = top not in _SYSTEM_ROOTS and os.path.exists(f"/{top}/{second}")
+        in_memory = line.startswith("/dev/shm/", match.start())
+        if _PRIVATE_ROOT.fullmatch(top) or known or in_memory:
             yield match[0]
     escaped = suffix in (".json", ".ipynb")  # there a single backslash begins an escape; in code, often
     for pattern in (_DOUBLED, *(() if escaped else (_DRIVE,)), *(() if escaped or suffix == ".py" else (_SHARE,))):

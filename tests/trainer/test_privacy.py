@@ -24,6 +24,7 @@ NAMED = "a password or key"
         ("--data_dir=/mnt/disk/x", "the path /mnt/disk" + MACHINE),
         ("file:///tmp/me/a.png", "the path /tmp/me" + MACHINE),
         ("PATH=/usr/bin:/root/bin", "the path /root/bin" + MACHINE),
+        ("staged in /dev/shm/me/train", "the path /dev/shm" + MACHINE),
         ("read from /nfs/lab/clips", "the path /nfs/lab" + MACHINE),
         ("/data1/me/av_mnist", "the path /data1/me" + MACHINE),
         ('"\\/home\\/me\\/x"', "the path /home/me" + MACHINE),
@@ -72,7 +73,7 @@ def test_what_is_private_is_found_with_its_line(text, what):
     "text",
     [
         "https://huggingface.co/home/me and ../home/me and ./tmp/x and and/or/not",
-        "#!/usr/bin/env python, /dev/null, /etc/hosts, //tmp/x",
+        "#!/usr/bin/env python, /dev/null, /dev/shm, /etc/hosts, //tmp/x",
         '"audio": ["/m/09x0r", "/m/0dgw9r"]',
         "Put it into /path/to/file.wav or /data, see /tmp, /nfs or /home.",
         '"mask_token": "<|mask_token|>", "hub_token": "<HUB_TOKEN>", "secret": "short"',

@@ -99,8 +99,8 @@ def test_what_waits_is_seen(tmp_path):
             float(loss), loss.tolist(), loss.new_tensor([1.0]), (loss > 0).nonzero()
             return loss
 
-    plain, operators, functions = toy_trainer(tmp_path, SMOOTH, method="concat", size=32), [], []
-    data = only(toy_data(32), SMOOTH)
+    plain, operators, functions = toy_trainer(tmp_path, SMOOTH, method="concat", size=16), [], []
+    data = only(toy_data(16), SMOOTH)
     trainer = Reading(toy_model(SMOOTH), plain.args, data)
     trainer.args.logging_strategy, trainer.args.num_train_epochs = "no", 1
     watch(trainer, lambda: Operators(operators), lambda: Functions(functions))
