@@ -2,6 +2,8 @@
 
 import datasets
 
+from modeling_lfm.registry_lfm import list_some
+
 
 def label_names(dataset, column="label"):
     """Names of the classes.
@@ -30,7 +32,7 @@ def label_names(dataset, column="label"):
     parts = list(dataset.values()) if isinstance(dataset, dict) else [dataset]
     for part in parts:
         if column not in part.column_names:
-            raise ValueError(f"the data set has no column {column!r}; it has {', '.join(part.column_names)}.")
+            raise ValueError(f"the data set has no column {column!r}; it has {list_some(part.column_names)}.")
     feature = parts[0].features[column]
     inner = getattr(feature, "feature", feature)
     if isinstance(inner, datasets.ClassLabel):
@@ -61,7 +63,9 @@ def is_vectors(rows, column):
     sizes = {len(row) for row in rows}
     if any(isinstance(value, float) for row in rows for value in row):
         if len(sizes) > 1:
-            raise ValueError(f"the vectors in the label column {column!r} have different lengths: {sorted(sizes)}.")
+            raise ValueError(
+                f"the vectors in the label column {column!r} have different lengths: {list_some(sorted(sizes))}."
+            )
         return True
     # Lists of integers: as lists of classes, equal ones would appear twice in a row, so they are vectors.
     return len(sizes) == 1 and min(sizes) > 1 and all(value in (0, 1) for row in rows for value in row)

@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 import pandas as pd
 
+from modeling_lfm.registry_lfm import list_some
+
 from .benchmark import SPLITS, stratified_split
 
 
@@ -90,7 +92,9 @@ def _split_as_told(frame):
     told = frame["split"].map(lambda cell: names.get(str(cell).strip().lower(), str(cell).strip().lower()))
     unknown = sorted(set(told) - set(SPLITS))
     if unknown or "train" not in set(told):
-        raise ValueError(f"the column 'split' holds {sorted(set(told))}; it should hold {', '.join(SPLITS)}.")
+        raise ValueError(
+            f"the column 'split' holds {list_some(sorted(set(told)))}; it should hold {', '.join(SPLITS)}."
+        )
     return {split: frame[told == split].reset_index(drop=True) for split in SPLITS if (told == split).any()}
 
 

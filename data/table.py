@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from modeling_lfm.numbers_lfm import FILES as SERIES_FILES
+from modeling_lfm.registry_lfm import list_some, suggest
 from modeling_lfm.tables_lfm import all_numbers, category, is_empty
 
 from .splits import split_frames
@@ -89,10 +90,11 @@ def load_table(
     """
     given = {"train": train, "validation": validation, "test": test}
     frames = {split: read_table(source) for split, source in given.items() if source is not None}
+    label, group = str(label), None if group is None else str(group)
     for split, frame in frames.items():
         for name in (label, group):
             if name is not None and name not in frame:
-                raise ValueError(f"the {split} table has no column {name!r}; it has {', '.join(map(str, frame))}.")
+                raise ValueError(f"the {split} table has no column {name!r}; {suggest(name, frame)}")
         if label_separator is None:  # else an empty cell holds no label, which a sample may have
             _check_labels(frame, label, split)
     whole, frames = frames["train"], split_frames(frames, label, group, seed, folds, fold)
@@ -114,9 +116,14 @@ def read_table(source, absolute=False):
         absolute (`bool`): make paths of media absolute, so that the table can be kept elsewhere.
     """
     if isinstance(source, pd.DataFrame):
-        frame, folder = source.reset_index(drop=True), Path()
+        frame, folder = _name_by_texts(source.reset_index(drop=True)), Path()
     elif isinstance(source, datasets.Dataset):
-        frame, folder = source.to_pandas(), Path()
+        frame, folder = _name_classes(source), Path()
+    elif not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            f"a table is a pandas.DataFrame, a datasets.Dataset (give the splits of a DatasetDict one by one), or a "
+            f"file; this is of type {type(source).__name__}."
+        )
     else:
         path = Path(source).expanduser()
         if not path.is_file():
@@ -135,6 +142,29 @@ def read_table(source, absolute=False):
     return frame
 
 
+def _name_classes(dataset):
+    """A data set as a `DataFrame` with the names of classes in place of their numbers."""
+    frame = dataset.to_pandas()
+    for column, feature in dataset.features.items():
+        several = getattr(feature, "feature", None)  # of a list
+        if isinstance(feature, datasets.ClassLabel):
+            known = [None if is_empty(cell) or cell < 0 else int(cell) for cell in frame[column]]
+            frame[column] = [None if number is None else feature.int2str(number) for number in known]
+        elif isinstance(several, datasets.ClassLabel):
+            frame[column] = [None if cell is None else several.int2str(cell.tolist()) for cell in frame[column]]
+    return frame
+
+
+def _name_by_texts(frame):
+    """A `DataFrame` whose columns have texts for names, also where they were numbers, or several words each."""
+    parts = [name if isinstance(name, tuple) else (name,) for name in frame.columns]
+    names = ["_".join(str(part) for part in name if part != "") for name in parts]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"the table has several columns {twice[0]!r}; rename or remove one.")
+    return frame.set_axis(names, axis=1)
+
+
 def read_rows(source, columns):
     """The raw inputs of each row of a table, for a model that was trained; `source` and `columns` as in [`load_table`].
 
@@ -147,7 +177,7 @@ def read_rows(source, columns):
     frame = read_table(source)
     there = {name: told for name, told in columns.items() if _wanted(name, told, frame)}
     if not there:
-        wanted = ", ".join(str(_column_names(name, told)) for name, told in columns.items())
+        wanted = list_some(column for name, told in columns.items() for column in _column_names(name, told))
         raise ValueError(f"the table {describe(source)} has none of the columns that the model reads: {wanted}.")
     cells = {name: _cells(frame, part) for name, part in _name_columns(frame, there, set()).items()}
     return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
@@ -165,14 +195,17 @@ def spell_out(columns):
 def _column_names(modality, told):
     """The columns (`list[str]`) that a user gave for a modality."""
     names = told if not isinstance(told, dict) else told.get("columns") or told.get("column", modality)
-    return [names] if isinstance(names, str) else list(names)
+    return [str(name) for name in ([names] if isinstance(names, (str, int)) else names)]
 
 
 def _wanted(modality, told, frame):
     names = _column_names(modality, told)
     missing = [name for name in names if "*" not in name and name not in frame]
     if missing and len(missing) < len(names):
-        raise ValueError(f"modality {modality!r} needs the columns {missing}, which the table lacks.")
+        raise ValueError(
+            f"modality {modality!r} needs the columns {list_some(missing)}, which the table lacks; where that is no "
+            "mistake, add them, empty."
+        )
     return not missing
 
 
@@ -205,6 +238,12 @@ def _read_file(path):
 def _read_csv(path, separator):
     with path.open(encoding="utf-8-sig", newline="") as file:
         names = Counter(next(csv.reader(file, delimiter=separator), []))
+    other = next((sign for sign in ";\t|" if sign in next(iter(names), "")), None)
+    if len(names) == 1 and other is not None:
+        raise ValueError(
+            f"its columns stand between {other!r}, not {separator!r}: write it anew, or give "
+            f"pandas.read_csv(path, sep={other!r})."
+        )
     twice = [name for name, count in names.items() if name and count > 1]
     if twice:  # pandas would call the second of two `label`s `label.1`, and it would be learned from
         raise ValueError(f"it has several columns {twice[0]!r}; rename or remove one.")
@@ -251,10 +290,21 @@ def _read_list(cell):
 
 
 def _check_labels(frame, label, split):
-    rows = [number for number, cell in enumerate(frame[label]) if np.ndim(cell) == 0 and is_empty(cell)]
+    cells = frame[label].tolist()
+    rows = [number for number, cell in enumerate(cells) if np.ndim(cell) == 0 and is_empty(cell)]
     if rows:
         raise ValueError(
             f"the {split} table has no {label!r} in {len(rows)} rows, the first of them row {rows[0] + 1}; drop them."
+        )
+    if split != "train" or any(np.ndim(cell) for cell in cells):
+        return
+    classes = {category(cell) for cell in cells}
+    if len(classes) == 1:
+        raise ValueError(f"every row of the train table has the label {classes.pop()!r}: there is nothing to learn.")
+    if len(cells) >= 10 and len(classes) > len(cells) / 2:
+        raise ValueError(
+            f"the label column {label!r} holds {len(classes):,} different values, such as {category(cells[0])!r}, in "
+            f"{len(cells):,} rows: these are no classes. Name another column; numbers become classes by pandas.cut."
         )
 
 
@@ -293,7 +343,8 @@ def infer_columns(frame, apart=()):
             )
         plan[TABLE] = Column("tabular", cells_of_table, settings)
     if not plan:
-        raise ValueError(f"none of the columns {', '.join(map(str, frame))} can be read; name them in 'columns'.")
+        left = list_some(column for column in frame if column not in apart)
+        raise ValueError(f"none of the columns {left} can be read; name them in 'table_columns'.")
     return plan
 
 
@@ -301,6 +352,13 @@ def _infer_type(cells, rows, name):
     """`numeric`, `categorical`, a type of input, or None for a column that tells nothing."""
     if not cells:
         return None
+    strange = next((cell for cell in cells if isinstance(cell, (dict, bytes, set))), None)
+    if strange is not None:
+        raise ValueError(
+            f"column {name!r} holds cells of type {type(strange).__name__}: of pictures, sounds and clips a table has "
+            "the paths. Write files of them, drop the column, name those to read in table_columns, or train on the "
+            "data set by prepare_dataset."
+        )
     if all(np.ndim(cell) for cell in cells):  # a list of lists, or of arrays, is a series
         return "sequence" if any(np.ndim(cell[0]) for cell in cells if len(cell)) else "vector"
     words = [str(cell).strip() for cell in cells]
@@ -334,13 +392,15 @@ def _name_columns(frame, columns, apart):
         matching = [[name] if name in frame else [c for c in frame if fnmatchcase(str(c), name)] for name in names]
         found = [column for part in matching for column in part if column not in apart]
         if not found:
-            raise ValueError(f"modality {modality!r}: the table has no column {names!r}; it has {', '.join(frame)}.")
+            raise ValueError(
+                f"modality {modality!r}: the table has no column {list_some(names)}; {suggest(names[0], frame)}"
+            )
         if kind is None:
             guessed = infer_columns(frame[found])
             kind = "tabular" if len(guessed) > 1 else next(iter(guessed.values())).type
             settings = {**(guessed[TABLE].settings if TABLE in guessed else {}), **settings}
         if len(found) > 1 and kind not in ("tabular", "vector"):
-            raise ValueError(f"modality {modality!r} of type {kind!r} reads one column, not {found}.")
+            raise ValueError(f"modality {modality!r} of type {kind!r} reads one column, not {list_some(found)}.")
         plan[modality] = Column(kind, found, settings)
     return plan
 
@@ -412,9 +472,18 @@ def _full_path(folder, cell):
 
 
 def show_plan(plan):
-    """What was inferred, a line a modality (`str`)."""
-    lines = []
-    for name, part in plan.items():
-        more = f" and {len(part.columns) - 8} more" if len(part.columns) > 8 else ""
-        lines.append(f"{name}: {part.type}, from {', '.join(map(str, part.columns[:8]))}{more}")
+    """What was inferred, a line a modality (`str`); and how one that may be several is taken apart."""
+    lines = [f"{name}: {part.type}, from {list_some(part.columns)}" for name, part in plan.items()]
+    stars = _find_groups(plan[TABLE].columns) if TABLE in plan else {}
+    if stars:
+        lines.append(f"names of columns begin alike: table_columns={json.dumps(stars)} makes each a modality")
     return "\n".join(lines)
+
+
+def _find_groups(columns, least=4):
+    """From what names of columns begin with to a pattern of them (`dict`): of two groups to eight, with so many columns
+    each at `least`, to which all belong; else it is empty."""
+    begins = [re.match(r"([A-Za-z][A-Za-z0-9]*)([_.:])", column) for column in columns]
+    found = Counter((begin[1], begin[0] + "*") for begin in begins if begin)
+    clear = all(begins) and 2 <= len(found) <= 8 and min(found.values()) >= least
+    return dict(list(found)) if clear else {}

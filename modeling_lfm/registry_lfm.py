@@ -26,7 +26,14 @@ def suggest(word, known):
     """
     names = [str(name) for name in known]
     near = difflib.get_close_matches(str(word), names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names) or 'none'}."
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {list_some(names, 40) or 'none'}."
+
+
+def list_some(values, most=8):
+    """The first `most` of `values` (iterable), of which there may be thousands: `"a, b and 516 more"`."""
+    values = list(values)
+    more = f" and {len(values) - most:,} more" if len(values) > most else ""
+    return ", ".join(str(value) for value in values[:most]) + more
 
 
 @contextmanager

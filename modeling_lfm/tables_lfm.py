@@ -10,6 +10,7 @@ import torch
 
 from .inputs_lfm import KINDS, InputKind, stack_rows
 from .numbers_lfm import LARGEST
+from .registry_lfm import list_some
 
 MAX_CATEGORIES = 10_000  # of a column; more are identities, not categories
 
@@ -88,7 +89,7 @@ class Tabular(InputKind):
         self.numeric, self.categorical = list(self.numeric or ()), list(self.categorical or ())
         missing = [column for column in self.columns if column not in table]
         if missing:
-            raise ValueError(f"the samples have no columns {missing}; they have {list(table)}")
+            raise ValueError(f"the samples have no columns {list_some(missing)}; they have {list_some(table)}")
         self.mean, self.std, self.holes, self.categories = {}, {}, [], {}
         for column in self.numeric:
             there = np.array([to_number(cell, column) for cell in table[column] if cell is not None], np.float64)
@@ -111,7 +112,7 @@ class Tabular(InputKind):
         sample = self._check(sample)
         missing = [column for column in self.columns if column not in sample]
         if missing:
-            raise ValueError(f"the row has no columns {missing}; give None for an empty cell")
+            raise ValueError(f"the row has no columns {list_some(missing)}; give None for an empty cell")
         numbers = [math.nan if is_empty(sample[c]) else to_number(sample[c], c) for c in self.numeric]
         known = []
         for column in self.categorical:
@@ -140,8 +141,11 @@ def is_alone(kind, kinds):
 
 
 def is_empty(cell):
-    """Whether a cell of a table holds nothing: None, NaN, NaT or ""."""
-    return cell is None or (isinstance(cell, str) and not cell.strip()) or cell != cell
+    """Whether a cell of a table holds nothing: None, NaN, NaT, pandas' NA or ""."""
+    if cell is None or isinstance(cell, str):
+        return cell is None or not cell.strip()
+    unlike = cell != cell
+    return type(unlike).__name__ == "NAType" or bool(unlike)  # NA is like nothing, nor unlike it
 
 
 def to_number(cell, column):
@@ -167,7 +171,7 @@ def all_numbers(cells):
     if not there or all(isinstance(cell, (bool, np.bool_)) for cell in there):
         return False
     try:
-        return all(math.isfinite(float(cell)) for cell in there)
+        return not any(math.isnan(float(cell)) for cell in there)  # an infinite one is told where it is read
     except (TypeError, ValueError):
         return False
 

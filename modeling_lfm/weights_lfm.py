@@ -12,6 +12,8 @@ import re
 import timm
 from transformers.utils import cached_file
 
+from .registry_lfm import list_some
+
 try:  # transformers brings it along
     from safetensors import SafetensorError, safe_open
 except ImportError:
@@ -146,9 +148,8 @@ def check_missing(name, missing, unexpected=()):
         )
     missing = sorted(key for key in missing if not key.endswith("fusion.absence"))  # it starts from zeros
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(
-            f"{name} lacks the weights {', '.join(missing[:3])}{more}; predictions would be random. Fetch or save it "
+            f"{name} lacks the weights {list_some(missing, 3)}; predictions would be random. Fetch or save it "
             "again; a new model is made with from_towers(config)."
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from modeling_lfm.registry_lfm import check_type
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import hide_progress_bars, say
 from modeling_lfm.scripts.common.settings import Mapping, read_config
@@ -246,9 +247,11 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
     from modeling_lfm.trainer.callbacks import TimeLimitCallback
     from modeling_lfm.trainer.checkpoints import only_run
 
-    folder = Path(output_dir)
+    folder, time_limit = Path(output_dir), check_type("time_limit", time_limit, float | None)
+    if train is None:
+        raise ValueError("train=None should be a table.")
     tables = {"train": train, "validation": validation, "test": test}
-    options = {"label_column": label, **(given.pop("benchmark_options", None) or {})}
+    options = {"label_column": str(label), **(given.pop("benchmark_options", None) or {})}
     options |= {key: given.pop(key) for key in ("group_column", "label_separator", "table_columns") if key in given}
     with only_run(folder, True):
         training.refuse_earlier_run(folder)
@@ -275,7 +278,21 @@ def _store(table, file):
     from modeling_lfm.data.table import read_table
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    read_table(table, absolute=True).to_parquet(file)
+    frame = read_table(table, absolute=True)
+    for column in frame.select_dtypes(object):  # of arrays, Parquet takes those of one axis only
+        frame[column] = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in frame[column]]
+    try:
+        frame.to_parquet(file)
+    except (
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        OverflowError,
+    ) as error:  # those of pyarrow, which name a column
+        reason = "; ".join(map(str, error.args))
+        raise ValueError(
+            f"the table has a column of cells that a file cannot hold ({reason}): mend or drop it."
+        ) from error
     return file.name
 
 

@@ -155,7 +155,10 @@ def pick_columns(modalities, columns):
     `ValueError` where it names a modality that the model does not have."""
     unknown = sorted(set(columns) - set(modalities))
     if unknown:
-        raise ValueError(f"columns names {unknown}, but the modalities are {', '.join(modalities)}.")
+        raise ValueError(
+            f"columns names {unknown}, but the modalities are {', '.join(modalities)}; which columns of a table a "
+            "modality is made of is told by table_columns."
+        )
     return {name: columns.get(name, name) for name in modalities}
 
 

@@ -73,8 +73,8 @@ def refuse_earlier_run(folder):
 
     if list_checkpoints(folder):
         raise ValueError(
-            f"{folder} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, or choose "
-            "another --output_dir."
+            f"{folder} holds checkpoints of an earlier run: choose another output_dir, or go on with that run by "
+            "train.py and --resume_from_checkpoint true."
         )
 
 

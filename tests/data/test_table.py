@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from modeling_lfm import LfmProcessor
 from modeling_lfm.data import check_benchmark, load_benchmark
-from modeling_lfm.data.table import infer_columns, load_table
+from modeling_lfm.data.table import infer_columns, load_table, read_rows, show_plan
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import predict, train
 from tests.data.media import image_bytes, tone, wav_bytes
@@ -221,6 +222,8 @@ def test_a_column_that_may_tell_whose_a_row_is_is_named(tmp_path, caplog):
         ("a.parquet", b"PAR1", r"a\.parquet"),
         ("a.xls", b"x", r"\.csv"),
         ("a.csv", b"x,split,label\n1,train,a\n2,hold,b\n", "hold"),
+        ("a.csv", b"x;label\n1;a\n2;b\n", r"stand between ';', not ','.*read_csv\(path, sep=';'\)"),
+        ("a.tsv", b"x|label\n1|a\n2|b\n", r"stand between '\|', not '\\t'"),
     ],
 )
 def test_wrong_tables_are_named(tmp_path, name, content, message):
@@ -228,6 +231,106 @@ def test_wrong_tables_are_named(tmp_path, name, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_table(path, validation=None if b"split" in content else path)
+
+
+WIDE = pd.DataFrame({f"gene_{n}": np.arange(12.0) for n in range(300)} | {"label": ["a", "b"] * 6})
+
+
+@pytest.mark.parametrize(
+    ("frame", "settings", "message"),
+    [
+        (WIDE.assign(label=np.arange(12) + 0.5), {}, "12 different values, such as '0.5', in 12 rows.*pandas.cut"),
+        (WIDE.assign(label="a"), {}, "every row of the train table has the label 'a'"),
+        (WIDE.assign(split=[f"s{n}" for n in range(12)]), {}, "holds s0, s1, s10, .* and 4 more; it should hold train"),
+        (WIDE, {"label": "lable"}, "no column 'lable'; did you mean 'label'"),
+        (WIDE, {"group": "person"}, "no column 'person'; choose one of gene_0, .* and 261 more"),
+        (WIDE, {"columns": {"genes": "protein_*"}}, r"no column protein_\*; choose one of gene_0, .* and 261 more"),
+        (WIDE, {"columns": {"genes": {"column": "gene_*", "type": "text"}}}, "one column, not gene_0, .* and 292 more"),
+        (pd.concat([WIDE, WIDE[["gene_7"]]], axis=1), {}, "several columns 'gene_7'"),
+        (WIDE[["label"]].assign(x=1), {}, "none of the columns x can be read"),
+        (WIDE.assign(x=[{"bytes": b"a"}] * 12), {}, "column 'x' holds cells of type dict.*table_columns.*prepare_data"),
+        (WIDE.assign(x=b"a"), {}, "column 'x' holds cells of type bytes"),
+        ([{"x": 1}], {}, "a table is a pandas.DataFrame.*of type list"),
+        (datasets.DatasetDict(), {}, "one by one.*of type DatasetDict"),
+    ],
+)
+def test_wrong_frames_are_named_in_a_line(frame, settings, message):
+    """However many columns and values they have."""
+    with pytest.raises(ValueError, match=message) as told:
+        load_table(frame, **settings)
+    assert len(str(told.value)) < 500
+
+
+def test_rows_that_lack_columns_are_told_in_a_line():
+    columns = {"genes": {"columns": [f"gene_{n}" for n in range(300)]}}
+    with pytest.raises(ValueError, match=r"needs the columns gene_1, .* and 291 more, which the table lacks.*add them"):
+        read_rows(WIDE[["gene_0"]], columns)
+    with pytest.raises(ValueError, match=r"none of the columns that the model reads: gene_0, .* and 292 more"):
+        read_rows(WIDE[["label"]], columns)
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "found"),
+    [
+        ([0, 1, 2], 0, ["1", "2"]),
+        (pd.MultiIndex.from_tuples([("y", ""), ("a", "u"), ("a", 3)]), "y", ["a_u", "a_3"]),
+    ],
+)
+def test_names_of_columns_may_be_numbers_or_several_words(names, label, found):
+    frame = pd.DataFrame(np.arange(36.0).reshape(12, 3), columns=names)
+    frame[names[0]] = ["x", "z"] * 6
+    splits, plan = load_table(frame, label=label)
+    assert plan["table"].columns == found
+    assert read_rows(frame, {"table": found}) == [
+        {"table": dict(zip(found, row, strict=True))} for row in frame[names[1:]].values.tolist()
+    ]
+    assert set(splits["train"]["label"]) == {"x", "z"}
+
+
+def test_cells_that_pandas_calls_na_are_empty():
+    cells = {"n": pd.array([1, None, 3] * 4, "Int64"), "w": pd.array(["p", "q", None] * 4, "string")}
+    frame = pd.DataFrame({**cells, "b": pd.array([None, True, False] * 4, "boolean"), "label": ["a", "b"] * 6})
+    splits, plan = load_table(frame, validation=frame)
+    assert plan["table"].settings == {"numeric": ["n"], "categorical": ["w", "b"]}
+    rows = splits["train"]["table"]
+    assert [rows[number] for number in range(3)] == [
+        {"n": 1.0, "w": "p", "b": None},
+        {"n": None, "w": "q", "b": "True"},
+        {"n": 3.0, "w": None, "b": "False"},
+    ]
+    vectors, _ = load_table(frame, validation=frame, columns={"v": {"columns": ["n", "b"], "type": "vector"}})
+    np.testing.assert_array_equal(vectors["train"]["v"][0], [1, np.nan])
+
+
+@pytest.mark.parametrize(("labels", "found"), [([0, 1], ["no", "yes"]), ([[0, 1], [1]], [["no", "yes"], ["yes"]])])
+def test_classes_of_a_data_set_keep_their_names(labels, found):
+    kind = datasets.ClassLabel(names=["no", "yes"])
+    features = {"x": datasets.Value("int64"), "label": kind if found == ["no", "yes"] else datasets.List(kind)}
+    data = {"x": range(12), "label": labels * 6}
+    data = datasets.Dataset.from_dict(data, features=datasets.Features(features))
+    rows = {row["table"]["x"]: row["label"] for split in load_table(data)[0].values() for row in split}
+    assert [rows[0], rows[1]] == found
+    unlabelled = datasets.Dataset.from_dict({"x": [1, 2], "label": [1, -1]})
+    with pytest.raises(ValueError, match="no 'label' in 1 rows, the first of them row 2"):
+        load_table(unlabelled.cast_column("label", kind))
+
+
+def test_an_infinite_number_is_no_word():
+    frame = pd.DataFrame({"x": [*range(11), np.inf], "label": ["a", "b"] * 6})
+    assert infer_columns(frame, {"label"})["table"].settings == {"numeric": ["x"], "categorical": []}
+    with pytest.raises(ValueError, match="column 'x' holds inf; mend the row"):
+        LfmProcessor({"table": {"type": "tabular"}}).fit({"table": [{"x": cell} for cell in frame.x]})
+
+
+def test_groups_of_columns_that_begin_alike_are_told():
+    names = [f"{begin}{n}" for begin in ("gene_", "mirna.", "p2_") for n in range(4)]
+    frame = pd.DataFrame(np.arange(144.0).reshape(12, 12), columns=names)
+    stars = '{"gene": "gene_*", "mirna": "mirna.*", "p2": "p2_*"}'
+    told = show_plan(infer_columns(frame))
+    assert told.endswith(f"\nnames of columns begin alike: table_columns={stars} makes each a modality")
+    assert list(load_table(frame.assign(label=["a", "b"] * 6), columns=json.loads(stars))[1]) == ["gene", "mirna", "p2"]
+    for other in (frame.iloc[:, :-1], frame.assign(age=1.5 * np.arange(12)), frame.iloc[:, :4]):
+        assert "begin alike" not in show_plan(infer_columns(other))
 
 
 def test_a_missing_table_is_named(tmp_path):

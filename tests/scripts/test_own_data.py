@@ -158,12 +158,32 @@ def test_train_alone_proposes_and_several_labels_are_several(frame, tmp_path, ca
 
 
 def test_unknown_preset_and_earlier_run_are_refused(fitted, frame, tmp_path):
+    for wrong, message in (
+        ({"time_limit": "10"}, "time_limit='10' should be of type float"),
+        ({"train": None}, "train="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(**{"train": frame, "output_dir": tmp_path / "new", **wrong})
+    assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="preset='slow'"):
         complete({"benchmark": "table", "preset": "slow"})
     folder = fitted.trainer.args.output_dir
     with pytest.raises(ValueError, match=str(folder)):
         fit(frame, output_dir=folder)
     assert yaml.safe_load(Path(folder, "fit.yaml").read_text())["benchmark"] == "table"
+
+
+def test_fit_on_a_frame_of_arrays_whose_columns_are_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({0: ["x", "y"] * 12, 1: rng.normal(size=24), 2: [rng.normal(size=(3, 2)) for _ in range(24)]})
+    quick = {"output_dir": tmp_path / "run", "num_train_epochs": 1, "use_cpu": True, "hidden_size": 8}
+    predictor = fit(frame, label=0, **quick)
+    assert predictor.model.config.modality_names == ("column_2", "table")
+    assert predictor.predict(frame) == predictor.predict(frame.rename(columns=str).drop(columns="0"))
+    with pytest.raises(ValueError, match=r"cannot hold .*column 1 .*complex128.* mend or drop it"):
+        fit(frame.assign(**{"1": 1j}).drop(columns=1), label=0, **{**quick, "output_dir": tmp_path / "other"})
+    with pytest.raises(ValueError, match=r"columns names \['views'\].* is told by table_columns"):
+        fit(frame, label=0, columns={"views": "1"}, **{**quick, "output_dir": tmp_path / "third"})
 
 
 def test_time_limit_stops_training(frame, tmp_path):
