@@ -22,7 +22,7 @@ import pandas as pd
 
 from modeling_lfm.numbers_lfm import FILES as SERIES_FILES
 from modeling_lfm.registry_lfm import list_some, suggest
-from modeling_lfm.tables_lfm import all_numbers, category, is_empty
+from modeling_lfm.tables_lfm import all_numbers, category, is_empty, to_number
 
 from .splits import split_frames
 
@@ -101,6 +101,10 @@ def load_table(
     apart = {label, group, "split"}
     first = frames["train"] if folds is None else whole  # all folds have the same modalities
     plan = infer_columns(first, apart) if columns is None else _name_columns(first, columns, apart)
+    for split, frame in frames.items():
+        missing = [name for column in plan.values() for name in column.columns if name not in frame]
+        if missing:
+            raise ValueError(f"the {split} table lacks the columns {list_some(missing)}; add them, empty if need be.")
     parts = {split: _to_dataset(frame, plan, label, label_separator) for split, frame in frames.items()}
     return datasets.DatasetDict(parts), plan
 
@@ -439,7 +443,8 @@ def _cells(frame, column):
         numeric = set(column.settings.get("numeric") or ())
         rows = frame[column.columns].itertuples(index=False)
         return [
-            {name: _cell(cell, name in numeric) for name, cell in zip(column.columns, row, strict=True)} for row in rows
+            {name: _cell(cell, name, name in numeric) for name, cell in zip(column.columns, row, strict=True)}
+            for row in rows
         ]
     if len(column.columns) > 1:  # a vector of several columns
         return frame[column.columns].astype(float).to_numpy().tolist()
@@ -463,8 +468,8 @@ def _cells(frame, column):
     return [[cell] if isinstance(cell, (int, float)) else cell for cell in cells] if column.type == "vector" else cells
 
 
-def _cell(cell, is_number):
-    return None if is_empty(cell) else float(cell) if is_number else category(cell)
+def _cell(cell, name, is_number):
+    return None if is_empty(cell) else to_number(cell, name) if is_number else category(cell)
 
 
 def _full_path(folder, cell):

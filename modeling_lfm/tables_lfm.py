@@ -158,7 +158,7 @@ def to_number(cell, column):
         number = float(cell)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"column {column!r} holds {cell!r}, which is no number; name the column categorical"
+            f"column {column!r} holds {cell!r}, which is no number; mend the row, or name the column categorical"
         ) from error
     if abs(number) > LARGEST:
         raise ValueError(f"column {column!r} holds {cell!r}; mend the row")

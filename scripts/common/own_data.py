@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from modeling_lfm.registry_lfm import check_type
+from modeling_lfm.registry_lfm import check_type, suggest
 from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import hide_progress_bars, say
 from modeling_lfm.scripts.common.settings import Mapping, read_config
@@ -48,6 +48,7 @@ def complete(given, show=False):
     splits, plan = make_builder(find_benchmark("table"), given.get("data_dir"), None, None, options).read
     if show:
         say(show_plan(plan))
+    _check_names(given, plan)
     # Told in full, so that what is read later is read in the same way.
     columns = {name: {"type": part.type, "columns": part.columns, **part.settings} for name, part in plan.items()}
     proposal = {"modalities": {}, "processor": {}, "benchmark_options": {**options, "table_columns": columns}}
@@ -66,6 +67,13 @@ def complete(given, show=False):
         **_choose_method(given, proposal["modalities"]),
     }
     return {**training, **given, **proposal}
+
+
+def _check_names(given, known):
+    """Refuse settings of modalities that are not among the `known` ones."""
+    for key in ("modalities", "processor"):
+        for name in sorted(set(given.get(key) or {}) - set(known)):
+            raise ValueError(f"{key} names {name!r}, which is none of the table's modalities; {suggest(name, known)}")
 
 
 def _choose_batches(given, training, samples):
@@ -145,6 +153,7 @@ def _as_prepared(given, types):
     folder = Path(given["data_dir"]).expanduser()
     manifest, processor = read_manifest(folder), LfmProcessor.from_pretrained(folder / PROCESSOR)
     entries = {name: processor.modalities[name] for name in manifest["columns"]}  # in the order of the table
+    _check_names(given, entries)
     towers = {name: _propose_tower(given, name, types.get(entry["type"]))[0] for name, entry in entries.items()}
     stored, options = manifest["benchmark_options"], dict(given.get("benchmark_options") or {})
     known = stored.get("table_columns") or {}
@@ -253,6 +262,8 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
     tables = {"train": train, "validation": validation, "test": test}
     options = {"label_column": str(label), **(given.pop("benchmark_options", None) or {})}
     options |= {key: given.pop(key) for key in ("group_column", "label_separator", "table_columns") if key in given}
+    if options.get("group_column") is not None:
+        options["group_column"] = str(options["group_column"])
     with only_run(folder, True):
         training.refuse_earlier_run(folder)
         for split, table in tables.items():

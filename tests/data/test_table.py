@@ -250,6 +250,8 @@ WIDE = pd.DataFrame({f"gene_{n}": np.arange(12.0) for n in range(300)} | {"label
         (WIDE[["label"]].assign(x=1), {}, "none of the columns x can be read"),
         (WIDE.assign(x=[{"bytes": b"a"}] * 12), {}, "column 'x' holds cells of type dict.*table_columns.*prepare_data"),
         (WIDE.assign(x=b"a"), {}, "column 'x' holds cells of type bytes"),
+        (WIDE, {"validation": WIDE[["gene_0", "label"]]}, "validation table lacks the columns gene_1, .* and 291 more"),
+        (WIDE, {"test": WIDE.assign(gene_1="abc")}, "column 'gene_1' holds 'abc', which is no number"),
         ([{"x": 1}], {}, "a table is a pandas.DataFrame.*of type list"),
         (datasets.DatasetDict(), {}, "one by one.*of type DatasetDict"),
     ],
@@ -267,6 +269,8 @@ def test_rows_that_lack_columns_are_told_in_a_line():
         read_rows(WIDE[["gene_0"]], columns)
     with pytest.raises(ValueError, match=r"none of the columns that the model reads: gene_0, .* and 292 more"):
         read_rows(WIDE[["label"]], columns)
+    with pytest.raises(ValueError, match="column 'gene_0' holds 'abc', which is no number"):
+        read_rows(WIDE.assign(gene_0="abc"), {"genes": {"columns": ["gene_0", "gene_1"], "numeric": ["gene_0"]}})
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,9 @@ def test_unknown_preset_and_earlier_run_are_refused(fitted, frame, tmp_path):
         with pytest.raises(ValueError, match=message):
             fit(**{"train": frame, "output_dir": tmp_path / "new", **wrong})
     assert not (tmp_path / "new").exists()
+    for key in ("modalities", "processor"):
+        with pytest.raises(ValueError, match=f"{key} names 'tabel'.*; did you mean 'table'"):
+            fit(frame, output_dir=tmp_path / "typo", **{key: {"tabel": {}}})
     with pytest.raises(ValueError, match="preset='slow'"):
         complete({"benchmark": "table", "preset": "slow"})
     folder = fitted.trainer.args.output_dir
