@@ -86,8 +86,12 @@ def prepare_dataset(
     """
     if broken not in ("raise", "skip"):
         raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
-    class_names = label_names(dataset, label_column) if class_names is None else list(class_names)
     splits = dataset if isinstance(dataset, dict) else {"the data": dataset}
+    for part in splits.values():
+        _check_type(part)
+    if not any(map(len, splits.values())):
+        raise ValueError("the data set holds no samples.")
+    class_names = label_names(dataset, label_column) if class_names is None else list(class_names)
     for part in splits.values():
         columns = check_columns(columns, part, processor)
     if broken == "raise" or missing != "error":
@@ -95,9 +99,17 @@ def prepare_dataset(
         splits = {split: leave_out_empty(part, found[split], split) for split, part in splits.items()}
     settings = (processor, columns, label_column, class_names, num_proc, batch_size, broken, missing)
     if isinstance(dataset, dict):
-        fit_processor(processor, splits.get("train", {}), columns, missing)
+        fit_processor(processor, splits, columns, missing)
         return datasets.DatasetDict({split: _prepare(part, *settings) for split, part in splits.items()})
     return _prepare(*splits.values(), *settings)
+
+
+def _check_type(dataset):
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(
+            "raw samples are a datasets.Dataset or DatasetDict (Dataset.from_pandas(frame) and Dataset.from_list(rows) "
+            f"make one); this is of type {type(dataset).__name__}."
+        )
 
 
 def _prepare(dataset, processor, columns, label_column, class_names, num_proc, batch_size, broken, missing):
@@ -137,7 +149,8 @@ def fit_processor(processor, train, columns=None, missing="error"):
 
     Args:
         processor ([`LfmProcessor`]): changed in place, unless it lacks nothing.
-        train (`datasets.Dataset`), columns (`dict[str, str]`, *optional*), missing (`str`): as in [`prepare_dataset`].
+        train (`datasets.Dataset`, or `DatasetDict` with this split), columns (`dict[str, str]`, *optional*), missing
+            (`str`): as in [`prepare_dataset`].
 
     Raises:
         ValueError: a modality without samples, or one that cannot be read; the message names it.
@@ -155,6 +168,10 @@ def fit_processor(processor, train, columns=None, missing="error"):
 
         ```
     """
+    if isinstance(train, dict):
+        train = train.get("train", {})
+    else:
+        _check_type(train)
     names = {name: (columns or {}).get(name, name) for name in processor.unfitted()}
     samples = {name: train[column] for name, column in names.items() if column in getattr(train, "features", ())}
     if missing == "absent":

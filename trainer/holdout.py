@@ -98,9 +98,12 @@ def read_labels(dataset):
 
 def read_column(dataset, key, setting=""):
     """The values of a column of a data set with a length, as a numpy array; an error begins with the `setting`."""
+    if isinstance(dataset, dict):
+        raise ValueError(f"{setting}this is a mapping of data sets ({', '.join(map(str, dataset))}): give one of them.")
     if hasattr(dataset, "column_names"):
         if key not in dataset.column_names:
-            raise ValueError(f"{setting}the data set needs a column {key!r}; it has {dataset.column_names}.")
+            made = " prepare_dataset makes it of raw samples." if key == "labels" else ""
+            raise ValueError(f"{setting}the data set needs a column {key!r}; it has {dataset.column_names}.{made}")
         return np.asarray(dataset.with_format("numpy")[key][:])
     try:
         return np.asarray([np.asarray(dataset[i][key]) for i in range(len(dataset))])

@@ -13,7 +13,7 @@ import torch
 from transformers import BertTokenizer
 
 from modeling_lfm import LfmProcessor
-from modeling_lfm.data import LfmDataCollator, prepare_dataset, read_prepared
+from modeling_lfm.data import LfmDataCollator, fit_processor, prepare_dataset, read_prepared
 from modeling_lfm.data.files import digest_files
 from modeling_lfm.data.preparation import encode_sample, sample_bytes, stored_features
 
@@ -201,6 +201,24 @@ def test_errors_name_the_sample_and_the_file(processor, column, value, message):
     raw = make_raw(**{column: (values, raw.features[column])})
     with pytest.raises(ValueError, match=message):
         prepare_dataset(raw, processor, COLUMNS, label_column="kind")
+
+
+@pytest.mark.parametrize("kind", ["DataFrame", "list", "IterableDataset"])
+def test_what_is_no_data_set_is_refused(processor, kind):
+    raw = make_raw()
+    wrong = {"DataFrame": raw.to_pandas, "list": raw.to_list, "IterableDataset": raw.to_iterable_dataset}[kind]()
+    for call in (lambda: prepare_dataset(wrong, processor, COLUMNS), lambda: fit_processor(processor, wrong, COLUMNS)):
+        with pytest.raises(ValueError, match=rf"a datasets\.Dataset or DatasetDict.*of type {kind}"):
+            call()
+    with pytest.raises(ValueError, match="no samples"):
+        prepare_dataset(raw.select([]), processor, COLUMNS, label_column="kind")
+
+
+def test_a_processor_is_fitted_on_the_training_split():
+    splits = {split: datasets.Dataset.from_dict({"v": [[n, 2.0 * n]]}) for n, split in enumerate(("test", "train"))}
+    processor = LfmProcessor({"v": {"type": "vector"}})
+    fit_processor(processor, datasets.DatasetDict(splits))
+    assert processor.modalities["v"]["mean"] == [1.0, 2.0]
 
 
 def test_wrong_columns_are_refused(processor):

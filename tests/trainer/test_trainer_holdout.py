@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch.utils.data import Subset
 
 from modeling_lfm.trainer.holdout import read_column, split_holdout
@@ -67,3 +67,11 @@ def test_group_of_the_settings_and_the_log(tmp_path):
     assert "20 of 80" in told[0]
     assert "speaker" in told[1]
     assert not set(read_column(rest, "speaker")) & set(read_column(held, "speaker"))
+
+
+def test_labels_that_are_not_there_are_told():
+    raw = Dataset.from_dict({"label": ["a"]})
+    with pytest.raises(ValueError, match=r"needs a column 'labels'; it has \['label'\]\. prepare_dataset makes it"):
+        read_column(raw, "labels")
+    with pytest.raises(ValueError, match=r"a mapping of data sets \(train, test\): give one of them"):
+        read_column(DatasetDict(train=raw, test=raw), "labels")
