@@ -87,8 +87,7 @@ def prepare_dataset(
     if broken not in ("raise", "skip"):
         raise ValueError(f"broken={broken!r} must be 'raise' or 'skip'.")
     splits = dataset if isinstance(dataset, dict) else {"the data": dataset}
-    for part in splits.values():
-        _check_type(part)
+    _require_datasets(splits.values())
     if not any(map(len, splits.values())):
         raise ValueError("the data set holds no samples.")
     class_names = label_names(dataset, label_column) if class_names is None else list(class_names)
@@ -104,12 +103,13 @@ def prepare_dataset(
     return _prepare(*splits.values(), *settings)
 
 
-def _check_type(dataset):
-    if not isinstance(dataset, datasets.Dataset):
-        raise ValueError(
-            "raw samples are a datasets.Dataset or DatasetDict (Dataset.from_pandas(frame) and Dataset.from_list(rows) "
-            f"make one); this is of type {type(dataset).__name__}."
-        )
+def _require_datasets(parts):
+    for part in parts:
+        if not isinstance(part, datasets.Dataset):
+            raise ValueError(
+                "raw samples are a datasets.Dataset or DatasetDict (Dataset.from_pandas(frame) and "
+                f"Dataset.from_list(rows) make one); this is of type {type(part).__name__}."
+            )
 
 
 def _prepare(dataset, processor, columns, label_column, class_names, num_proc, batch_size, broken, missing):
@@ -169,9 +169,9 @@ def fit_processor(processor, train, columns=None, missing="error"):
         ```
     """
     if isinstance(train, dict):
-        train = train.get("train", {})
+        train = train.get("train", {})  # a split that need not be there
     else:
-        _check_type(train)
+        _require_datasets([train])
     names = {name: (columns or {}).get(name, name) for name in processor.unfitted()}
     samples = {name: train[column] for name, column in names.items() if column in getattr(train, "features", ())}
     if missing == "absent":

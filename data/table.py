@@ -70,7 +70,7 @@ def load_table(
             only `train` is given, its column `split` tells the splits, if it has one (train, validation, test);
             otherwise a tenth each is drawn for validation and test, stratified by label. Where only `validation` is
             missing, also in the column, a tenth of `train` is drawn for it. Paths in a file are relative to its folder.
-        label (`str`): column of the labels; lists are several labels a sample.
+        label (`str`): column of the labels, where a frame names it by a number, too; lists are several labels a sample.
         group (`str`, *optional*): a column, such as the person or the video, none of whose values is in two of the
             splits that are drawn; it is no modality.
         columns (`dict`, *optional*): from modality to its column, to a list of columns (with `*`), or to a mapping with

@@ -2,8 +2,8 @@
 # Runs the tests, in an environment that it makes if need be, on all cores (-n 0: in one process). Arguments go to
 # pytest: bash scripts/test.sh -x -k alpha
 #
-# Their files, thousands and a gigabyte in all, lie in memory where there is room for them, and go with the last test; on
-# a disk, which takes a tenth of the time, with TMPDIR=/tmp bash scripts/test.sh
+# Their files, thousands and a gigabyte in all, lie in memory where there is room for them, and are removed at the end.
+# TMPDIR=/tmp bash scripts/test.sh writes them to the disk, which takes longer, and keeps them.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$ROOT"

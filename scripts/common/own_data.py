@@ -226,7 +226,7 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
             is not given is drawn from `train`, see [`load_table`][modeling_lfm.data.table.load_table]. Columns hold
             paths of pictures, sounds or clips, texts, numbers, categories, lists of numbers. Cells may be empty, and
             files missing: what is not there is absent, as the counts that are printed tell.
-        label (`str`): column of the labels.
+        label (`str`, or as the frame names it): column of the labels.
         time_limit (`float`, *optional*): seconds after which training stops.
         output_dir (`str`): a new folder for the model, the tables and `fit.yaml`, the settings that `train.py` takes.
         given: any setting of `train.py`: `preset="best"` (pretrained towers; the default `"fast"` downloads nothing),
@@ -260,10 +260,10 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
     if train is None:
         raise ValueError("train=None should be a table.")
     tables = {"train": train, "validation": validation, "test": test}
-    options = {"label_column": str(label), **(given.pop("benchmark_options", None) or {})}
+    options = {"label_column": label, **(given.pop("benchmark_options", None) or {})}
     options |= {key: given.pop(key) for key in ("group_column", "label_separator", "table_columns") if key in given}
-    if options.get("group_column") is not None:
-        options["group_column"] = str(options["group_column"])
+    names = ("label_column", "group_column")  # of columns, which may be numbers in a frame
+    options |= {key: str(options[key]) for key in names if options.get(key) is not None}
     with only_run(folder, True):
         training.refuse_earlier_run(folder)
         for split, table in tables.items():
@@ -290,19 +290,14 @@ def _store(table, file):
 
     file.parent.mkdir(parents=True, exist_ok=True)
     frame = read_table(table, absolute=True)
-    for column in frame.select_dtypes(object):  # of arrays, Parquet takes those of one axis only
+    for column in frame.columns[[kind.kind == "O" for kind in frame.dtypes]]:  # Parquet takes arrays of one axis only
         frame[column] = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in frame[column]]
     try:
         frame.to_parquet(file)
-    except (
-        ValueError,
-        TypeError,
-        NotImplementedError,
-        OverflowError,
-    ) as error:  # those of pyarrow, which name a column
-        reason = "; ".join(map(str, error.args))
+    except (ValueError, TypeError, NotImplementedError, OverflowError) as error:  # of pyarrow, which names the column
+        told = "; ".join(map(str, error.args))
         raise ValueError(
-            f"the table has a column of cells that a file cannot hold ({reason}): mend or drop it."
+            f"the table has a column of cells that a file cannot hold ({told}): mend or drop it."
         ) from error
     return file.name
 

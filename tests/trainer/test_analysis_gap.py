@@ -78,7 +78,12 @@ def test_samples_of_several_labels_and_a_modality_that_few_have_are_drawn():
     observed = observations()
     observed.labels, observed.multi_label = np.zeros((30, 3), int), True
     observed.features["b"][1:] = np.nan
-    explain_gap({"now": observed}).figures["modality_gap"].draw_without_rendering()
+    section = explain_gap({"now": observed})
+    figure, points = section.figures["modality_gap"], section.numbers["now"]["points"]
+    figure.draw_without_rendering()
+    assert [len(points[name]["xy"]) for name in ("a", "b", "c")] == [30, 1, 30]
+    for name, line in zip(points, figure.axes[0].lines, strict=True):
+        np.testing.assert_allclose(line.get_xydata(), points[name]["xy"])
 
 
 def test_one_modality_has_no_gap():
