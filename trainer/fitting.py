@@ -13,6 +13,7 @@ from transformers import enable_full_determinism, set_seed
 from transformers.utils import logging
 
 from modeling_lfm.modeling_lfm import LfmForMultimodalClassification, LfmOutput
+from modeling_lfm.towers_lfm import TOWERS
 
 from .adapters import describe_bases
 from .callbacks import LfmProgressCallback
@@ -31,8 +32,9 @@ POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wp
 def check_parts(trainer):
     """Raise a `ValueError` that names what to change if the parts of an [`LfmTrainer`] do not fit together.
 
-    Looks at the tokens, the classes, the shape of each modality's input, and a last batch of one sample under batch
-    normalisation. Weights, statistics and the random state stay as they are. Data sets without a length are left alone.
+    Looks at the tokens, the classes, the shape of each modality's input, and batches of one sample under batch
+    normalisation. Weights, statistics and the random state stay as they are. Data sets without a length are left alone,
+    and labels that cannot be read without their samples.
     """
     model, dataset = trainer.model, trainer.train_dataset
     if is_stream(dataset) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
@@ -40,12 +42,16 @@ def check_parts(trainer):
     for name, tower in model.lfm.towers.items():
         if tower.input_names[0] == "input_ids" and trainer.processor is not None:
             _check_text(name, tower.encoder, trainer.processor)
-    _check_classes(model.config, read_labels(getattr(dataset, "dataset", dataset)))
+    _check_classes(model.config, dataset, "labels")
+    _check_classes(model.config, trainer.eval_dataset, "eval_dataset: labels")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # a tower alone has a part of its parameters
+        return
     with unchanged_random_state(trainer.args.device):
         samples = [dataset[index] for index in range(min(2, len(dataset)))]
         check_inputs(trainer, samples)
-        size, rest = trainer.args.train_batch_size, len(dataset) % trainer.args.train_batch_size
-        if rest == 1 and trainer.args.world_size == 1 and not trainer.args.dataloader_drop_last:
+        size = trainer.args.train_batch_size
+        rest = 1 if size == 1 else len(dataset) % size if trainer.args.world_size == 1 else 0
+        if rest == 1 and (size == 1 or not trainer.args.dataloader_drop_last):
             _check_single(model, _collate(trainer, samples[:1]), len(dataset), size)
 
 
@@ -74,16 +80,30 @@ def _check_text(name, encoder, processor):
                 )
 
 
-def _check_classes(config, labels):
-    number = config.num_labels
-    if config.is_multi_label:
-        wrong = labels.ndim != 2 or labels.shape[1] != number
-        found = f"of shape {labels.shape}"
+def _check_classes(config, dataset, name):
+    """Whether the labels of a data set, called `name` in messages, are classes of the model."""
+    dataset = getattr(dataset, "dataset", dataset)
+    columns = dataset[0] if isinstance(dataset, list) and dataset else getattr(dataset, "column_names", None) or ()
+    if "labels" not in columns or is_stream(dataset):
+        return
+    labels, number, several = read_labels(dataset), config.num_labels, config.is_multi_label
+    if labels.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} such as {str(labels.flat[0])!r} are no numbers: give the place of each class, from 0 on, as "
+            "prepare_dataset does with the names of classes."
+        )
+    if labels.ndim != (2 if several else 1) or (several and labels.shape[1] != number):
+        wrong = f"of shape {labels.shape}"
+    elif not several and labels.dtype.kind == "f":
+        wrong = f"of type {labels.dtype}"
+    elif not several and (labels.min() < 0 or labels.max() >= number):
+        wrong = f"from {labels.min()} to {labels.max()}"
     else:
-        wrong = labels.ndim != 1 or labels.min() < 0 or labels.max() >= number
-        found = f"from {labels.min()} to {labels.max()}" if labels.ndim == 1 else f"of shape {labels.shape}"
-    if wrong:
-        raise ValueError(f"labels are {found}, but the model has {number} classes ({config.problem_type}).")
+        wrong = None
+    if wrong is not None:
+        raise ValueError(f"{name} are {wrong}, but the model has {number} classes ({config.problem_type}).")
+    if number == 1 and not several:
+        raise ValueError(f"{name} are of one class, {config.id2label[0]!r}, so that there is nothing to learn.")
 
 
 @torch.no_grad()
@@ -98,14 +118,23 @@ def check_inputs(trainer, samples):
             tensors = [tensor.to(tower.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
         try:
             if tensors:  # what is missing from the data is told by the model
-                tower(*tensors)
+                vector = tower(*tensors)
+                if vector.shape != (len(tensors[0]), tower.num_features):
+                    raise ValueError(f"it makes {tuple(vector.shape)} of them, not a vector a sample")
         except Exception as error:
-            shapes, kind = [tuple(tensor.shape) for tensor in tensors], model.config.modalities[name].get("name", "")
-            raise ValueError(
-                f"modality {name!r}: inputs of shape {shapes[0]} do not fit the tower {kind}: {error}. Change "
-                f"processor.{name} (size, num_channels) or modalities.{name} (in_chans, model_args)."
-            ) from error
+            raise ValueError(_tell_misfit(name, model.config.modalities[name], tensors[0], error)) from error
     model.train(training)
+
+
+def _tell_misfit(name, spec, tensor, error):
+    kind, type_ = spec.get("name") or spec["tower"], str(tensor.dtype).removeprefix("torch.")
+    keys = [key for key in ("in_features", "in_chans", "model_args") if key in TOWERS[spec["tower"]].keys]
+    told = "".join(f", {key}={spec[key]}" for key in keys if key in spec)
+    return (
+        f"modality {name!r}: inputs of shape {tuple(tensor.shape)} ({type_}) do not fit the tower {kind}{told}: "
+        f"{str(error).rstrip('.')}. Change what the data or processor.{name} give, or modalities.{name} "
+        f"({', '.join(keys or ['name'])})."
+    )
 
 
 def _check_single(model, batch, samples, size):
@@ -118,9 +147,12 @@ def _check_single(model, batch, samples, size):
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
+        found, mend = "batches of one sample are what", ""
+        if size > 1:
+            found = f"{samples} training samples in batches of {size} leave a last batch of one, which"
+            mend = "dataloader_drop_last: true, or "
         raise ValueError(
-            f"{samples} training samples in batches of {size} leave a last batch of one, which batch normalisation "
-            "cannot take: set dataloader_drop_last: true, or another per_device_train_batch_size."
+            f"{found} batch normalisation cannot take: set {mend}another per_device_train_batch_size."
         ) from error
     finally:
         model.train(training)

@@ -109,6 +109,9 @@ def read_column(dataset, key, setting=""):
         return np.asarray([np.asarray(dataset[i][key]) for i in range(len(dataset))])
     except KeyError as error:
         raise ValueError(f"each sample of the data set needs the key {key!r}.") from error
+    except TypeError as error:
+        kind = type(dataset[0]).__name__
+        raise ValueError(f"each sample of the data set is to be a dict with the key {key!r}, not a {kind}.") from error
 
 
 def known_inputs(model):

@@ -20,7 +20,7 @@ from .callbacks import REPORTERS, LfmEarlyStoppingCallback, LfmProgressCallback,
 from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
-from .fitting import LossChooser, check_metrics, check_training, make_model, name_classes, train_apart
+from .fitting import LossChooser, check_metrics, check_parts, check_training, make_model, name_classes, train_apart
 from .holdout import BalancedSampler, SampleReader, choose_holdout, is_stream
 from .holes import PresenceCounter
 from .hub import SharingTrainer
@@ -188,8 +188,9 @@ class LfmTrainer(
                 one in `output_dir` that is whole.
 
         Raises:
-            BlockingIOError: another run writes to `output_dir`. ValueError: the checkpoint is damaged, or of a run
-            with other settings. FileNotFoundError: there is none. OSError: the disk is full.
+            BlockingIOError: another run writes to `output_dir`. ValueError: data and model do not fit together, see
+            `fitting.check_parts`; the checkpoint is damaged, or of a run with other settings.
+            FileNotFoundError: there is none. OSError: the disk is full.
         """
         folder = self.args.output_dir
         # transformers would write the special tokens of a processing_class, tokenizer or not, into the model's
@@ -203,6 +204,7 @@ class LfmTrainer(
                 if self.model_init is None:  # else bound anew
                     self._set_loss()
                     self.refuse_holes()
+                    check_parts(self)
                 calibrates = self.check_calibration()
                 self.check_averaging()
                 self.average = None

@@ -113,7 +113,6 @@ def set_up(model_args, data_args, training_args, reader=runs):
     from modeling_lfm import LfmForMultimodalClassification
     from modeling_lfm.data import AugmentedDataset, cache_features, fit_processor
     from modeling_lfm.trainer import LfmTrainer
-    from modeling_lfm.trainer.fitting import check_parts
     from modeling_lfm.trainer.holdout import is_stream
     from modeling_lfm.trainer.methods import make_method
 
@@ -147,7 +146,6 @@ def set_up(model_args, data_args, training_args, reader=runs):
     trainer = LfmTrainer(model, training_args, train_dataset, splits.get("validation"), processing_class=processor)
     if len(trainer.train_dataset) < training_args.train_batch_size:
         training_args.dataloader_drop_last = False  # it would drop all that there is
-    check_parts(trainer)
     return trainer, splits
 
 

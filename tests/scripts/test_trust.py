@@ -203,6 +203,60 @@ def test_tokens_and_classes_that_do_not_fit(text_trainer, changes, named):
         check_parts(text_trainer(**changes))
 
 
+IMAGE = {"tower": "timm", "name": "test_resnet", "in_chans": 1}
+NUMBERS = {"tower": "mlp", "in_features": 4}
+CLASSES = torch.arange(9) % 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (
+            {"numbers": {**NUMBERS, "in_features": 5}},
+            r"'numbers'.*\(2, 4\) \(float32\).*mlp, in_features=5.*modalities",
+        ),
+        ({"image": {**IMAGE, "in_chans": 3}}, r"'image'.*\(2, 1, 8, 8\).*test_resnet, in_chans=3.*processor\.image"),
+        ({"image": {"tower": "mlp", "in_features": 8}}, r"'image'.*it makes \(2, 1, 8, 128\).*not a vector a sample"),
+        ({"numbers": IMAGE}, r"'numbers'.*\(B, C, H, W\).*got \(2, 4\)\. Change"),
+        ({"per_device_train_batch_size": 1}, "batches of one sample .*per_device_train_batch_size"),
+        ({"per_device_train_batch_size": 4}, "9 training samples in batches of 4 .*dataloader_drop_last"),
+        ({"labels": CLASSES * 3}, "labels are from 0 to 3, .*2 classes"),
+        ({"labels": CLASSES.float()}, "labels are of type float32, .*2 classes"),
+        ({"labels": torch.eye(9)}, r"labels are of shape \(9, 9\), .*2 classes"),
+        ({"labels": ["cat", "dog", "cat"] * 3}, "labels such as 'cat' are no numbers.*prepare_dataset"),
+        ({"labels": CLASSES * 0, "num_labels": 1}, "labels are of one class, 'LABEL_0'"),
+        ({"eval_labels": CLASSES * 3}, "eval_dataset: labels are from 0 to 3"),
+    ],
+)
+def test_what_does_not_fit_is_told_by_the_trainer_before_the_first_step(changes, named, tmp_path):
+    settings = {
+        "image": IMAGE,
+        "numbers": NUMBERS,
+        "labels": CLASSES,
+        "eval_labels": CLASSES,
+        "num_labels": 2,
+        **changes,
+    }
+    towers = {name: settings.pop(name) for name in ("image", "numbers")}
+    train, validation = (
+        [{"image_values": torch.zeros(1, 8, 8), "numbers_values": torch.zeros(4), "labels": label} for label in labels]
+        for labels in (settings.pop("labels"), settings.pop("eval_labels"))
+    )
+    config = LfmConfig(towers, hidden_size=8)
+    config.id2label = {number: f"LABEL_{number}" for number in range(settings.pop("num_labels"))}
+    args = LfmTrainingArguments(str(tmp_path), use_cpu=True, method="concat", **settings)
+    trainer = LfmTrainer(config, args, train, validation)
+    with pytest.raises(ValueError, match=named):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_samples_that_are_no_dicts_are_told(tmp_path):
+    args = LfmTrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="a dict with the key 'labels', not a tuple"):
+        LfmTrainer(LfmConfig({"a": NUMBERS}), args, torch.utils.data.TensorDataset(torch.zeros(20, 4), torch.zeros(20)))
+
+
 def test_a_picture_that_a_vit_does_not_take_and_statistics_that_stay(tmp_path):
     rng = np.random.default_rng(0)
 
