@@ -2,9 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
+from types import NoneType
+from typing import get_args, get_type_hints
 
+import numpy as np
 from transformers import TrainingArguments
 from transformers.hf_argparser import HfArg
+
+from modeling_lfm.registry_lfm import check_type
 
 from .callbacks import check_report_to
 from .methods import make_method
@@ -135,6 +141,10 @@ class LfmTrainingArguments(TrainingArguments):
         if self.method is None:
             self.method = "lfm"
         make_method(self.method)
+        for key, hint in _plain_settings().items():
+            if isinstance(getattr(self, key), np.generic):  # which no json takes
+                setattr(self, key, getattr(self, key).item())
+            check_type(key, getattr(self, key), hint)
         for key, least in LEAST.items():
             value = getattr(self, key)
             if isinstance(value, (int, float)) and not least <= value < 2**32:
@@ -147,8 +157,11 @@ class LfmTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"optim={self.optim} steps within the backward pass, before a method may change gradients."
             )
-        if isinstance(self.class_weights, str) and self.class_weights != "balanced":
+        given = self.class_weights
+        numbers = isinstance(given, (list, tuple)) and all(isinstance(weight, (int, float)) for weight in given)
+        if not numbers and given not in (None, "balanced"):
             raise ValueError(f"class_weights={self.class_weights!r} must be a list of numbers, or balanced.")
+        self.metrics = [self.metrics] if isinstance(self.metrics, str) else self.metrics
         for name in self.metrics or ():
             try:
                 METRICS.find(name)
@@ -166,3 +179,11 @@ class LfmTrainingArguments(TrainingArguments):
     def __getstate__(self):
         # `training_args.bin` is sent to the Hub with the model, and would hold the token that sends it.
         return {**vars(self), "hub_token": None}
+
+
+@cache
+def _plain_settings():
+    """The types of the settings that are numbers or yes and no (`dict`), whose wrong values would be told late, by
+    another name, or never, as the word "no" for False."""
+    hints = get_type_hints(LfmTrainingArguments)
+    return {key: hint for key, hint in hints.items() if {*(get_args(hint) or (hint,))} <= {bool, int, float, NoneType}}

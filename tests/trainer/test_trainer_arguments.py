@@ -88,6 +88,30 @@ def test_refused_by_name_with_the_reason(name, tmp_path):
         LfmTrainingArguments(str(tmp_path), use_cpu=True, **{name: value})
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"learning_rate": "1e-3"}, "learning_rate='1e-3' should be of type float"),
+        ({"weight_decay": float("nan")}, "weight_decay=nan should be of type float"),
+        ({"gradient_accumulation_steps": 1.5}, "gradient_accumulation_steps=1.5 should be of type int"),
+        ({"calibrate": "no"}, "calibrate='no' should be of type bool"),
+        ({"bf16": "yes"}, "bf16='yes' should be of type bool"),
+        ({"class_weights": [1.0, "a"]}, r"class_weights=\[1.0, 'a'\] must be a list of numbers"),
+        ({"method": 3}, "method=3 should be its name"),
+    ],
+)
+def test_words_where_numbers_belong_are_told(given, named, tmp_path):
+    with pytest.raises(ValueError, match=named):
+        LfmTrainingArguments(str(tmp_path), use_cpu=True, **given)
+
+
+def test_numbers_of_other_types_are_numbers(tmp_path):
+    numbers = {"learning_rate": np.float32(0.5), "seed": np.int64(3), "num_train_epochs": 2, "class_weights": (1, 2.0)}
+    args = LfmTrainingArguments(str(tmp_path), use_cpu=True, metrics="auroc", **numbers)
+    assert (args.learning_rate, args.seed, args.num_train_epochs, args.metrics) == (0.5, 3, 2, ["auroc"])
+    assert '"seed": 3' in args.to_json_string()
+
+
 def test_optimizers_that_step_too_early_are_refused(tmp_path):
     for name in UNFIT_OPTIMIZERS[::3]:
         with pytest.raises(ValueError, match=f"optim={name}"):

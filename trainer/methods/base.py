@@ -1,6 +1,7 @@
 """What a method is: its settings, what it says of itself, and the hooks by which it changes the training of a model."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
@@ -378,6 +379,8 @@ def make_method(given):
     """
     if isinstance(given, Method):
         return given
+    if not isinstance(given, (str, Mapping)):
+        raise ValueError(f"method={given!r} should be its name, or a mapping with its name and settings.")
     settings = {"name": given} if isinstance(given, str) else dict(given)
     cls = find_method(settings.pop("name", "lfm"))
     name = cls.spec.name
