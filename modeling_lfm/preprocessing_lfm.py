@@ -1,4 +1,4 @@
-"""What the inputs of a pretrained tower have to be like: size, mean, standard deviation, frames, feature extractor."""
+"""What the inputs of a pretrained tower have to be like: size, mean, deviation, frames, extractor, length of texts."""
 
 import timm
 from transformers import (
@@ -9,13 +9,15 @@ from transformers import (
     AutoVideoProcessor,
 )
 
+from .inputs_lfm import Text
 from .registry_lfm import about
 
 
 def complete_inputs(modalities, towers):
     """The settings of a processor with what they leave to the towers filled in.
 
-    Of images and video: `size`, `mean`, `std` and `crop`, of video also `num_frames`; of a waveform the `extractor`.
+    Of images and video: `size`, `mean`, `std` and `crop`, of video also `num_frames`; of a waveform the `extractor`; of
+    a text `max_length`, where the tower has fewer positions than that is otherwise.
 
     Args:
         modalities (`dict[str, dict]`): of [`LfmProcessor`]; what is there stays.
@@ -36,6 +38,8 @@ def complete_inputs(modalities, towers):
                 found = _of_pictures(spec, kind)
             elif kind == "waveform" and spec.get("tower") == "transformers" and spec.get("name"):
                 found = {"extractor": AutoFeatureExtractor.from_pretrained(spec["name"]).to_dict()}
+            elif kind == "text" and spec.get("tower") in ("transformers", "clip_text"):
+                found = _of_text(spec)
             if found and settings.get("num_channels", 3) != 3:  # statistics of colours
                 found = {key: value for key, value in found.items() if key not in ("mean", "std")}
         completed[name] = {**found, **settings} if found else settings
@@ -65,16 +69,22 @@ def _of_pictures(spec, kind):
     return found if source is None else {**found, **_translate(source)}
 
 
-def _read_config(spec):
+def _of_text(spec):
+    """By the positions of a tower that reads shorter texts than a processor makes, such as CLIP's 77 tokens."""
+    positions = getattr(_read_config(spec, "text"), "max_position_embeddings", None)
+    return {"max_length": positions} if isinstance(positions, int) and 0 < positions < Text.max_length else {}
+
+
+def _read_config(spec, half="vision"):
     if spec.get("name"):
         config = AutoConfig.from_pretrained(spec["name"])
-        config = getattr(config, "vision_config", config)
+        config = getattr(config, f"{half}_config", config)
         config.update(spec.get("config") or {})
         return config
     settings = dict(spec.get("config") or {})
-    model_type = settings.pop("model_type", "clip_vision_model" if spec["tower"] == "clip_vision" else None)
+    model_type = settings.pop("model_type", f"{spec['tower']}_model" if spec["tower"].startswith("clip") else None)
     config = CONFIG_MAPPING[model_type](**settings) if model_type in CONFIG_MAPPING else None
-    return getattr(config, "vision_config", config)
+    return getattr(config, f"{half}_config", config)
 
 
 def _read_processor(name, kind):

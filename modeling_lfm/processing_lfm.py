@@ -82,7 +82,7 @@ class LfmProcessor(ProcessorMixin):
 
         What `modalities` does not say is taken from the tower's own processor, in its folder or repository, or from the
         data of timm: size, mean, standard deviation and crop of pictures, frames of a clip, the feature extractor of a
-        waveform, the tokenizer.
+        waveform, the tokenizer; and the length of texts, where the tower has fewer positions.
 
         Args:
             modalities (`dict[str, dict]`): as above. towers (`dict[str, dict]`): `modalities` of `LfmConfig`.

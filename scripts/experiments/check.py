@@ -76,6 +76,7 @@ def check_cell(config, reader=None):
     from modeling_lfm.scripts.common.training import make_config, read_run, set_up, wants_cache
     from modeling_lfm.scripts.experiments.probe import check_probe
     from modeling_lfm.towers_lfm import TOWERS, resolve_tower_configs
+    from modeling_lfm.trainer.fitting import check_parts
     from modeling_lfm.trainer.methods.base import Unfit
 
     hide_progress_bars()
@@ -102,6 +103,7 @@ def check_cell(config, reader=None):
             raise FileNotFoundError(f"{data_args.benchmark}: a pretrained tower of {names} {remedy}") from error
         try:
             trainer, splits = set_up(model_args, data_args, training_args, reader or ReadOnce())
+            check_parts(trainer)
         except Unfit as error:  # what only the samples tell
             return str(error), 0
         reason = check_probe(probe, trainer.model.config.modality_names, splits["train"]) if probe else None

@@ -42,6 +42,19 @@ def test_clip_crops_as_it_did(tmp_path):
         assert (found["size"], found["crop"], found["mean"]) == ([32, 32], True, [0.48, 0.46, 0.41])
 
 
+def test_texts_are_no_longer_than_the_tower_has_positions(tmp_path):
+    for name in ("clip text", "siglip text"):
+        make_checkpoint(name, tmp_path / name)
+        for tower in ("transformers", "clip_text")[: 2 if name == "clip text" else 1]:
+            entry = {"tower": tower, "name": str(tmp_path / name)}
+            assert read("text", entry)["max_length"] == 16
+            assert read("text", entry, max_length=9)["max_length"] == 9
+    words = str(tmp_path / "clip text")
+    for config, length in (({"model_type": "bert"}, 128), ({"model_type": "clip_text_model"}, 77)):
+        entry = {"a": {"tower": "transformers", "config": config}}
+        assert LfmProcessor.from_towers({"a": {"type": "text"}}, entry, words).kinds["a"].max_length == length
+
+
 def test_the_frames_of_videomae_are_known_and_a_wrong_number_is_told(tmp_path):
     make_checkpoint("videomae", tmp_path)
     tower = {"tower": "transformers", "name": str(tmp_path)}
