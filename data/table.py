@@ -179,12 +179,37 @@ def read_rows(source, columns):
         ValueError: no modality is there, or a part of one's columns only. FileNotFoundError: no such table.
     """
     frame = read_table(source)
+    there = _find_there(frame, columns)
+    cells = {name: _cells(frame, part) for name, part in _name_columns(frame, there, set()).items()}
+    return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+
+
+def read_labelled(source, columns, label="label", label_separator=None):
+    """The rows of a table with labels (`datasets.Dataset`), for a model that was trained; arguments as in
+    [`load_table`]. A modality none of whose columns is there is None in every row.
+
+    Raises:
+        ValueError: no labels, no modality is there, or a part of one's columns only. FileNotFoundError: no such table.
+    """
+    frame = read_table(source)
+    if label not in frame:
+        raise ValueError(f"the table {describe(source)} has no column {label!r}; {suggest(label, frame)}")
+    if label_separator is None:
+        _check_labels(frame, label, "given")
+    there = _find_there(frame, columns)
+    blank = {name: _column_names(name, told) for name, told in columns.items() if name not in there}
+    empty = frame.assign(**{column: None for names in blank.values() for column in names})
+    return _to_dataset(empty, _name_columns(empty, columns, set()), label, label_separator)
+
+
+def _find_there(frame, columns):
+    """Those of `columns` (`dict`) that a table holds."""
     there = {name: told for name, told in columns.items() if _wanted(name, told, frame)}
     if not there:
         wanted = list_some(column for name, told in columns.items() for column in _column_names(name, told))
-        raise ValueError(f"the table {describe(source)} has none of the columns that the model reads: {wanted}.")
-    cells = {name: _cells(frame, part) for name, part in _name_columns(frame, there, set()).items()}
-    return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+        where = f"the table {frame.attrs['name']}"
+        raise ValueError(f"{where} has none of the columns that the model reads: {wanted}.")
+    return there
 
 
 def spell_out(columns):

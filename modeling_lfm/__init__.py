@@ -19,6 +19,7 @@ _EXPORTS = {
     "LfmOutput": "modeling_lfm",
     "LfmProcessor": "processing_lfm",
     "MultimodalClassificationPipeline": "pipeline_lfm",
+    "Predictor": "scripts.common.own_data",
     "fit": "scripts.common.own_data",
 }
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "LfmOutput",
     "LfmProcessor",
     "MultimodalClassificationPipeline",
+    "Predictor",
     "__version__",
     "fit",
 ]

@@ -22,7 +22,6 @@ a modality (--missing absent), MODALITY_samples tells how many have it. With --d
 modalities.
 """
 
-import tempfile
 from dataclasses import dataclass
 
 from transformers.hf_argparser import HfArg
@@ -58,29 +57,13 @@ def evaluate(args):
     model, processor = runs.load_together(args.checkpoint)
     args = runs.complete(args, *args.checkpoint)
 
-    from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
-    from modeling_lfm.trainer.fitting import check_inputs
-
-    with tempfile.TemporaryDirectory() as scratch:
-        training_args = LfmTrainingArguments(
-            output_dir=scratch,
-            per_device_eval_batch_size=args.per_device_eval_batch_size,
-            bf16_full_eval=args.bf16,
-            use_cpu=args.use_cpu,
-        )
-        trainer = LfmTrainer(model=model, args=training_args, processing_class=processor)
+    settings = {"per_device_eval_batch_size": args.per_device_eval_batch_size, "use_cpu": args.use_cpu}
+    with runs.evaluating(model, processor, bf16_full_eval=args.bf16, **settings) as trainer:
         trainer.check_absent(args.drop)
-        with training_args.main_process_first(desc="preparing the data"):
+        with trainer.args.main_process_first(desc="preparing the data"):
             dataset = runs.load_split(args, model.config, processor)
-        check_inputs(trainer, [dataset[0]])
-        if args.drop:
-            metrics = trainer.predict_without(args.drop, dataset, metric_key_prefix="eval").metrics
-        else:
-            metrics = trainer.evaluate(dataset) | trainer.measure_absence(dataset, metric_key_prefix="eval")
-    kept = {key.removeprefix("eval_"): value for key, value in metrics.items() if key.startswith("eval_")}
-    wanted = ("gap", "loss", "accuracy", "map", "f1", "samples", "before", "after")
-    report = {key: value for key, value in sorted(kept.items()) if key.rsplit("_", 1)[-1] in wanted}
-    return report | ({"dropped": args.drop} if args.drop else {}) | {"samples": len(dataset)}
+        report = runs.measure(trainer, dataset, args.drop)
+    return report | ({"dropped": args.drop} if args.drop else {})
 
 
 def main(argv=None):

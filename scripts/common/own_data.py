@@ -281,7 +281,7 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
             trainer.add_callback(TimeLimitCallback(time_limit))
         metrics = training.fit(trainer, splits, data_args)
     say(f"validation accuracy {100 * metrics['eval_accuracy']:.1f} %; model: {folder}")
-    return Predictor(trainer.model, trainer.processor, recall_columns(folder), trainer, metrics)
+    return Predictor(trainer.model, trainer.processor, **recall_columns(folder), trainer=trainer, metrics=metrics)
 
 
 def _store(table, file):
@@ -303,8 +303,10 @@ def _store(table, file):
 
 
 def recall_columns(checkpoint):
-    """The modalities of a table that a model was trained on (`dict`), see [`load_table`]; None for other models."""
-    return runs.recall(checkpoint)["benchmark_options"].get("table_columns")
+    """What a [`Predictor`] is told (`dict`) of the columns of the table that a model was trained on."""
+    options = runs.recall(checkpoint)["benchmark_options"]
+    told = {"columns": "table_columns", "label": "label_column", "label_separator": "label_separator"}
+    return {name: options[key] for name, key in told.items() if options.get(key) is not None}
 
 
 class Predictor:
@@ -313,15 +315,18 @@ class Predictor:
     Args:
         model (`LfmForMultimodalClassification`), processor (`LfmProcessor`)
         columns (`dict`, *optional*): what its modalities are made of; columns of their names if not given.
+        label (`str`): the column of labels. label_separator (`str`, *optional*): between several labels in a cell.
         trainer (`LfmTrainer`, *optional*), metrics (`dict`, *optional*): of its training.
 
     Example: see [`fit`].
     """
 
-    def __init__(self, model, processor, columns=None, trainer=None, metrics=None):
+    def __init__(self, model, processor, columns=None, label="label", label_separator=None, trainer=None, metrics=None):
         from modeling_lfm import MultimodalClassificationPipeline
 
-        self.model, self.processor, self.columns = model, processor, columns
+        self.model, self.processor = model, processor
+        self.columns = columns or {name: name for name in processor.modalities}
+        self.label, self.label_separator = label, label_separator
         self.trainer, self.metrics = trainer, metrics
         self.pipeline = MultimodalClassificationPipeline(model, processor)
 
@@ -329,7 +334,10 @@ class Predictor:
     def load(cls, *folders):
         """The predictor of the model that `fit` or `train.py` wrote into a folder (`str`); of several folders, such as
         those of other seeds, an [`LfmEnsemble`]."""
-        return cls(*runs.load_together(folders), recall_columns(folders[0]))
+        for folder in folders:
+            if not isinstance(folder, (str, Path)):
+                raise ValueError(f"a folder is expected, got {folder!r}; give several one by one: load(*folders).")
+        return cls(*runs.load_together(folders), **recall_columns(folders[0]))
 
     def answers(self, table, start=0, **settings):
         """What the pipeline answers for each row of a table (iterator of `dict`), from the row `start` on.
@@ -344,7 +352,7 @@ class Predictor:
         """The raw inputs of each row of a table (`list[dict]`)."""
         from modeling_lfm.data.table import read_rows
 
-        return read_rows(table, self.columns or {name: name for name in self.processor.modalities})
+        return read_rows(table, self.columns)
 
     def predict(self, table):
         """The label of each row (`list[str]`; multi-label: `list[list[str]]`)."""
@@ -357,6 +365,25 @@ class Predictor:
         labels = list(self.model.config.label2id)
         scores = [{part["label"]: part["score"] for part in answer["scores"]} for answer in self.answers(table)]
         return pd.DataFrame(scores, columns=labels)
+
+    def evaluate(self, table, label=None):
+        """Metrics (`dict[str, float]`) on a table with labels, as `eval.py` tells them: of the fused prediction, of
+        each modality alone, and of the fused prediction where one is absent.
+
+        Args:
+            table: as in [`fit`]; a modality whose cells are empty, or whose files are missing, is absent.
+            label (`str`, *optional*): column of the labels; that of the training if not given.
+
+        Raises:
+            ValueError: a label that the model does not know; columns that are missing.
+        """
+        from modeling_lfm.data import prepare_dataset
+        from modeling_lfm.data.table import read_labelled
+
+        raw = read_labelled(table, self.columns, str(label or self.label), self.label_separator)
+        raw = runs.as_classes(raw, self.model.config)
+        with runs.evaluating(self.model, self.processor, use_cpu=self.model.device.type == "cpu") as trainer:
+            return runs.measure(trainer, prepare_dataset(raw, self.processor, missing="absent"))
 
     def embed(self, table):
         """Vectors of the rows, for retrieval and clustering, see [`join_vectors`]; a row that cannot be read is left

@@ -1,5 +1,7 @@
 """A finished run: the data set that is remembered beside its model, and how a program reads both back."""
 
+import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
+from modeling_lfm.registry_lfm import list_some
 from modeling_lfm.scripts.common.console import say
 from modeling_lfm.scripts.common.settings import SourceArguments, check_missing, check_positive
 from modeling_lfm.trainer.cards.record import RESULTS, describe_run, read_json, read_record, write_record
@@ -242,6 +245,53 @@ def load_split(args, config, processor):
     check_labels(config, raw, f"{args.benchmark} ({args.split})")
     check_data(raw, args, processor)
     return prepare(raw, args, processor, args.max_samples)
+
+
+def as_classes(dataset, config):
+    """The labels (names, one a sample or a list) of a raw data set as the classes of a model.
+
+    Raises:
+        ValueError: a class that the model does not know, or lists for a model of one label a sample.
+    """
+    import datasets
+
+    names, several = [config.id2label[place] for place in range(config.num_labels)], config.is_multi_label
+    labels = dataset["label"][:]
+    lists = bool(labels) and isinstance(labels[0], list)
+    if lists != several:
+        raise ValueError(f"the model gives {'several labels' if several else 'one label'} a row; the table does not.")
+    unknown = sorted({name for label in labels for name in (label if lists else [label])} - set(names))
+    if unknown:
+        raise ValueError(
+            f"the table has labels that the model has not ({list_some(unknown)}); it has {list_some(names)}."
+        )
+    feature = datasets.ClassLabel(names=names)
+    return dataset.cast_column("label", datasets.List(feature) if several else feature)
+
+
+@contextmanager
+def evaluating(model, processor, **settings):
+    """An `LfmTrainer` that measures a model, and leaves no folder behind; `settings` are of its arguments."""
+    from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
+
+    with tempfile.TemporaryDirectory() as scratch:
+        args = LfmTrainingArguments(output_dir=scratch, **settings)
+        yield LfmTrainer(model=model, args=args, processing_class=processor)
+
+
+def measure(trainer, dataset, drop=()):
+    """Metrics (`dict[str, float]`) of a model on prepared samples, without the modalities `drop` (names)."""
+    from modeling_lfm.trainer.fitting import check_inputs
+
+    check_inputs(trainer, [dataset[0]])
+    if drop:
+        metrics = trainer.predict_without(drop, dataset, metric_key_prefix="eval").metrics
+    else:
+        metrics = trainer.evaluate(dataset) | trainer.measure_absence(dataset, metric_key_prefix="eval")
+    kept = {key.removeprefix("eval_"): value for key, value in metrics.items() if key.startswith("eval_")}
+    wanted = ("gap", "loss", "accuracy", "map", "f1", "samples", "before", "after")
+    report = {key: value for key, value in sorted(kept.items()) if key.rsplit("_", 1)[-1] in wanted}
+    return {**report, "samples": len(dataset)}
 
 
 def keep_whole(dataset):

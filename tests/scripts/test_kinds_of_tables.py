@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import scipy.io
 
+from modeling_lfm import Predictor
 from modeling_lfm.inputs_lfm import KINDS as INPUTS
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import export, predict, train
-from modeling_lfm.scripts.common.own_data import Predictor
 from tests.data.media import image_bytes, write_video
 
 from .test_export import PROCESSORS

@@ -1,6 +1,7 @@
 """Tables of one's own: what is proposed, `fit`, and predictions for every row."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import torch
 import yaml
 
-from modeling_lfm import fit
+from modeling_lfm import Predictor, fit
+from modeling_lfm.scripts import eval as evaluate
 from modeling_lfm.scripts import predict, train
-from modeling_lfm.scripts.common.own_data import Predictor, complete
+from modeling_lfm.scripts.common.own_data import complete
 from tests.data.test_table import make_frame
 
 TINY = {
@@ -133,6 +135,48 @@ def test_the_predictor_is_loaded_and_needs_no_labels(fitted, frame):
         loaded.predict(rows.drop(columns="fare"))
     with pytest.raises(ValueError, match="photo"):
         loaded.predict(rows[["id"]])
+
+
+def test_a_table_with_labels_is_evaluated_as_by_the_program(fitted, frame, tmp_path, capsys):
+    folder = Path(fitted.trainer.args.output_dir)
+    table = frame.head(20).assign(photo=[None, *frame.photo[1:20]])
+    found = fitted.evaluate(table)
+    assert found["accuracy"] == np.mean([*map(str.__eq__, fitted.predict(table), table.label)])
+    assert (found["samples"], found["photo_samples"]) == (20, 19)
+    shutil.copy(folder / "tables" / "train.parquet", tmp_path)
+    table.to_parquet(tmp_path / "new.parquet")
+    words = ["--checkpoint", str(folder), "--data_dir", str(tmp_path), "--missing", "absent", "--use_cpu"]
+    capsys.readouterr()
+    evaluate.main([*words, "--benchmark_options.test_file", "new.parquet"])
+    told = json.loads(capsys.readouterr().out)
+    assert told.keys() == found.keys()
+    assert all(told[key] == pytest.approx(value, abs=1e-6) for key, value in found.items())
+    loaded = Predictor.load(folder)
+    assert loaded.evaluate(table.rename(columns={"label": "y"}), label="y") == pytest.approx(found)
+    assert loaded.evaluate(table.drop(columns=["photo", "title"]))["photo_samples"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda table: table.drop(columns="label"), "has no column 'label'"),
+        (
+            lambda table: table.assign(label=["perhaps", *table.label[1:]]),
+            r"labels .*\(perhaps\); it has no, yes",
+        ),
+        (lambda table: table.assign(label=[None, *table.label[1:]]), "no 'label' in 1 rows"),
+        (lambda table: table.assign(label=[["no"]] * len(table)), "the model gives one label a row"),
+        (lambda table: table[["label"]], "none of the columns that the model reads"),
+    ],
+)
+def test_labels_that_a_model_cannot_be_held_against_are_told(fitted, frame, change, named):
+    with pytest.raises(ValueError, match=named):
+        fitted.evaluate(change(frame.head(4)))
+
+
+def test_folders_are_given_one_by_one():
+    with pytest.raises(ValueError, match=r"\['a', 'b'\]; give several one by one"):
+        Predictor.load(["a", "b"])
 
 
 def test_the_settings_that_fit_tells_do_the_same(fitted, tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from modeling_lfm import LfmForMultimodalClassification, LfmProcessor
+from modeling_lfm import LfmForMultimodalClassification, LfmProcessor, Predictor
 from modeling_lfm.data import load_benchmark
 from modeling_lfm.data.sources import SOURCES
 from modeling_lfm.scripts import eval as eval_program
@@ -28,7 +28,6 @@ from modeling_lfm.scripts import push_to_hub as card_program
 from modeling_lfm.scripts import quickstart as quickstart_program
 from modeling_lfm.scripts import train as train_program
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common.own_data import Predictor
 from modeling_lfm.trainer import LfmDataCollator
 from modeling_lfm.trainer.methods import METHODS, list_methods
 from tests.trainer.cards import check_card
