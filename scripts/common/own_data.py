@@ -318,7 +318,20 @@ class Predictor:
         label (`str`): the column of labels. label_separator (`str`, *optional*): between several labels in a cell.
         trainer (`LfmTrainer`, *optional*), metrics (`dict`, *optional*): of its training.
 
-    Example: see [`fit`].
+    Example:
+
+        ```python
+        >>> import pandas as pd
+        >>> from modeling_lfm import Predictor, fit
+        >>> table = pd.DataFrame({"age": range(60), "sex": ["a", "b"] * 30, "y": ["yes", "no", "no"] * 20})
+        >>> made = fit(table, label="y", output_dir="outputs/people", num_train_epochs=1)
+        table: tabular, from age, sex
+        ...
+        >>> predictor = Predictor.load("outputs/people")
+        >>> predictor.predict(table) == made.predict(table), predictor.evaluate(table[:20])["samples"]
+        (True, 20)
+
+        ```
     """
 
     def __init__(self, model, processor, columns=None, label="label", label_separator=None, trainer=None, metrics=None):
