@@ -20,7 +20,16 @@ from .callbacks import REPORTERS, LfmEarlyStoppingCallback, LfmProgressCallback,
 from .cards.record import to_json
 from .checkpoints import METHOD_STATE, naming_full_disk, only_run
 from .collator import LfmDataCollator, SampleIdCollator, SampleIdDataset
-from .fitting import LossChooser, check_metrics, check_parts, check_training, make_model, name_classes, train_apart
+from .fitting import (
+    LossChooser,
+    check_inputs,
+    check_metrics,
+    check_parts,
+    check_training,
+    make_model,
+    name_classes,
+    train_apart,
+)
 from .holdout import BalancedSampler, SampleReader, choose_holdout, is_stream
 from .holes import PresenceCounter
 from .hub import SharingTrainer
@@ -267,6 +276,15 @@ class LfmTrainer(
         if self.accelerator.sync_gradients:
             self._finish_gradients()
         return loss
+
+    def evaluation_loop(self, dataloader, *args, **kwargs):
+        """As in transformers; a `ValueError` names the modality whose inputs do not fit its tower."""
+        try:
+            return super().evaluation_loop(dataloader, *args, **kwargs)
+        except (RuntimeError, IndexError, ValueError):
+            if not is_stream(dataloader.dataset):
+                check_inputs(self, [dataloader.dataset[0]])
+            raise
 
     def floating_point_ops(self, inputs):
         """0: counted at each step as if a label were the only token, it would be wrong."""

@@ -281,9 +281,6 @@ def evaluating(model, processor, **settings):
 
 def measure(trainer, dataset, drop=()):
     """Metrics (`dict[str, float]`) of a model on prepared samples, without the modalities `drop` (names)."""
-    from modeling_lfm.trainer.fitting import check_inputs
-
-    check_inputs(trainer, [dataset[0]])
     if drop:
         metrics = trainer.predict_without(drop, dataset, metric_key_prefix="eval").metrics
     else:

@@ -251,6 +251,16 @@ def test_what_does_not_fit_is_told_by_the_trainer_before_the_first_step(changes,
     assert trainer.state.global_step == 0
 
 
+def test_an_evaluation_names_the_modality_that_does_not_fit(tmp_path):
+    config = LfmConfig({"image": IMAGE, "numbers": NUMBERS}, hidden_size=8)
+    trainer = LfmTrainer(LfmForMultimodalClassification(config), LfmTrainingArguments(str(tmp_path), use_cpu=True))
+    sample = {"image_values": torch.zeros(1, 8, 8), "numbers_values": torch.zeros(4), "labels": 1}
+    assert trainer.evaluate([sample] * 2)["eval_gap"] in (0, 1)
+    for measure in (trainer.evaluate, trainer.predict):
+        with pytest.raises(ValueError, match=r"'numbers'.*in_features=4"):
+            measure([{**sample, "numbers_values": torch.zeros(3)}] * 2)
+
+
 def test_samples_that_are_no_dicts_are_told(tmp_path):
     args = LfmTrainingArguments(str(tmp_path), use_cpu=True)
     with pytest.raises(ValueError, match="a dict with the key 'labels', not a tuple"):
