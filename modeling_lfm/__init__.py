@@ -19,8 +19,8 @@ _EXPORTS = {
     "LfmOutput": "modeling_lfm",
     "LfmProcessor": "processing_lfm",
     "MultimodalClassificationPipeline": "pipeline_lfm",
-    "Predictor": "scripts.common.own_data",
-    "fit": "scripts.common.own_data",
+    "Predictor": "scripts.common.fit",
+    "fit": "scripts.common.fit",
 }
 __all__ = [
     "LfmConfig",

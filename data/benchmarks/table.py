@@ -6,8 +6,9 @@ from functools import cached_property
 import datasets
 
 from ..benchmark import Benchmark, BenchmarkConfig
+from ..columns import show_plan, spell_out
 from ..labels import label_names
-from ..table import load_table, show_plan, spell_out
+from ..table import load_table
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 
 from modeling_lfm.registry_lfm import suggest
 from modeling_lfm.scripts.common import runs
-from modeling_lfm.scripts.common.own_data import Predictor, join_vectors
+from modeling_lfm.scripts.common.fit import Predictor, join_vectors
 from modeling_lfm.scripts.common.settings import parse_value
 
 CLIPS = ("video", "flow")  # types of input of which a part can be given
@@ -90,7 +90,7 @@ def predict_file(args):
     """Answer every row of `args.input_file` into `args.output`, a line of JSON each, with a bar on a terminal.
 
     Rows that cannot be read have an `error`. With `args.resume` it goes on behind the rows that are there; vectors for
-    `args.embeddings`, an npz file of [`join_vectors`][modeling_lfm.scripts.common.own_data.join_vectors], are computed
+    `args.embeddings`, an npz file of [`join_vectors`][modeling_lfm.scripts.common.fit.join_vectors], are computed
     of all rows.
 
     Returns:

@@ -9,7 +9,8 @@ import pytest
 
 from modeling_lfm import LfmProcessor
 from modeling_lfm.data import check_benchmark, load_benchmark
-from modeling_lfm.data.table import infer_columns, load_table, read_rows, show_plan
+from modeling_lfm.data.columns import infer_columns, show_plan
+from modeling_lfm.data.table import load_table, read_rows
 from modeling_lfm.scripts import eval as eval_program
 from modeling_lfm.scripts import predict, train
 from tests.data.media import image_bytes, tone, wav_bytes

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from modeling_lfm import fit
+from modeling_lfm import Predictor, fit
 from modeling_lfm.scripts import analyze, prepare_data, train
 from modeling_lfm.scripts import eval as eval_program
-from modeling_lfm.scripts.common.own_data import Predictor, complete
+from modeling_lfm.scripts.common.own_data import complete
 from tests.data.media import image_bytes
 
 TOWER = {"tower": "timm", "name": "resnet10t", "model_args": {"channels": [4] * 4, "stem_width": 4}}
