@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from transformers import enable_full_determinism, set_seed
+from transformers import default_data_collator, enable_full_determinism, set_seed
 from transformers.utils import logging
 
 from modeling_lfm.modeling_lfm import LfmForMultimodalClassification, LfmOutput
@@ -17,7 +17,7 @@ from modeling_lfm.towers_lfm import TOWERS
 
 from .adapters import describe_bases
 from .callbacks import LfmProgressCallback
-from .collator import SampleIdDataset
+from .collator import LfmDataCollator, SampleIdDataset
 from .holdout import is_stream, known_inputs, read_labels
 from .holes import keep_present
 from .methods import Method
@@ -40,10 +40,11 @@ def check_parts(trainer):
     if is_stream(dataset) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
         return
     for name, tower in model.lfm.towers.items():
-        if tower.input_names[0] == "input_ids" and trainer.processor is not None:
+        if tower.input_names[0] == "input_ids" and name in getattr(trainer.processor, "kinds", {}):
             _check_text(name, tower.encoder, trainer.processor)
-    _check_classes(model.config, dataset, "labels")
-    _check_classes(model.config, trainer.eval_dataset, "eval_dataset: labels")
+    if isinstance(trainer.plain_collator, LfmDataCollator) or trainer.plain_collator is default_data_collator:
+        _check_classes(model.config, dataset, "labels")  # which a collator of the user may make of something else
+        _check_classes(model.config, trainer.eval_dataset, "eval_dataset: labels")
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # a tower alone has a part of its parameters
         return
     with unchanged_random_state(trainer.args.device):
@@ -58,7 +59,8 @@ def check_parts(trainer):
 def _collate(trainer, samples):
     device = next(trainer.model.parameters()).device
     batch = trainer.data_collator(samples)
-    return {key: value.to(device) for key, value in batch.items() if key not in ("labels", "sample_ids")}
+    kept = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+    return {key: value.to(device) for key, value in kept.items() if key not in ("labels", "sample_ids")}
 
 
 def _check_text(name, encoder, processor):

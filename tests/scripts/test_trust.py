@@ -198,7 +198,10 @@ def text_trainer(tokenizer, tmp_path):  # noqa: F811
     ],
 )
 def test_tokens_and_classes_that_do_not_fit(text_trainer, changes, named):
-    check_parts(text_trainer())
+    trainer = text_trainer()
+    check_parts(trainer)
+    trainer.processor = trainer.processor.tokenizer  # which a user may give in its place
+    check_parts(trainer)
     with pytest.raises(ValueError, match=named):
         check_parts(text_trainer(**changes))
 
@@ -249,6 +252,21 @@ def test_what_does_not_fit_is_told_by_the_trainer_before_the_first_step(changes,
     with pytest.raises(ValueError, match=named):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_a_collator_of_the_user_may_make_classes_of_words_and_more_than_tensors(tmp_path):
+    def collate(samples):
+        return torch.utils.data.default_collate([{**one, "labels": len(one["labels"]) - 2} for one in samples])
+
+    class Naming(LfmTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            return super().compute_loss(model, {k: v for k, v in inputs.items() if k != "who"}, *args, **kwargs)
+
+    samples = [{"numbers_values": torch.zeros(4), "labels": word, "who": "me"} for word in ("no", "yes") * 4]
+    args = LfmTrainingArguments(str(tmp_path), use_cpu=True, method="concat", num_train_epochs=1)
+    config = LfmConfig({"numbers": NUMBERS}, hidden_size=8)
+    trainer = Naming(config, args, samples, data_collator=collate)
+    assert trainer.train().global_step == 1
 
 
 def test_an_evaluation_names_the_modality_that_does_not_fit(tmp_path):
