@@ -151,6 +151,8 @@ def name_columns(frame, columns, apart):
 
 
 def to_dataset(frame, plan, label, separator):
+    """The rows of a `DataFrame` as a `datasets.Dataset`: a column a modality of the `plan` (`dict[str, Column]`), and
+    `label`, names of classes (`str`, or a list), which a `separator` (`str`, *optional*) parts within a cell."""
     data = {name: read_cells(frame, column) for name, column in plan.items()}
     features = {name: _feature(column, data[name]) for name, column in plan.items()}
     labels = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in frame[label]]
@@ -180,6 +182,7 @@ def _feature(column, cells):
 
 
 def read_cells(frame, column):
+    """What the rows of a `DataFrame` hold for a modality (`list`), read as its [`Column`] says; None for nothing."""
     if column.type == "tabular":
         numeric = set(column.settings.get("numeric") or ())
         rows = frame[column.columns].itertuples(index=False)
@@ -214,6 +217,7 @@ def _cell(cell, name, is_number):
 
 
 def full_path(folder, cell):
+    """The path of a medium (`str`) that a cell names, relative to the `folder` of its table."""
     return os.path.realpath(folder / Path(cell.replace("\0", "?")).expanduser())  # no name holds NUL
 
 

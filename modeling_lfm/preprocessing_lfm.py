@@ -38,7 +38,7 @@ def complete_inputs(modalities, towers):
                 found = _of_pictures(spec, kind)
             elif kind == "waveform" and spec.get("tower") == "transformers" and spec.get("name"):
                 found = {"extractor": AutoFeatureExtractor.from_pretrained(spec["name"]).to_dict()}
-            elif kind == "text" and spec.get("tower") in ("transformers", "clip_text"):
+            elif kind == "text" and "max_length" not in settings and spec.get("tower") in ("transformers", "clip_text"):
                 found = _of_text(spec)
             if found and settings.get("num_channels", 3) != 3:  # statistics of colours
                 found = {key: value for key, value in found.items() if key not in ("mean", "std")}

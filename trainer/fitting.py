@@ -50,9 +50,9 @@ def check_parts(trainer):
     with unchanged_random_state(trainer.args.device):
         samples = [dataset[index] for index in range(min(2, len(dataset)))]
         check_inputs(trainer, samples)
-        size = trainer.args.train_batch_size
-        rest = 1 if size == 1 else len(dataset) % size if trainer.args.world_size == 1 else 0
-        if rest == 1 and (size == 1 or not trainer.args.dataloader_drop_last):
+        args, size = trainer.args, trainer.args.train_batch_size
+        ends_with_one = len(dataset) % size == 1 and args.world_size == 1 and not args.dataloader_drop_last
+        if size == 1 or ends_with_one:
             _check_single(model, _collate(trainer, samples[:1]), len(dataset), size)
 
 
@@ -86,7 +86,7 @@ def _check_classes(config, dataset, name):
     """Whether the labels of a data set, called `name` in messages, are classes of the model."""
     dataset = getattr(dataset, "dataset", dataset)
     columns = dataset[0] if isinstance(dataset, list) and dataset else getattr(dataset, "column_names", None) or ()
-    if "labels" not in columns or is_stream(dataset):
+    if "labels" not in columns or is_stream(dataset) or len(dataset) == 0:
         return
     labels, number, several = read_labels(dataset), config.num_labels, config.is_multi_label
     if labels.dtype.kind not in "biuf":

@@ -282,7 +282,7 @@ class LfmTrainer(
         try:
             return super().evaluation_loop(dataloader, *args, **kwargs)
         except (RuntimeError, IndexError, ValueError):
-            if not is_stream(dataloader.dataset):
+            if not is_stream(dataloader.dataset) and len(dataloader.dataset):
                 check_inputs(self, [dataloader.dataset[0]])
             raise
 

@@ -159,7 +159,7 @@ class LfmTrainingArguments(TrainingArguments):
             )
         given = self.class_weights
         numbers = isinstance(given, (list, tuple)) and all(isinstance(weight, (int, float)) for weight in given)
-        if not numbers and given not in (None, "balanced"):
+        if not (given is None or numbers or (isinstance(given, str) and given == "balanced")):
             raise ValueError(f"class_weights={self.class_weights!r} must be a list of numbers, or balanced.")
         self.metrics = [self.metrics] if isinstance(self.metrics, str) else self.metrics
         for name in self.metrics or ():

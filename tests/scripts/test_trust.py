@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -277,6 +278,13 @@ def test_an_evaluation_names_the_modality_that_does_not_fit(tmp_path):
     for measure in (trainer.evaluate, trainer.predict):
         with pytest.raises(ValueError, match=r"'numbers'.*in_features=4"):
             measure([{**sample, "numbers_values": torch.zeros(3)}] * 2)
+
+
+def test_a_set_without_samples_is_left_to_the_evaluation(tmp_path):
+    sample = {"numbers_values": torch.zeros(4), "labels": 1}
+    empty = datasets.Dataset.from_list([{"numbers_values": [0.0] * 4, "labels": 1}]).select([])
+    config, args = LfmConfig({"numbers": NUMBERS}), LfmTrainingArguments(str(tmp_path), use_cpu=True, method="concat")
+    check_parts(LfmTrainer(config, args, [sample] * 4, empty))
 
 
 def test_samples_that_are_no_dicts_are_told(tmp_path):

@@ -97,6 +97,7 @@ def test_refused_by_name_with_the_reason(name, tmp_path):
         ({"calibrate": "no"}, "calibrate='no' should be of type bool"),
         ({"bf16": "yes"}, "bf16='yes' should be of type bool"),
         ({"class_weights": [1.0, "a"]}, r"class_weights=\[1.0, 'a'\] must be a list of numbers"),
+        ({"class_weights": np.ones(2)}, r"class_weights=array.* must be a list of numbers"),
         ({"method": 3}, "method=3 should be its name"),
     ],
 )
