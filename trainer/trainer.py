@@ -111,7 +111,8 @@ class LfmTrainer(
         if kwargs.get("data_collator") is None and hasattr(processing_class, "stack"):
             kwargs["data_collator"] = LfmDataCollator(processing_class)
         if model is not None:
-            self.method.check(model.config)
+            if train_dataset is not None:  # else the model is only looked at, whatever trained it
+                self.method.check(model.config)
             add_adapters(model, args)
         self.given = train_dataset, eval_dataset, holdout_dataset
         self.bound = False
@@ -161,7 +162,8 @@ class LfmTrainer(
 
     def _bind(self):
         """Let model and method know each other."""
-        self.method.check(self.model.config)
+        if self.train_dataset is not None:
+            self.method.check(self.model.config)
         check_training(self)
         name_classes(self.model.config, self.given[0])
         if self.args.channels_last:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from modeling_lfm import LfmForMultimodalClassification
-from modeling_lfm.trainer import LfmTrainer
+from modeling_lfm.trainer import LfmTrainer, LfmTrainingArguments
 from modeling_lfm.trainer.methods import METHODS, list_methods, make_method
 
 from .test_trainer import training_log
@@ -81,6 +81,9 @@ def test_it_learns_and_a_resumed_run_equals_the_uninterrupted_one(name, tmp_path
     torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=0)
     torch.testing.assert_close(found.modality_logits, expected.modality_logits, rtol=0, atol=0)
     assert len(found.modality_logits) == len(whole.model.config.modalities)
+    # Whatever trained it, a trainer that knows nothing of that evaluates it, as eval.py does.
+    plain = LfmTrainer(loaded, LfmTrainingArguments(str(tmp_path), use_cpu=True))
+    assert plain.evaluate(whole.given[0])["eval_loss"] == pytest.approx(whole.evaluate(whole.given[0])["eval_loss"])
 
 
 @pytest.mark.parametrize("name", NAMES)
