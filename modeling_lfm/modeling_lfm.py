@@ -280,7 +280,9 @@ class LfmModel(LfmPreTrainedModel):
             tensors[1] = torch.ones_like(tensors[0])
         if getattr(tower, "frontend", None) is not None:  # which needs all digits
             return tensors
-        return [tensor.to(tower.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+        learns = next(tower.parameters(), None) is not None
+        dtype = tower.dtype if learns else self.projections[name].weight.dtype
+        return [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
 
     def project(self, vectors):
         """The towers' vectors to features: a tuple of M tensors (B, hidden_size)."""

@@ -9,13 +9,25 @@ from .temporal_lfm import TimeEncoder
 from .towers_lfm import TOWERS, Tower
 
 
+class OneHot(nn.Module):
+    """Categories (B,) int64 to `size` numbers each, of which one is 1."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, categories):
+        return nn.functional.one_hot(categories, self.size)
+
+
 @TOWERS.register("mlp")
 class MlpTower(Tower):
     """A multi-layer perceptron on vectors and rows of tables: `values` (B, in_features), `categories` (B, C) int64.
 
     Keys of its entry: `in_features` (numbers) and `cardinalities` (how many values each category has), which the
     processor tells; `hidden_sizes` (`list[int]`, [128, 128]), `dropout` (0.1). Categories are embedded in
-    min(50, (cardinality + 1) // 2) numbers each.
+    min(50, (cardinality + 1) // 2) numbers each. With `hidden_sizes: []` there is nothing to learn: the vector is the
+    numbers and a one for each category, in the place of its value.
     """
 
     keys = ("in_features", "cardinalities", "hidden_sizes", "dropout")
@@ -23,7 +35,7 @@ class MlpTower(Tower):
     @classmethod
     def check(cls, spec):
         sizes = spec.get("hidden_sizes", [1])
-        if not isinstance(sizes, (list, tuple)) or not sizes or not all(isinstance(s, int) and s > 0 for s in sizes):
+        if not isinstance(sizes, (list, tuple)) or not all(isinstance(s, int) and s > 0 for s in sizes):
             raise ValueError(f"hidden_sizes={sizes!r} must be whole numbers above 0")
 
     def __init__(self, spec, config):
@@ -32,9 +44,12 @@ class MlpTower(Tower):
         self.count = spec["in_features"]
         cardinalities = spec.get("cardinalities") or []
         self.input_names = ("values", "categories") if cardinalities else ("values",)
-        widths = [min(50, (size + 1) // 2) for size in cardinalities]
-        self.embeddings = nn.ModuleList(nn.Embedding(size, d) for size, d in zip(cardinalities, widths, strict=True))
-        sizes = [self.count + sum(widths), *spec.get("hidden_sizes", (128, 128))]
+        hidden = spec.get("hidden_sizes", (128, 128))
+        widths = [min(50, (size + 1) // 2) if hidden else size for size in cardinalities]
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(size, d) if hidden else OneHot(size) for size, d in zip(cardinalities, widths, strict=True)
+        )
+        sizes = [self.count + sum(widths), *hidden]
         layers = []
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU(), nn.Dropout(spec.get("dropout", 0.1))]
@@ -42,7 +57,9 @@ class MlpTower(Tower):
         self.num_features = sizes[-1]
 
     def forward(self, values, categories=None):
-        embedded = [embedding(categories[:, number]) for number, embedding in enumerate(self.embeddings)]
+        embedded = [
+            embedding(categories[:, number]).to(values.dtype) for number, embedding in enumerate(self.embeddings)
+        ]
         return self.encoder(torch.cat([values, *embedded], dim=1))
 
 

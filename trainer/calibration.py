@@ -182,10 +182,10 @@ class Calibrator:
     """`dict`: number of `samples` that it was fitted on, and the calibration errors on these."""
 
     def check_calibration(self):
-        """Raise a `ValueError` where `args.calibrate` or `args.stack` cannot be had, such as without validation data;
-        whether to calibrate (`bool`)."""
+        """Raise a `ValueError` where what `args` ask to be fitted cannot be, such as without validation data; whether to
+        calibrate (`bool`)."""
         found = self.eval_dataset is not None and not isinstance(self.eval_dataset, dict)
-        for name in ("calibrate", "stack"):
+        for name in ("calibrate", "linear_probe", "stack"):
             if getattr(self.args, name) and not found:
                 raise ValueError(
                     f"{name}: true needs validation data, a single eval_dataset; give one, or leave it out."
@@ -195,11 +195,14 @@ class Calibrator:
         return found and self.args.calibrate is not False
 
     def fit_on_validation(self, calibrates):
-        """Stack, and calibrate where `calibrates`, when training has ended; a model that is no longer one of the log's
+        """Probe or stack, and calibrate where `calibrates`, when training has ended; a model that is not one of the log's
         is evaluated in between, and told as the chosen one."""
+        if self.args.linear_probe:
+            self.fit_probe()
         if self.args.stack:
             self.stack()
-        if (self.args.stack or self.args.average_epochs) and self.eval_dataset is not None:
+        changed = self.args.linear_probe or self.args.stack or self.args.average_epochs
+        if changed and self.eval_dataset is not None:
             metrics, name = self.evaluate(), self.args.metric_for_best_model
             if name is not None:
                 found = metrics.get(name if name.startswith("eval_") else f"eval_{name}")

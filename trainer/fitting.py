@@ -22,6 +22,7 @@ from .holdout import is_stream, known_inputs, read_labels
 from .holes import keep_present
 from .methods import Method
 from .objectives import classification_loss
+from .probe import leave_vectors
 from .training_args import NEED_METRICS
 
 logger = logging.get_logger(__name__)
@@ -218,6 +219,8 @@ def make_model(config, args, dataset):
     """A new model of an [`LfmConfig`], its weights drawn from `args.seed`, its classes named after the data set's."""
     config = copy.deepcopy(config)
     name_classes(config, dataset, number=True)
+    if args.linear_probe:
+        leave_vectors(config)
     enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
     return LfmForMultimodalClassification.from_towers(config)
 

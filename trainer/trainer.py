@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections import defaultdict
 
 import torch
@@ -36,6 +37,7 @@ from .hub import SharingTrainer
 from .methods import Method, make_method
 from .methods.base import split_groups
 from .metrics import ModalityMeter
+from .probe import LinearProber
 from .rates import split_rates, tower_rates
 from .search import Searcher
 from .sharding import describe_sharding, own_class
@@ -45,7 +47,15 @@ logger = logging.get_logger(__name__)
 
 
 class LfmTrainer(
-    Calibrator, LossChooser, ModalityMeter, PresenceCounter, SampleReader, Searcher, SharingTrainer, WeightAverager
+    Calibrator,
+    LinearProber,
+    LossChooser,
+    ModalityMeter,
+    PresenceCounter,
+    SampleReader,
+    Searcher,
+    SharingTrainer,
+    WeightAverager,
 ):
     """Trains [`LfmForMultimodalClassification`] with LFM, one of its rivals or a baseline (`args.method`).
 
@@ -172,6 +182,7 @@ class LfmTrainer(
         self.data_collator = SampleIdCollator(self.plain_collator) if with_ids else self.plain_collator
         self._set_loss()
         self.method.bind(self)
+        self.check_probe()
         self.bound = True
 
     def _get_train_sampler(self, *args):
@@ -223,7 +234,10 @@ class LfmTrainer(
                 checkpoint = self._find_checkpoint(resume_from_checkpoint)
                 with checkpoints.staying_ended(self, checkpoint):
                     output = super().train(checkpoint, *args, **kwargs)
+                began = time.monotonic()
                 self.fit_on_validation(calibrates)
+                if self.args.linear_probe:  # which is all that was done
+                    output.metrics["train_runtime"] = round(time.monotonic() - began, 4)
                 return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
         finally:
             self.processing_class = self.processor

@@ -102,6 +102,12 @@ class LfmTrainingArguments(TrainingArguments):
         help="The model is the mean of the weights after the last so many epochs, not that of the best or the last one "
         "(SWA); for a learning rate that does not go to zero, such as lr_scheduler_type: constant.",
     )
+    linear_probe: bool = HfArg(
+        default=False,
+        help="No step is taken (num_train_epochs counts as 0): the head is a logistic regression on the vectors of towers "
+        "that are not trained, its penalty chosen on the evaluation set. An mlp has no hidden layers then. With method: "
+        "concat one on all vectors, with sum the mean of one a modality.",
+    )
     stack: bool = HfArg(
         default=False,
         help="At the end of training give each modality the weight in the fused prediction that fits the evaluation "
@@ -171,6 +177,10 @@ class LfmTrainingArguments(TrainingArguments):
             raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must lie in [0, 1].")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError("early_stopping_patience needs evaluations: set eval_strategy to epoch or steps.")
+        if self.linear_probe and self.max_steps > 0:
+            raise ValueError("linear_probe: true takes no step: leave out max_steps.")
+        if self.linear_probe:
+            self.num_train_epochs = 0
         super().__post_init__()
         check_report_to(self.report_to)
         if self.device.type == "cpu":

@@ -1,6 +1,9 @@
 """`fit` in three lines on a table of one's own, and the `Predictor` that comes out of it."""
 
+import copy
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,26 @@ from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import hide_progress_bars, say
 from modeling_lfm.scripts.common.own_data import complete
 
+# Settings that say how is trained, or that a linear probe has no place for.
+NO_PROBE = {
+    "method",
+    "fusion",
+    "linear_probe",
+    "stack",
+    "average_epochs",
+    "modality_dropout",
+    "max_steps",
+    "push_to_hub",
+}
+NO_PROBE |= {"class_weights", "focal_gamma", "logit_adjustment", "label_smoothing_factor", "train_sampling_strategy"}
+
 
 def fit(train, label="label", *, validation=None, test=None, time_limit=None, output_dir="outputs/fit", **given):
     """Train a classifier on a table: what its columns are is found out, and printed.
+
+    Where all towers are frozen, or read numbers, a linear probe is fitted first. It is kept unless what is trained then
+    is ahead of it by more than one standard error of the validation accuracy, the simpler model being as good (the rule
+    of Breiman et al., "Classification and Regression Trees", 1984).
 
     Args:
         train, validation, test: a `pandas.DataFrame`, a `datasets.Dataset`, or a file (csv, tsv, jsonl, Parquet); what
@@ -69,13 +89,60 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
             hide_progress_bars()
         (folder / "fit.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
         say(f"the same again: python scripts/train.py {folder / 'fit.yaml'} --output_dir DIR")
-        model_args, data_args, training_args = training.fill_run(told)
+        began, takes_probe = time.monotonic(), told["method"] == "concat" and not NO_PROBE & set(given)
+        probe = _fit_probe(told, None if time_limit is None else time_limit / 4) if takes_probe else None
+        model_args, data_args, training_args = training.fill_run(copy.deepcopy(told))
         trainer, splits = training.set_up(model_args, data_args, training_args)
         if time_limit is not None:
-            trainer.add_callback(TimeLimitCallback(time_limit))
+            trainer.add_callback(TimeLimitCallback(time_limit - (time.monotonic() - began)))
         metrics = training.fit(trainer, splits, data_args)
+        if probe is not None and _is_kept(probe, metrics, len(splits["validation"])):
+            trainer, metrics = probe, _write_probe(probe, told, splits, data_args)
     say(f"validation accuracy {100 * metrics['eval_accuracy']:.1f} %; model: {folder}")
     return Predictor(trainer.model, trainer.processor, **recall_columns(folder), trainer=trainer, metrics=metrics)
+
+
+def _fit_probe(told, seconds):
+    """The [`LfmTrainer`] of a linear probe with these settings; of the penalties those are tried for which there is
+    time."""
+    from modeling_lfm.scripts.common import training
+    from modeling_lfm.trainer.callbacks import LfmProgressCallback
+
+    trainer, _ = training.set_up(*training.fill_run(copy.deepcopy({**told, "linear_probe": True})))
+    trainer.pop_callback(LfmProgressCallback)
+    trainer.probe_seconds = seconds
+    trainer.train()
+    return trainer
+
+
+def _is_kept(probe, metrics, samples):
+    """Whether the linear probe stays, by the validation `metrics` of what was trained beside it; it is said."""
+    name = "map" if probe.model.config.is_multi_label else "accuracy"
+    found = next(entry[f"eval_{name}"] for entry in reversed(probe.state.log_history) if "eval_loss" in entry)
+    trained, error = metrics[f"eval_{name}"], (found * (1 - found) / samples) ** 0.5
+    ahead = trained - found > error
+    say(
+        f"a linear probe has {100 * found:.1f} % on validation data, what was trained {100 * trained:.1f} %: "
+        f"{'more' if ahead else 'no more'} than a standard error ({100 * error:.1f} points) ahead, so the "
+        f"{'latter' if ahead else 'probe'} is kept"
+    )
+    return not ahead
+
+
+def _write_probe(trainer, told, splits, data_args):
+    """Put a linear probe in the place of what was trained, in its folder; its metrics (`dict`)."""
+    from modeling_lfm.scripts.common import training
+    from modeling_lfm.trainer.checkpoints import list_checkpoints, naming_full_disk
+
+    folder = Path(trainer.args.output_dir)
+    with naming_full_disk(folder):
+        for checkpoint in list_checkpoints(folder):
+            shutil.rmtree(checkpoint)
+        runs.forget_results(folder)
+        runs.remember(folder, data_args, trainer, splits)
+        settings = yaml.safe_dump({**told, "linear_probe": True}, sort_keys=False)
+        (folder / "fit.yaml").write_text(settings, encoding="utf-8")
+        return training.write(trainer, splits, {"train_runtime": 0.0})
 
 
 def _store(table, file):

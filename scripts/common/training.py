@@ -83,6 +83,7 @@ def make_config(model_args, training_args):
     train such a model."""
     from modeling_lfm import LfmConfig
     from modeling_lfm.trainer.methods import make_method
+    from modeling_lfm.trainer.probe import leave_vectors
 
     method = make_method(training_args.method)
     wanted = method.config_settings(model_args.modalities)
@@ -91,6 +92,8 @@ def make_config(model_args, training_args):
     wanted["fusion_args"] = {**wanted["fusion_args"], **model_args.fusion_args}
     config = LfmConfig(**wanted, hidden_size=model_args.hidden_size, modality_dropout=model_args.modality_dropout)
     method.check(config)
+    if training_args.linear_probe:
+        leave_vectors(config)
     return config
 
 
@@ -198,15 +201,20 @@ def fit(trainer, splits, data_args, checkpoint=None):
             runs.forget_results(folder)  # of a run that was killed also half a file
             runs.remember(folder, data_args, trainer, splits)
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-        hide_progress_bars()  # what follows is quick
-        trainer.save_model(_internal_call=True)  # its card is written at the end
-        trainer.save_state()
-        trainer.save_metrics("train", metrics)
-        for name, split in (("eval", "validation"), ("test", "test")):
-            if split in splits:
-                found = trainer.predict(splits[split], metric_key_prefix=name).metrics  # evaluate() would log it again
-                found |= trainer.measure_absence(splits[split], metric_key_prefix=name)
-                trainer.save_metrics(name, found)
-                metrics = metrics | found
-        trainer.push_to_hub() if trainer.args.push_to_hub else trainer.create_model_card()
+        return write(trainer, splits, metrics)
+
+
+def write(trainer, splits, metrics):
+    """Write a trained model and how it does on its splits into its `output_dir`; its `metrics` (`dict`) and these."""
+    hide_progress_bars()  # what follows is quick
+    trainer.save_model(_internal_call=True)  # its card is written at the end
+    trainer.save_state()
+    trainer.save_metrics("train", metrics)
+    for name, split in (("eval", "validation"), ("test", "test")):
+        if split in splits:
+            found = trainer.predict(splits[split], metric_key_prefix=name).metrics  # evaluate() would log it again
+            found |= trainer.measure_absence(splits[split], metric_key_prefix=name)
+            trainer.save_metrics(name, found)
+            metrics = metrics | found
+    trainer.push_to_hub() if trainer.args.push_to_hub else trainer.create_model_card()
     return metrics

@@ -74,13 +74,12 @@ def check_cell(config, reader=None):
     from modeling_lfm.processing_lfm import tell_halves
     from modeling_lfm.scripts.common.console import hide_progress_bars
     from modeling_lfm.scripts.common.training import make_config, read_run, set_up, wants_cache
-    from modeling_lfm.scripts.experiments.probe import check_probe
     from modeling_lfm.towers_lfm import TOWERS, resolve_tower_configs
     from modeling_lfm.trainer.fitting import check_parts
     from modeling_lfm.trainer.methods.base import Unfit
 
     hide_progress_bars()
-    probe, members = config.pop("probe", None), config.pop("members", 1)
+    members = config.pop("members", 1)
     if not isinstance(members, int) or members < 1:
         raise ValueError(f"members={members!r} of a row must be a number of models, from 1 on.")
     with tempfile.TemporaryDirectory() as folder:
@@ -102,12 +101,11 @@ def check_cell(config, reader=None):
             remedy = "is neither a folder nor on the Hub; give a folder with --modalities.MODALITY.name."
             raise FileNotFoundError(f"{data_args.benchmark}: a pretrained tower of {names} {remedy}") from error
         try:
-            trainer, splits = set_up(model_args, data_args, training_args, reader or ReadOnce())
+            trainer, _ = set_up(model_args, data_args, training_args, reader or ReadOnce())
             check_parts(trainer)
         except Unfit as error:  # what only the samples tell
             return str(error), 0
-        reason = check_probe(probe, trainer.model.config.modality_names, splits["train"]) if probe else None
-    return reason, 4 * trainer.model.num_parameters()
+    return None, 4 * trainer.model.num_parameters()
 
 
 def check_output(folder, largest, jobs):

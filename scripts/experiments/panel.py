@@ -27,7 +27,7 @@ def collect(table, folder):
         elif "test" in record:
             metric = "map" if record["chosen_by"] == "map" else "accuracy"  # where all labels have to be right
             line |= {"seed": record["seed"], "metric": metric, "best_epoch": record.get("best_epoch")}
-            if "learning_rate" in record:  # else of a probe
+            if record.get("learning_rate") is not None:  # else of a probe
                 line["learning_rate"] = round(record["learning_rate"], 8)
             line |= {part: round(record[part][metric], 6) for part in ("validation", "test")}
             found = {f"test_{key}": record["test"][key] for key in record["test"] if key.endswith(KEPT)}

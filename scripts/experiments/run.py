@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import tempfile
-import time
 from concurrent.futures import BrokenExecutor
 from contextlib import closing
 from dataclasses import asdict
@@ -35,9 +34,8 @@ def run_one(threads, config):
 
     Args:
         threads (`int`): of torch.
-        config (`dict`): settings of train.py; with `probe`, see [`run_probe`], no model is trained; of so many
-            `members`, trained with seeds of their own, the [`LfmEnsemble`] is evaluated; a `trial` does not read the
-            test split, and trains one.
+        config (`dict`): settings of train.py; of so many `members`, trained with seeds of their own, the
+            [`LfmEnsemble`] is evaluated; a `trial` does not read the test split, and trains one.
 
     Returns:
         `dict` with the `method` and its settings, the `learning_rate`, the metric by which the epoch is chosen
@@ -51,30 +49,26 @@ def run_one(threads, config):
 
     from modeling_lfm.scripts.common.console import hide_progress_bars
     from modeling_lfm.scripts.common.training import read_run, set_up
-    from modeling_lfm.scripts.experiments.probe import run_probe
 
     torch.set_num_threads(threads)
     hide_progress_bars()
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory(prefix="lfm-run-", ignore_cleanup_errors=True) as scratch:
         settings = {**config, **FORCED, "output_dir": scratch}
-        probe, trial, members = (settings.pop(key, None) for key in ("probe", "trial", "members"))
+        trial, members = (settings.pop(key, None) for key in ("trial", "members"))
         trainer, splits = set_up(*read_run(settings))
-        if probe is not None:
-            began = time.perf_counter()
-            return {**run_probe(probe, trainer, splits), "seconds": time.perf_counter() - began}
         seconds = train_silently(trainer)
         if members is not None and not trial:
             seconds += add_members(trainer, members, settings)
-    state, method = trainer.state, trainer.method
+    state, method, probed = trainer.state, trainer.method, trainer.args.linear_probe
     best = next(e for e in state.log_history if e["step"] == state.best_global_step and "eval_loss" in e)
     record = {
         "method": {"name": method.spec.name, **asdict(method.settings)},
-        "learning_rate": trainer.args.learning_rate,
+        "learning_rate": None if probed else trainer.args.learning_rate,
         "chosen_by": trainer.args.metric_for_best_model,
         "best_metric": state.best_metric,
         "greater_is_better": trainer.args.greater_is_better,
-        "best_epoch": best["epoch"],
+        "best_epoch": None if probed else best["epoch"],
         "seconds": seconds,
         "steps": state.global_step,
         "alpha": [entry["alpha"] for entry in state.log_history if "alpha" in entry and "loss" in entry],
@@ -148,8 +142,8 @@ def make_jobs(cells, seeds, folds, folder):
 def sweep(jobs, executor, folder):
     """Run every job that `folder` does not hold yet; write each as it ends.
 
-    A job whose configuration is another than that of its file is run again, and so is one that failed. A probe draws
-    nothing, so that one run of it stands for the seeds that differ in nothing else.
+    A job whose configuration is another than that of its file is run again, and so is one that failed. A linear probe
+    draws nothing, so that one run of it stands for the seeds that differ in nothing else.
 
     Args:
         jobs (`dict`): configurations by (setting, row, seed).
@@ -162,7 +156,7 @@ def sweep(jobs, executor, folder):
     left, failures = {key: config for key, config in jobs.items() if done.get(key) != digest(config)}, {}
     alike = {}
     for key, config in left.items():
-        alike.setdefault((*key[:2], digest(config)) if "probe" in config else key, []).append(key)
+        alike.setdefault((*key[:2], digest(config)) if config.get("linear_probe") else key, []).append(key)
     alike = {keys[0]: keys for keys in alike.values()}
     with closing(executor.run(run_job, (executor.threads, left), list(alike))) as outcomes:
         for number, (key, result) in enumerate(outcomes, 1):

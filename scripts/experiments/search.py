@@ -12,7 +12,7 @@ def search_rates(cells, own):
     """Scale the learning rates of each cell by a factor of `own.search`: that which is best on validation data.
 
     Each trial is a run of its own with the first seed, which does not read the test split; of equal ones that nearest
-    to 1 is taken. A probe chooses its penalty by itself.
+    to 1 is taken. A linear probe chooses its penalty by itself.
 
     Args:
         cells (`dict`): a configuration by (setting, row).
@@ -29,7 +29,9 @@ def search_rates(cells, own):
         return cells, {}
     trials, folder = {}, own.output / FOLDER
     for (setting, row), config in cells.items():
-        for factor in [] if "probe" in config else sorted(own.search, key=lambda factor: abs(math.log(factor))):
+        for factor in (
+            [] if config.get("linear_probe") else sorted(own.search, key=lambda factor: abs(math.log(factor)))
+        ):
             trials[setting, f"{row}{RATE}{factor:g}"] = (setting, row), scale_rates(config, factor)
     jobs = {key: {**config, "trial": True} for key, (_, config) in trials.items()}
     folder.mkdir(parents=True, exist_ok=True)

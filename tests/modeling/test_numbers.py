@@ -237,7 +237,7 @@ def test_towers_say_what_they_need():
         ({"tower": "sequence"}, "in_features"),
         ({"tower": "sequence", "in_features": 3, "encoder": "lstm"}, "encoder"),
         ({"tower": "sequence", "in_features": 3, "width": 9}, "width"),
-        ({"tower": "mlp", "in_features": 3, "hidden_sizes": []}, "hidden_sizes"),
+        ({"tower": "mlp", "in_features": 3, "hidden_sizes": [0]}, "hidden_sizes"),
     ):
         with pytest.raises(ValueError, match=message):
             LfmForMultimodalClassification(LfmConfig({"x": spec}, num_labels=2))

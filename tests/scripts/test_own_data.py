@@ -235,6 +235,32 @@ def test_fit_on_a_frame_of_arrays_whose_columns_are_numbers(tmp_path):
 
 def test_time_limit_stops_training(frame, tmp_path):
     table = pd.concat([frame[["age", "fare", "label"]]] * 4, ignore_index=True)
-    predictor = fit(table, time_limit=0, output_dir=tmp_path / "run", num_train_epochs=50, use_cpu=True)
+    given = {"method": "concat", "num_train_epochs": 50, "use_cpu": True}
+    predictor = fit(table, time_limit=0, output_dir=tmp_path / "run", **given)
     assert predictor.trainer.state.global_step == 1
     assert predictor.predict(table)
+
+
+def test_fit_keeps_a_linear_probe_unless_what_is_trained_is_clearly_ahead(tmp_path, capsys):
+    """Of numbers whose sum matters, and of some whose product does; its folder is that of a run of train.py."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(300, 2)), columns=["u", "v"]).assign(kind=["x", "y", None] * 100)
+    quick = {"time_limit": 60, "num_train_epochs": 10, "use_cpu": True, "learning_rate": 1e-2, "hidden_size": 16}
+    quick |= {"modalities": {"table": {"hidden_sizes": [32]}}}
+    for name, answer, probed in (("sum", frame.u + frame.v, True), ("product", frame.u * frame.v, False)):
+        table, folder = frame.assign(label=np.where(answer > 0, "above", "below")), tmp_path / name
+        predictor = fit(table, output_dir=folder, **quick)
+        told = capsys.readouterr().out
+        assert f"so the {'probe' if probed else 'latter'} is kept" in told
+        assert predictor.metrics["eval_accuracy"] > 0.85
+        assert bool(yaml.safe_load((folder / "fit.yaml").read_text()).get("linear_probe")) == probed
+        assert bool(list(folder.glob("checkpoint-*"))) != probed
+        assert ("A linear probe on" in (folder / "README.md").read_text()) == probed
+        assert Predictor.load(folder).predict(table) == predictor.predict(table)
+        assert predictor.evaluate(table)["samples"] == 300
+    train.main([str(tmp_path / "sum" / "fit.yaml"), "--output_dir", str(tmp_path / "again")])
+    pd.testing.assert_frame_equal(
+        Predictor.load(tmp_path / "again").predict_proba(frame), Predictor.load(tmp_path / "sum").predict_proba(frame)
+    )
+    fit(frame.assign(label=np.where(frame.u > 0, "a", "b")), output_dir=tmp_path / "own", method="concat", **quick)
+    assert "linear probe" not in capsys.readouterr().out

@@ -32,7 +32,7 @@ RESULTS = ROOT / "model_cards" / "results"
 SETS = """
 title: Mine
 rows:
-  Linear probe: {method: concat, probe: linear}
+  Linear probe: {method: concat, linear_probe: true}
   Unimodal-2: {method: unimodal_2}
   Concat: {method: concat}
   Sum: {method: sum}

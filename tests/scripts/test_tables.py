@@ -12,10 +12,10 @@ from modeling_lfm.scripts import reproduce
 from modeling_lfm.scripts.common.settings import CONFIGS, list_configs, read_config
 from modeling_lfm.scripts.common.training import read_run, set_up
 from modeling_lfm.scripts.experiments.check import SMALL, ReadOnce, check_cell, check_cells, check_output
-from modeling_lfm.scripts.experiments.probe import STRENGTHS, run_probe
 from modeling_lfm.scripts.experiments.run import FORCED, run_one
 from modeling_lfm.scripts.experiments.tables import TABLES, Table, find_table, make_cells, merge, read_table
 from modeling_lfm.trainer.methods import METHODS, make_method
+from modeling_lfm.trainer.probe import STRENGTHS
 
 from ..data.media import make_mvsa
 from ..modeling.towers import make_tokenizer
@@ -272,7 +272,7 @@ def test_a_probe_is_a_logistic_regression_on_what_frozen_towers_give(tmp_path):
     small = {"max_train_samples": 64, "max_eval_samples": 40, "max_test_samples": 40, "use_cpu": True}
     base = merge(read_config("demo"), {**small, "cache_features": True})
     base["modalities"] = {name: {**spec, **frozen[name]} for name, spec in base["modalities"].items()}
-    record = run_one(1, {**base, "method": "concat", "probe": "linear"})
+    record, late = (run_one(1, {**base, "method": name, "linear_probe": True}) for name in ("concat", "sum"))
     trainer, splits = set_up(*read_run({**base, "do_predict": True, "output_dir": str(tmp_path)}))
     names = trainer.model.config.modality_names
     data = {
@@ -296,7 +296,6 @@ def test_a_probe_is_a_logistic_regression_on_what_frozen_towers_give(tmp_path):
 
     single = [fit({split: parts[i] for split, (parts, _) in data.items()}) for i in range(len(names))]
     joined = fit({split: np.concatenate(parts, 1) for split, (parts, _) in data.items()})
-    late = run_probe("late", trainer, splits)
     alone = list(zip((f"{name}_accuracy" for name in names), single, strict=True))
     for found, fused in ((record, joined), (late, np.mean(single, axis=0))):
         for key, logits in (("accuracy", fused), *alone):
@@ -305,7 +304,6 @@ def test_a_probe_is_a_logistic_regression_on_what_frozen_towers_give(tmp_path):
 
 def test_probes_need_the_vectors_of_frozen_towers():
     small = {"max_train_samples": 64, "max_eval_samples": 40, "max_test_samples": 40, "use_cpu": True}
-    config = {**read_config("demo"), **small, "method": "concat", "probe": "linear"}
-    assert "cache_features" in check_cell({**config, **FORCED, **SMALL})[0]
-    with pytest.raises(ValueError, match="probe='linea'"):
-        check_cell({**config, "probe": "linea", **FORCED, **SMALL})
+    config = {**read_config("demo"), **small, "linear_probe": True, **FORCED, **SMALL}
+    assert "that of 'audio' is: set frozen: true" in check_cell({**config, "method": "concat"})[0]
+    assert "method: concat" in check_cell({**config, "method": "lfm"})[0]

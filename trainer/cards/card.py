@@ -73,7 +73,7 @@ def save_card(facts, folder, repo_id=None, **given):
     """Write the card of [`CardFacts`] and its pictures into `folder`; see [`write_model_card`]."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    history = facts.state.get("log_history")
+    history = None if facts.is_probe else facts.state.get("log_history")  # there is no curve of one point
     written = save_plots(history, folder, name=given.get("model_name") or facts.name) if history else []
     text = render_model_card(facts, repo_id, [path.name for path in written], **given)
     path = folder / CARD

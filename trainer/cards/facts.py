@@ -75,10 +75,24 @@ class CardFacts:
         return {split: found[split] for split in found if "calibration_error_after" in found[split]}
 
     @property
+    def is_probe(self):
+        """`bool`: whether it is a linear probe."""
+        return bool(self.record.get("run", {}).get("training", {}).get("linear_probe"))
+
+    @property
+    def probe(self):
+        """`dict[str, float]`: the strengths (C) of a linear probe, by prediction."""
+        start = "probe_"
+        found = {}
+        for entry in self.state.get("log_history", []):
+            found |= {key.removeprefix(start): value for key, value in entry.items() if key.startswith(start)}
+        return found
+
+    @property
     def best_epoch(self):
         """`float`, or None: the epoch whose weights were kept, where the run chose one."""
         training = self.record.get("run", {}).get("training", {})
-        if not training.get("load_best_model_at_end") or training.get("average_epochs"):
+        if not training.get("load_best_model_at_end") or training.get("average_epochs") or self.is_probe:
             return None
         step, history = self.state.get("best_global_step"), self.state.get("log_history", [])
         return next((entry["epoch"] for entry in history if "eval_loss" in entry and entry.get("step") == step), None)
