@@ -182,7 +182,7 @@ class Calibrator:
     """`dict`: number of `samples` that it was fitted on, and the calibration errors on these."""
 
     def check_calibration(self):
-        """Raise a `ValueError` where what `args` ask to be fitted cannot be, such as without validation data; whether to
+        """Raise a `ValueError` where what is to be fitted cannot be, such as without validation data; whether to
         calibrate (`bool`)."""
         found = self.eval_dataset is not None and not isinstance(self.eval_dataset, dict)
         for name in ("calibrate", "linear_probe", "stack"):
@@ -195,8 +195,8 @@ class Calibrator:
         return found and self.args.calibrate is not False
 
     def fit_on_validation(self, calibrates):
-        """Probe or stack, and calibrate where `calibrates`, when training has ended; a model that is not one of the log's
-        is evaluated in between, and told as the chosen one."""
+        """Probe or stack, and calibrate where `calibrates`, when training has ended; a model that is not one of the
+        log's is evaluated in between, and told as the chosen one."""
         if self.args.linear_probe:
             self.fit_probe()
         if self.args.stack:

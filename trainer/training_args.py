@@ -104,9 +104,9 @@ class LfmTrainingArguments(TrainingArguments):
     )
     linear_probe: bool = HfArg(
         default=False,
-        help="No step is taken (num_train_epochs counts as 0): the head is a logistic regression on the vectors of towers "
-        "that are not trained, its penalty chosen on the evaluation set. An mlp has no hidden layers then. With method: "
-        "concat one on all vectors, with sum the mean of one a modality.",
+        help="No step is taken (num_train_epochs counts as 0): the head is a logistic regression on the vectors of "
+        "towers that are not trained, its penalty chosen on the evaluation set. An mlp has no hidden layers then. With "
+        "method: concat it is one on all vectors, with sum the mean of one a modality.",
     )
     stack: bool = HfArg(
         default=False,

@@ -14,7 +14,7 @@ from modeling_lfm.scripts.common import runs
 from modeling_lfm.scripts.common.console import hide_progress_bars, say
 from modeling_lfm.scripts.common.own_data import complete
 
-# Settings that say how is trained, or that a linear probe has no place for.
+# Settings that say how is trained, or that a linear probe has no place for; what is sent is sent before the choice.
 NO_PROBE = {
     "method",
     "fusion",
