@@ -31,9 +31,8 @@ NO_PROBE |= {"class_weights", "focal_gamma", "logit_adjustment", "label_smoothin
 def fit(train, label="label", *, validation=None, test=None, time_limit=None, output_dir="outputs/fit", **given):
     """Train a classifier on a table: what its columns are is found out, and printed.
 
-    Where all towers are frozen, or read numbers, a linear probe is fitted first. It is kept unless what is trained then
-    is ahead of it by more than one standard error of the validation accuracy, the simpler model being as good (the rule
-    of Breiman et al., "Classification and Regression Trees", 1984).
+    Where all towers are frozen, or read numbers, a linear probe is fitted first. The simpler model, it is kept unless
+    what is trained then is ahead of it on validation data by more than a standard error.
 
     Args:
         train, validation, test: a `pandas.DataFrame`, a `datasets.Dataset`, or a file (csv, tsv, jsonl, Parquet); what
@@ -96,7 +95,7 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
         if time_limit is not None:
             trainer.add_callback(TimeLimitCallback(time_limit - (time.monotonic() - began)))
         metrics = training.fit(trainer, splits, data_args)
-        if probe is not None and _is_kept(probe, metrics, len(splits["validation"])):
+        if probe is not None and _is_kept(probe, trainer, splits["validation"]):
             trainer, metrics = probe, _write_probe(probe, told, splits, data_args)
     say(f"validation accuracy {100 * metrics['eval_accuracy']:.1f} %; model: {folder}")
     return Predictor(trainer.model, trainer.processor, **recall_columns(folder), trainer=trainer, metrics=metrics)
@@ -115,12 +114,18 @@ def _fit_probe(told, seconds):
     return trainer
 
 
-def _is_kept(probe, metrics, samples):
-    """Whether the linear probe stays, by the validation `metrics` of what was trained beside it; it is said."""
+def _is_kept(probe, trainer, dataset):
+    """Whether the linear probe stays, beside what the `trainer` trained: unless the latter is ahead on the validation
+    samples by more than a standard error. Of accuracies it is that of the difference, by the samples that only one of
+    them has right (McNemar, 1947); of the mean average precision p of several labels sqrt(p (1 - p) / n)."""
     name = "map" if probe.model.config.is_multi_label else "accuracy"
-    found = next(entry[f"eval_{name}"] for entry in reversed(probe.state.log_history) if "eval_loss" in entry)
-    trained, error = metrics[f"eval_{name}"], (found * (1 - found) / samples) ** 0.5
-    ahead = trained - found > error
+    answers = [part.predict(dataset) for part in (probe, trainer)]
+    found, trained = (answer.metrics[f"test_{name}"] for answer in answers)
+    error = (found * (1 - found) / len(dataset)) ** 0.5
+    if name == "accuracy":
+        first, second = (answer.predictions[0].argmax(-1) == answer.label_ids for answer in answers)
+        error = (first != second).sum() ** 0.5 / len(dataset)
+    ahead = round((trained - found) * len(dataset), 6) > round(error * len(dataset), 6)
     say(
         f"a linear probe has {100 * found:.1f} % on validation data, what was trained {100 * trained:.1f} %: "
         f"{'more' if ahead else 'no more'} than a standard error ({100 * error:.1f} points) ahead, so the "
