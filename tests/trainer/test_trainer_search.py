@@ -85,5 +85,6 @@ def test_weights_and_classes_of_a_configuration(tmp_path):
 
 def test_a_model_of_model_init_must_fit_the_method(tmp_path):
     args = LfmTrainingArguments(str(tmp_path), method="concat", use_cpu=True)
+    data = only(toy_data(16), SMOOTH)
     with pytest.raises(ValueError, match="unimodal_heads"):
-        LfmTrainer(model_init=lambda: toy_model(SMOOTH, unimodal_heads=True), args=args)
+        LfmTrainer(model_init=lambda: toy_model(SMOOTH, unimodal_heads=True), args=args, train_dataset=data)
