@@ -56,7 +56,10 @@ def draw_inputs(processor, size, generator, present=False):
         if np.issubdtype(kind.dtype, np.integer):
             limits = np.iinfo(kind.dtype)
             return torch.from_numpy(generator.integers(limits.min, limits.max, kind.shape, kind.dtype, endpoint=True))
-        return torch.from_numpy(generator.standard_normal(kind.shape, dtype=kind.dtype))
+        values = generator.standard_normal(kind.shape, dtype=kind.dtype)
+        if sizes := kind.tower_keys.get("cardinalities"):  # of the last columns of a table, which are categories
+            values[-len(sizes) :] = generator.integers(sizes)
+        return torch.from_numpy(values)
 
     inputs = {}
     for name, kind in processor.kinds.items():

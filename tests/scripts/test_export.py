@@ -191,6 +191,19 @@ def test_every_fusion_exports(tmp_path):
         assert_same(run_onnx(tmp_path / "a.onnx", batch), wanted)
 
 
+@pytest.mark.parametrize("hidden_sizes", [[4], []])
+def test_categories_of_a_table_are_exported(hidden_sizes, tmp_path):
+    rows = [{"kind": kind, "age": age} for kind, age in (("cat", 3.0), ("dog", None), ("cow", 1.0))]
+    processor, towers = LfmProcessor({"row": {"type": "tabular"}}), {"row": {"tower": "mlp"}}
+    processor.fit({"row": rows})
+    towers["row"]["hidden_sizes"] = hidden_sizes
+    processor.complete_towers(towers)
+    model = toy_model(towers).eval()
+    run = exporting.open_exported(exporting.export_model(model, processor, tmp_path / "a.pt2").file)
+    inputs = processor(row=[*rows, {"kind": "cat", "age": None}])
+    assert_same(run(inputs), outputs(model, inputs))
+
+
 def test_exporting_leaves_the_model_as_it_was(tmp_path):
     model, processor = two_pictures("lstm", fusion_args={"num_layers": 1})
     inputs = draw_inputs(processor, 2, np.random.default_rng(0))
