@@ -59,10 +59,12 @@ def train(model_args, data_args, training_args):
             hide_progress_bars()
         trainer, splits = set_up(model_args, data_args, training_args)
         config, sizes = trainer.model.config, (f"{len(dataset)} {split}" for split, dataset in splits.items())
+        how, parameters = f"method {trainer.method.spec.name}", f", {trainer.model.num_parameters():,} parameters"
+        if training_args.linear_probe:  # its head is made later
+            how, parameters = "a linear probe", ""
         say(
-            f"{data_args.benchmark}: {', '.join(sizes)} samples, {config.num_labels} classes; method "
-            f"{trainer.method.spec.name}, {', '.join(config.modality_names)} with fusion {config.fusion}, "
-            f"{trainer.model.num_parameters():,} parameters"
+            f"{data_args.benchmark}: {', '.join(sizes)} samples, {config.num_labels} classes; {how}, "
+            f"{', '.join(config.modality_names)} with fusion {config.fusion}{parameters}"
         )
         return trainer, fit(trainer, splits, data_args, checkpoint)
 

@@ -154,6 +154,8 @@ class LfmProgressCallback(ProgressCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.close()  # of a first try whose batches did not fit into memory
+        if args.linear_probe:  # there are no epochs
+            return
         self.training, self.row, self.titles, self.began = state.is_world_process_zero, {}, {}, time.monotonic()
         if self.live and self.training:
             super().on_train_begin(args, state, control, **kwargs)
