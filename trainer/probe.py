@@ -24,7 +24,7 @@ from .prior import LINEAR_FUSIONS
 
 logger = logging.get_logger(__name__)
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the weights against the penalty (C), chosen on validation data
-MOST = 20_000_000  # numbers that one regression reads: more samples make it slower, hardly better
+MOST = 20_000_000  # numbers that it reads, 160 MB: more samples make it slower, hardly better
 NEVER, LEAST = -1000.0, 1e-12  # the logit of a class without a sample; the least chance of a label
 
 
@@ -170,11 +170,18 @@ class LinearProber:
 
     @torch.no_grad()
     def _read_vectors(self, dataset):
-        """The vectors of each modality (`dict` of float64 `(N, D)`, NaN where it is absent), and the labels."""
+        """The vectors of each modality (`dict` of float64 `(N, D)`, NaN where it is absent), and the labels; of a part
+        of the samples, drawn at random, where they would be more than `MOST` numbers."""
         names, found, labels = self.model.config.modality_names, {}, []
+        width, places = sum(tower.num_features for tower in self.model.lfm.towers.values()), np.arange(len(dataset))
+        if len(places) > (most := max(MOST // width, 1)):
+            logger.warning(
+                f"the linear probe reads {most:,} of {len(places):,} samples, whose vectors are {width:,} numbers."
+            )
+            places = np.sort(np.random.default_rng(self.args.seed).permutation(places)[:most])
         training = self.model.training
         self.model.eval()
-        for batch in self.make_batches(dataset, np.arange(len(dataset))):
+        for batch in self.make_batches(dataset, places):
             labels.append(batch.pop("labels").cpu().numpy().astype(int))
             present = self.model.lfm.read_presence(batch)
             for place, (name, vector) in enumerate(zip(names, self.model.lfm.run_towers(**batch), strict=True)):
@@ -186,14 +193,9 @@ class LinearProber:
 
     def _choose(self, rows, labels, others, answers, end):
         """The strength that does best on validation rows, the smallest of equal ones, with weights and bias."""
-        config, most = self.model.config, max(MOST // rows.shape[1], 1)
+        config, best = self.model.config, None
         metric = (self.args.metric_for_best_model or "accuracy").removeprefix("eval_")
         metric = metric if metric in ("accuracy", "map", "f1") else "accuracy"
-        if len(rows) > most:
-            logger.warning(f"a regression of the linear probe is fitted on {most:,} of {len(rows):,} samples.")
-            kept = np.random.default_rng(self.args.seed).permutation(len(rows))[:most]
-            rows, labels = rows[kept], labels[kept]
-        best = None
         for strength in STRENGTHS:
             if best is not None and end is not None and time.monotonic() > end:
                 break

@@ -134,7 +134,7 @@ def test_towers_that_are_frozen_are_read(tmp_path):
     np.testing.assert_allclose(softmax(found, 1), np.exp(expect(rows, labels, rows, strength)), atol=1e-5)
 
 
-def test_the_penalty_is_that_which_validation_data_choose_while_there_is_time(tmp_path):
+def test_the_penalty_is_that_which_validation_data_choose_while_there_is_time(tmp_path, monkeypatch, caplog):
     trainer = probe(tmp_path, "concat")
     strengths = trainer.fit_probe()
     *train, labels = read(draw(150, 0))
@@ -144,6 +144,11 @@ def test_the_penalty_is_that_which_validation_data_choose_while_there_is_time(tm
         for strength in STRENGTHS
     ]
     assert strengths["fused"] == STRENGTHS[int(np.argmax(right))] != STRENGTHS[0]
+    monkeypatch.setattr("modeling_lfm.trainer.probe.MOST", 100 * 10)  # numbers of 100 samples
+    with caplog.at_level("WARNING", "modeling_lfm"):
+        trainer.fit_probe()
+    assert "reads 100 of 150 samples, whose vectors are 10 numbers" in caplog.text
+    assert caplog.text.count("reads") == 1  # the 60 of validation are fewer
     trainer.probe_seconds = 0
     assert set(trainer.fit_probe().values()) == {STRENGTHS[0]}
 
