@@ -60,6 +60,8 @@ def fit_logistic(rows, labels, num_labels, strength):
 
         ```
     """
+    if not len(rows):
+        return np.zeros((num_labels, rows.shape[1])), np.zeros(num_labels)
     if labels.ndim > 1:
         parts = [_fit_label(rows, column, strength) for column in labels.T]
         return np.stack([weight for weight, _ in parts]), np.array([bias for _, bias in parts])
@@ -160,8 +162,7 @@ class LinearProber:
             own[name] = self._choose(*pair, answers[there[1]], end)
         strengths, joint = {name: found[0] for name, found in own.items()}, None
         if self.model.config.fusion == "concat":
-            joined = (np.concatenate([rows[split][name] for name in names], 1) for split in ("train", "validation"))
-            first, second = joined
+            first, second = (np.concatenate([rows[split][name] for name in names], 1) for split in rows)
             joint = self._choose(first, labels, second, answers, end)
             strengths["fused"] = joint[0]
         self._use_probe(scales, own, joint)
@@ -192,7 +193,8 @@ class LinearProber:
         return {name: np.concatenate(parts) for name, parts in found.items()}, np.concatenate(labels)
 
     def _choose(self, rows, labels, others, answers, end):
-        """The strength that does best on validation rows, the smallest of equal ones, with weights and bias."""
+        """The strength that does best on validation rows, the smallest of equal ones or where there are none, with
+        weights and bias."""
         config, best = self.model.config, None
         metric = (self.args.metric_for_best_model or "accuracy").removeprefix("eval_")
         metric = metric if metric in ("accuracy", "map", "f1") else "accuracy"
@@ -200,9 +202,10 @@ class LinearProber:
             if best is not None and end is not None and time.monotonic() > end:
                 break
             weight, bias = fit_logistic(rows, labels, config.num_labels, strength)
-            logits = others @ weight.T + bias
-            told = EvalPrediction((logits, (logits,)), answers)
-            score = compute_multimodal_metrics(told, ("probe",), config.problem_type)[metric]
+            score, logits = 0.0, others @ weight.T + bias
+            if len(others):
+                told = EvalPrediction((logits, (logits,)), answers)
+                score = compute_multimodal_metrics(told, ("probe",), config.problem_type)[metric]
             if best is None or score > best[0]:
                 best = score, strength, weight, bias
         return best[1:]
@@ -235,6 +238,8 @@ class LinearProber:
 def _measure_scale(vectors):
     """Mean and standard deviation (1 where nothing varies) of vectors (N, D), of the rows that are there."""
     there = vectors[~np.isnan(vectors).all(1)]
+    if not len(there):
+        return np.zeros(vectors.shape[1]), np.ones(vectors.shape[1])
     spread = there.std(0)
     return there.mean(0), np.where(spread > 10 * np.finfo(float).eps * np.abs(there).max(0), spread, 1.0)
 

@@ -153,6 +153,17 @@ def test_the_penalty_is_that_which_validation_data_choose_while_there_is_time(tm
     assert set(trainer.fit_probe().values()) == {STRENGTHS[0]}
 
 
+def test_a_modality_that_no_sample_has_says_nothing(tmp_path):
+    nowhere = [{**sample, "size_present": torch.tensor(False)} for sample in draw(60, 1)]
+    trainer = probe(tmp_path, "concat")
+    trainer.eval_dataset = nowhere
+    assert trainer.fit_probe()["size"] == STRENGTHS[0]
+    trainer.train_dataset = nowhere
+    trainer.fit_probe()
+    assert not trainer.model.lfm.projections["size"].weight.any()
+    assert trainer.evaluate(nowhere)["eval_accuracy"] > 0.4
+
+
 def test_labels_that_are_all_the_same_need_no_weights():
     weight, bias = fit_logistic(np.random.rand(5, 2), np.full(5, 1), 3, 1.0)
     assert not weight.any()
