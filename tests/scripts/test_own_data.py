@@ -262,5 +262,6 @@ def test_fit_keeps_a_linear_probe_unless_what_is_trained_is_clearly_ahead(tmp_pa
     pd.testing.assert_frame_equal(
         Predictor.load(tmp_path / "again").predict_proba(frame), Predictor.load(tmp_path / "sum").predict_proba(frame)
     )
+    capsys.readouterr()
     fit(frame.assign(label=np.where(frame.u > 0, "a", "b")), output_dir=tmp_path / "own", method="concat", **quick)
     assert "linear probe" not in capsys.readouterr().out
