@@ -66,7 +66,6 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
         ```
     """
     from modeling_lfm.scripts.common import training
-    from modeling_lfm.trainer.callbacks import TimeLimitCallback
     from modeling_lfm.trainer.checkpoints import only_run
 
     folder, time_limit = Path(output_dir), check_type("time_limit", time_limit, float | None)
@@ -88,30 +87,39 @@ def fit(train, label="label", *, validation=None, test=None, time_limit=None, ou
             hide_progress_bars()
         (folder / "fit.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
         say(f"the same again: python scripts/train.py {folder / 'fit.yaml'} --output_dir DIR")
-        began, takes_probe = time.monotonic(), told["method"] == "concat" and not NO_PROBE & set(given)
-        probe = _fit_probe(told, None if time_limit is None else time_limit / 4) if takes_probe else None
-        model_args, data_args, training_args = training.fill_run(copy.deepcopy(told))
-        trainer, splits = training.set_up(model_args, data_args, training_args)
-        if time_limit is not None:
-            trainer.add_callback(TimeLimitCallback(time_limit - (time.monotonic() - began)))
-        metrics = training.fit(trainer, splits, data_args)
-        if probe is not None and _is_kept(probe, trainer, splits["validation"]):
-            trainer, metrics = probe, _write_probe(probe, told, splits, data_args)
+        trainer, metrics = _train(told, time_limit, told["method"] == "concat" and not NO_PROBE & set(given))
     say(f"validation accuracy {100 * metrics['eval_accuracy']:.1f} %; model: {folder}")
     return Predictor(trainer.model, trainer.processor, **recall_columns(folder), trainer=trainer, metrics=metrics)
 
 
+def _train(told, time_limit, takes_probe):
+    """Train with these settings, beside a linear probe where one makes sense; the [`LfmTrainer`] of what is kept, and
+    its metrics (`dict`)."""
+    from modeling_lfm.scripts.common import training
+    from modeling_lfm.trainer.callbacks import TimeLimitCallback
+
+    began, seconds = time.monotonic(), None if time_limit is None else time_limit / 4
+    probe, found = _fit_probe(told, seconds) if takes_probe else (None, None)
+    model_args, data_args, training_args = training.fill_run(copy.deepcopy(told))
+    trainer, splits = training.set_up(model_args, data_args, training_args)
+    if time_limit is not None:
+        trainer.add_callback(TimeLimitCallback(time_limit - (time.monotonic() - began)))
+    metrics = training.fit(trainer, splits, data_args)
+    if probe is not None and _is_kept(probe, trainer, splits["validation"]):
+        return probe, _write_probe(probe, told, splits, data_args, found)
+    return trainer, metrics
+
+
 def _fit_probe(told, seconds):
-    """The [`LfmTrainer`] of a linear probe with these settings; of the penalties those are tried for which there is
-    time."""
+    """The [`LfmTrainer`] of a linear probe with these settings, and the metrics of its training (`dict`); of the
+    penalties those are tried for which there is time."""
     from modeling_lfm.scripts.common import training
     from modeling_lfm.trainer.callbacks import LfmProgressCallback
 
     trainer, _ = training.set_up(*training.fill_run(copy.deepcopy({**told, "linear_probe": True})))
     trainer.pop_callback(LfmProgressCallback)
     trainer.probe_seconds = seconds
-    trainer.train()
-    return trainer
+    return trainer, trainer.train().metrics
 
 
 def _is_kept(probe, trainer, dataset):
@@ -134,8 +142,9 @@ def _is_kept(probe, trainer, dataset):
     return not ahead
 
 
-def _write_probe(trainer, told, splits, data_args):
-    """Put a linear probe in the place of what was trained, in its folder; its metrics (`dict`)."""
+def _write_probe(trainer, told, splits, data_args, metrics):
+    """Put a linear probe in the place of what was trained, in its folder; its `metrics` (`dict`) and those of the
+    splits."""
     from modeling_lfm.scripts.common import training
     from modeling_lfm.trainer.checkpoints import list_checkpoints, naming_full_disk
 
@@ -147,7 +156,7 @@ def _write_probe(trainer, told, splits, data_args):
         runs.remember(folder, data_args, trainer, splits)
         settings = yaml.safe_dump({**told, "linear_probe": True}, sort_keys=False)
         (folder / "fit.yaml").write_text(settings, encoding="utf-8")
-        return training.write(trainer, splits, {"train_runtime": 0.0})
+        return training.write(trainer, splits, metrics)
 
 
 def _store(table, file):
