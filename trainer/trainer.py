@@ -225,6 +225,7 @@ class LfmTrainer(
                     shutil.rmtree(os.path.join(folder, checkpoints.UNFINISHED), ignore_errors=True)
                 if self.model_init is None:  # else bound anew
                     self._set_loss()
+                    self.method.check(self.model.config)  # to a trainer without data it was all the same
                     self.refuse_holes()
                     check_parts(self)
                 calibrates = self.check_calibration()

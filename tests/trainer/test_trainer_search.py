@@ -88,3 +88,7 @@ def test_a_model_of_model_init_must_fit_the_method(tmp_path):
     data = only(toy_data(16), SMOOTH)
     with pytest.raises(ValueError, match="unimodal_heads"):
         LfmTrainer(model_init=lambda: toy_model(SMOOTH, unimodal_heads=True), args=args, train_dataset=data)
+    trainer = LfmTrainer(toy_model(SMOOTH, unimodal_heads=True), args)
+    trainer.train_dataset = data
+    with pytest.raises(ValueError, match="unimodal_heads"):
+        trainer.train()
