@@ -87,6 +87,11 @@ def run_alpha(folder, alpha, matching, every, processes):
     return run(folder, SMALLEST, processes, method=method, size=48)
 
 
+def run_probe(folder, processes):
+    towers = {name: {**spec, "frozen": True} for name, spec in SMALLEST.items()}
+    return run(folder, towers, processes, method="concat", linear_probe=True, size=48)
+
+
 def run_sharded(folder, settings, size=48):
     """A run, whose model is saved in its folder; losses, alphas and whether the parameters were spread."""
     trainer = train(folder, SMALLEST, 2, size=size, **settings)
@@ -194,6 +199,7 @@ def run_all(folder, config):
         note(("holes", case), run_holes, folder / "holes" / case, case, 2)
     for case in ALPHAS:
         note(("alpha", *case), run_alpha, folder / "-".join(map(str, case)), *case, 2)
+    note("probe", run_probe, folder / "probe", 2)
     for sizes in SIZES:
         note(("gather", *sizes), gather, sizes)
     note("apart", run_apart, folder / "apart" / str(dist.get_rank()))

@@ -26,6 +26,7 @@ from .process_runs import (
     run_alpha,
     run_holes,
     run_method,
+    run_probe,
 )
 from .toy import SMALLEST
 
@@ -86,6 +87,12 @@ def test_a_moving_alpha(alpha, matching, every, launched, tmp_path):
     assert [result["passed"] for result in both] == [one["passed"] / 2] * 2, "each does its part of an update"
     moved = len(set(one["alphas"]))
     assert moved == 2 if every == "epoch" else moved > 1  # every three steps it may come back to where it was
+
+
+def test_a_linear_probe(launched, tmp_path):
+    found = [results["probe"] for results in launched]
+    assert all("error" not in result for result in found), found
+    assert_equal(run_probe(tmp_path, 1), *found)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
