@@ -175,4 +175,4 @@ def test_each_method_names_what_it_cannot_train(name):
 def test_the_trainer_checks(tmp_path):
     trainer = toy_trainer(tmp_path, SMOOTH, method="sum", size=8)
     with pytest.raises(ValueError, match="concat trains models of fusion concat, not sum"):
-        type(trainer)(toy_model(SMOOTH, fusion="sum"), trainer.args, method=make_method("concat"))
+        type(trainer)(toy_model(SMOOTH, fusion="sum"), trainer.args, trainer.given[0], method=make_method("concat"))
