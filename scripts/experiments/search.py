@@ -29,9 +29,8 @@ def search_rates(cells, own):
         return cells, {}
     trials, folder = {}, own.output / FOLDER
     for (setting, row), config in cells.items():
-        for factor in (
-            [] if config.get("linear_probe") else sorted(own.search, key=lambda factor: abs(math.log(factor)))
-        ):
+        factors = [] if config.get("linear_probe") else own.search
+        for factor in sorted(factors, key=lambda factor: abs(math.log(factor))):
             trials[setting, f"{row}{RATE}{factor:g}"] = (setting, row), scale_rates(config, factor)
     jobs = {key: {**config, "trial": True} for key, (_, config) in trials.items()}
     folder.mkdir(parents=True, exist_ok=True)

@@ -284,7 +284,11 @@ def test_a_set_without_samples_is_left_to_the_evaluation(tmp_path):
     sample = {"numbers_values": torch.zeros(4), "labels": 1}
     empty = datasets.Dataset.from_list([{"numbers_values": [0.0] * 4, "labels": 1}]).select([])
     config, args = LfmConfig({"numbers": NUMBERS}), LfmTrainingArguments(str(tmp_path), use_cpu=True, method="concat")
-    check_parts(LfmTrainer(config, args, [sample] * 4, empty))
+    trainer = LfmTrainer(config, args, [sample] * 4, empty)
+    check_parts(trainer)
+    with pytest.raises(ValueError, match="labels are from 7 to 7"):  # which it finds in a set that has samples
+        check_parts(LfmTrainer(config, args, [sample] * 4, [{**sample, "labels": 7}]))
+    assert trainer.eval_dataset is empty
 
 
 def test_samples_that_are_no_dicts_are_told(tmp_path):

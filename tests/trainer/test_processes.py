@@ -47,7 +47,7 @@ def launched(folder):
     process = start(folder / "log", launch, folder, folder / "tiny.yaml", cwd=ROOT)
     process.join()
     assert process.exitcode == 0, (folder / "log").read_text()
-    return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return [torch.load(folder / f"result-{rank}.pt") for rank in (0, 1)]
 
 
 def results_of(launched, *case):
